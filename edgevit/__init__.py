@@ -1,0 +1,28 @@
+"""On-device deployment of vision transformers: export, verify, run.
+
+    import edgevit
+
+    results = edgevit.export("tinyvit_digits", targets=["onnx", "litert"])
+    model = edgevit.load("build/tinyvit_digits/onnx-fp32")
+    model.predict("seven.png")[0].label
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgevit.api import Deployed, evaluate, export, load, models, verify
+
+__all__ = ["Deployed", "evaluate", "export", "load", "models", "verify"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(import_module("edgevit.api"), name)
+    raise AttributeError(f"module 'edgevit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""One file a format: lower, load, list operators, read the embedded manifest."""

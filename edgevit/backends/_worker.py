@@ -1,0 +1,94 @@
+"""The process that lowers or runs one artifact: ``python -m edgevit.backends._worker JOB.json``.
+
+A toolchain may crash, abort or hang; in a process of its own it takes nothing with it. The worker
+ends when its standard input closes, so that it never outlives whoever started it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+
+def _end_with_parent() -> None:
+    def watch() -> None:
+        while os.read(0, 1024):
+            pass
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _peak_memory() -> int:
+    """Peak resident bytes of this process."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _lower(job: dict[str, Any]) -> dict[str, Any]:
+    from edgevit.models.mend import mend_torchvision
+
+    mend_torchvision()
+    import torch
+
+    from edgevit.backends.base import LowerRequest, find_backend
+    from edgevit.core.manifest import parse_manifest
+    from edgevit.graph.prepare import prepare
+    from edgevit.graph.rewrites import rewrites_for
+    from edgevit.graph.wrap import Interface
+
+    torch.set_num_threads(job["threads"])
+    started = time.monotonic()
+    manifest = parse_manifest(json.dumps(job["manifest"]), "job")
+    interface = Interface(**{key: tuple(value) if isinstance(value, list) else value for key, value in job["interface"].items()})
+    program = torch.export.load(job["program"])
+    prepared = prepare(program, interface, rewrites_for(manifest.target.backend))
+    backend = find_backend(manifest.target.backend)
+    backend.lower(LowerRequest(prepared.program, manifest, job["variant"], job["version"], Path(job["out"])))
+    return {
+        "seconds": round(time.monotonic() - started, 2),
+        "peak_memory_bytes": _peak_memory(),
+        "rewrites": prepared.rewrites,
+    }
+
+
+def _run(job: dict[str, Any]) -> dict[str, Any]:
+    import numpy as np
+    from safetensors.numpy import load_file, save_file
+
+    from edgevit.backends.base import find_backend
+
+    run = find_backend(job["backend"]).load(Path(job["file"]))
+    inputs = load_file(job["inputs"])["inputs"]
+    started = time.monotonic()
+    outputs = np.concatenate([run(inputs[index : index + 1]) for index in range(len(inputs))])
+    save_file({"outputs": outputs}, job["outputs"])
+    return {"seconds": round(time.monotonic() - started, 2)}
+
+
+JOBS = {"lower": _lower, "run": _run}
+
+
+def main(path: Path) -> int:
+    """Carry out the job and write its result beside it; returns the exit status."""
+    _end_with_parent()
+    job = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        result = {"ok": True, **JOBS[job["job"]](job)}
+    except Exception as error:
+        traceback.print_exc()
+        result = {"ok": False, "error": f"{type(error).__name__}: {error}"}
+    path.with_suffix(".result").write_text(json.dumps(result), encoding="utf-8")
+    sys.stdout.flush()
+    os._exit(0 if result["ok"] else 1)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,118 @@
+"""What a backend is, and how they are found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevit.core.manifest import Manifest
+from edgevit.errors import BadFile, UnknownName
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+Runner = Callable[[NDArray[Any]], NDArray[np.float32]]
+GROUP = "edgevit.backends"
+
+
+@dataclass(frozen=True)
+class LowerRequest:
+    """One lowering.
+
+    Attributes:
+        program: from the input that ``manifest`` describes to float32 [1, classes].
+        manifest: what will be embedded in the file.
+        variant: of the runtime, e.g. ``coreml`` for ExecuTorch's Core ML delegate.
+        version: the runtime's version floor.
+        out: the file or package to write.
+    """
+
+    program: ExportedProgram
+    manifest: Manifest
+    variant: str
+    version: str
+    out: Path
+
+
+@dataclass(frozen=True)
+class Backend:
+    """The code that writes, runs and inspects one format.
+
+    Attributes:
+        name: as in ``--target``.
+        suffix: of the model file, with its dot.
+        extra: the pip extra that installs its toolchain.
+        packages: distributions whose versions decide the result; all are needed to lower.
+        runtime_packages: the one distribution that running needs.
+        layout: of an image input, by variant: see `edgevit.graph.wrap.Interface`.
+        half_program: whether fp16 is a half-precision program, or the toolchain's own option.
+        input_name: of the model's input.
+        output_name: of the model's output.
+        opset: what the file format's operator set is called, for people.
+        lower: writes the file.
+        load: returns a function from one input to one output, both batch 1.
+        operators: how often each operator occurs in a file.
+        read_embedded: the manifest text inside a file, or None.
+        available: why files cannot be run on this machine, or an empty string.
+    """
+
+    name: str
+    suffix: str
+    extra: str
+    packages: tuple[str, ...]
+    runtime_packages: tuple[str, ...]
+    layout: Callable[[str], str]
+    half_program: Callable[[str], bool]
+    input_name: str
+    output_name: str
+    opset: str
+    lower: Callable[[LowerRequest], None]
+    load: Callable[[Path], Runner]
+    operators: Callable[[Path], Mapping[str, int]]
+    read_embedded: Callable[[Path], str | None]
+    available: Callable[[str], str]
+
+
+@lru_cache(maxsize=1)
+def backends() -> dict[str, Backend]:
+    """All installed backends, edgevit's own and those of other packages."""
+    return {point.name: point.load() for point in sorted(metadata.entry_points(group=GROUP), key=lambda p: p.name)}
+
+
+def find_backend(name: str) -> Backend:
+    """The backend of that name.
+
+    Raises:
+        UnknownName: it is not installed.
+    """
+    known = backends()
+    if name not in known:
+        raise UnknownName("backend", name, known)
+    return known[name]
+
+
+def backend_of(path: Path) -> Backend:
+    """The backend that writes files with this suffix.
+
+    Raises:
+        BadFile: no backend does, or there is no such file.
+    """
+    if not path.exists():
+        raise BadFile(f"there is no file {path}")
+    for backend in backends().values():
+        if path.name.endswith(backend.suffix):
+            return backend
+    suffixes = ", ".join(sorted(backend.suffix for backend in backends().values()))
+    raise BadFile(f"{path.name} is not a model file that edgevit knows", cure=f"known suffixes: {suffixes}")
+
+
+def labels_text(labels: tuple[str, ...]) -> str:
+    """One label a line."""
+    return "\n".join(labels) + "\n"

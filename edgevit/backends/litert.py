@@ -1,0 +1,146 @@
+"""LiteRT (TFLite): written by litert-torch, run by ai-edge-litert."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevit.backends.base import Backend, LowerRequest, Runner
+from edgevit.core.flat import Table, root
+from edgevit.core.manifest import MARKER, Manifest
+from edgevit.errors import BadFile, MissingDependency
+
+_METADATA = "TFLITE_METADATA"
+
+
+def lower(request: LowerRequest) -> None:
+    """Write a .tflite file with named input and output, TFLite metadata and the manifest."""
+    import litert_torch
+
+    name = request.manifest.input.name
+    example = request.program.example_inputs[0][0]  # type: ignore[index]
+    module = request.program.module(check_guards=False)
+    converted = litert_torch.convert(module, sample_args=(example,))
+    plain = request.out.with_suffix(".plain")
+    converted.export(str(plain))
+    try:
+        if request.manifest.target.precision == "fp16":
+            _half_weights(plain)
+        request.out.write_bytes(_finish(plain.read_bytes(), request.manifest, name))
+    finally:
+        plain.unlink()
+
+
+def _half_weights(path: Path) -> None:
+    """Store the weights in fp16; XNNPACK unpacks them once when the model is loaded."""
+    from ai_edge_quantizer import qtyping, quantizer
+
+    rewriter = quantizer.Quantizer(str(path))
+    rewriter.update_quantization_recipe(
+        regex=".*",
+        operation_name=qtyping.TFLOperationName.ALL_SUPPORTED,
+        op_config=qtyping.OpQuantizationConfig(
+            weight_tensor_config=qtyping.TensorQuantizationConfig(num_bits=16, dtype=qtyping.TensorDataType.FLOAT),
+            compute_precision=qtyping.ComputePrecision.FLOAT,
+            explicit_dequantize=True,
+        ),
+        algorithm_key="float_casting",
+    )
+    rewriter.quantize().export_model(str(path), overwrite=True)
+
+
+def _finish(data: bytes, manifest: Manifest, input_name: str) -> bytes:
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    from edgevit.backends._litert_metadata import append_labels, model_metadata
+
+    model = schema.ModelT.InitFromPackedBuf(data, 0)
+    graph = model.subgraphs[0]
+    graph.tensors[graph.inputs[0]].name = input_name
+    graph.tensors[graph.outputs[0]].name = manifest.output.name
+    for signature in model.signatureDefs or []:
+        signature.inputs[0].name, signature.outputs[0].name = input_name, manifest.output.name
+    model.description = f"edgevit {manifest.edgevit}"
+    model.metadata = model.metadata or []
+    for name, content in {_METADATA: model_metadata(manifest), MARKER: manifest.embedded().encode()}.items():
+        buffer, entry = schema.BufferT(), schema.MetadataT()
+        buffer.data = np.frombuffer(content, np.uint8)
+        entry.name, entry.buffer = name, len(model.buffers)
+        model.buffers.append(buffer)
+        model.metadata.append(entry)
+    builder = flatbuffers.Builder(len(data) + (1 << 20))
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    return append_labels(bytes(builder.Output()), manifest.labels)
+
+
+def load(path: Path) -> Runner:
+    """Run a file on the CPU with XNNPACK."""
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError as error:
+        raise MissingDependency("ai-edge-litert", "running .tflite files", extra="litert") from error
+    try:
+        interpreter = Interpreter(model_path=str(path))
+        interpreter.allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+        raise BadFile("LiteRT cannot load the file", where=f"{path}: {error}") from error
+    source = interpreter.get_input_details()[0]["index"]
+    result = interpreter.get_output_details()[0]["index"]
+
+    def run(inputs: NDArray[Any]) -> NDArray[np.float32]:
+        interpreter.set_tensor(source, inputs)
+        interpreter.invoke()
+        return np.asarray(interpreter.get_tensor(result), dtype=np.float32)
+
+    return run
+
+
+def _model(path: Path) -> Table:
+    data = path.read_bytes()
+    if data[4:8] != b"TFL3":
+        raise BadFile("not a TFLite model", where=str(path))
+    return root(data)
+
+
+@lru_cache(maxsize=1)
+def _operator_names() -> dict[int, str]:
+    """Names of the builtin operators, where the runtime's schema is installed."""
+    try:
+        from ai_edge_litert.schema_py_generated import BuiltinOperator
+    except ImportError:
+        return {}
+    return {code: name for name, code in vars(BuiltinOperator).items() if isinstance(code, int)}
+
+
+def operators(path: Path) -> Counter[str]:
+    """Operator names of all subgraphs; numbers where LiteRT is not installed."""
+    model = _model(path)
+    names = []
+    for code in model.tables(1):
+        number = max(code.integer(0, 1), code.integer(3))
+        names.append(code.text(1) or _operator_names().get(number, f"builtin {number}"))
+    return Counter(names[op.integer(0)] for graph in model.tables(2) for op in graph.tables(3))
+
+
+def read_embedded(path: Path) -> str | None:
+    """The manifest in the model's metadata buffers (Model.metadata, Model.buffers)."""
+    model = _model(path)
+    for entry in model.tables(6):
+        if entry.text(0) == MARKER:
+            buffer = list(model.tables(4))[entry.integer(1)]
+            return (buffer.raw(0) or b"").decode("utf-8", "replace")
+    return None
+
+
+BACKEND = Backend(
+    name="litert", suffix=".tflite", extra="litert", packages=("torch", "litert-torch", "litert-converter", "ai-edge-quantizer"),
+    runtime_packages=("ai-edge-litert",), layout=lambda variant: "image_nhwc_uint8", half_program=lambda variant: False,
+    input_name="image", output_name="probabilities", opset="TFLite schema 3", lower=lower, load=load,
+    operators=operators, read_embedded=read_embedded, available=lambda variant: "",
+)

@@ -1,0 +1,88 @@
+"""ONNX: written by torch.onnx's dynamo exporter, run by ONNX Runtime."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevit.backends.base import Backend, LowerRequest, Runner
+from edgevit.core.flat import messages, string, string_map
+from edgevit.core.manifest import MARKER
+from edgevit.errors import BadFile, MissingDependency
+
+OPSET = 20
+_PROTOBUF_LIMIT = 2 << 30
+
+
+def lower(request: LowerRequest) -> None:
+    """Write one self-contained .onnx file with the manifest and labels in its metadata."""
+    import onnx
+    import torch
+
+    manifest = request.manifest
+    converted = torch.onnx.export(
+        request.program, dynamo=True, opset_version=OPSET, verbose=False,
+        input_names=[manifest.input.name], output_names=[manifest.output.name],
+    )
+    assert converted is not None
+    model = converted.model_proto
+    model.producer_name = "edgevit"
+    model.producer_version = manifest.edgevit
+    for key, value in {MARKER: manifest.embedded(), "labels": "\n".join(manifest.labels)}.items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, value
+    if model.ByteSize() > _PROTOBUF_LIMIT:
+        raise ValueError("the model is larger than ONNX's 2 GiB limit for one file")
+    onnx.checker.check_model(model)
+    request.out.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def load(path: Path) -> Runner:
+    """Run a file on ONNX Runtime's CPU provider."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingDependency("onnxruntime", "running .onnx files", extra="onnx") from error
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise BadFile("ONNX Runtime cannot load the file", where=f"{path}: {_first_line(error)}") from error
+    name = session.get_inputs()[0].name
+
+    def run(inputs: NDArray[Any]) -> NDArray[np.float32]:
+        return np.asarray(session.run(None, {name: inputs})[0], dtype=np.float32)
+
+    return run
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+
+
+def operators(path: Path) -> Counter[str]:
+    """Operator types of the main graph and its functions (ModelProto.graph.node.op_type)."""
+    found: Counter[str] = Counter()
+    for graph in messages(path.read_bytes(), 7):
+        found.update(string(node, 4) for node in messages(graph, 1))
+    return found
+
+
+def read_embedded(path: Path) -> str | None:
+    """The manifest among the model's metadata properties."""
+    return string_map(path.read_bytes(), 14).get(MARKER)
+
+
+BACKEND = Backend(
+    name="onnx", suffix=".onnx", extra="onnx", packages=("torch", "onnx", "onnxscript"),
+    runtime_packages=("onnxruntime",), layout=lambda variant: "image_nhwc_uint8", half_program=lambda variant: True,
+    input_name="image", output_name="probabilities", opset=f"ai.onnx {OPSET}", lower=lower, load=load,
+    operators=operators, read_embedded=read_embedded, available=lambda variant: "",
+)

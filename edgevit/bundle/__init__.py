@@ -1,0 +1,1 @@
+"""Write bundles atomically, read them without trusting them."""

@@ -1,0 +1,91 @@
+"""Write a bundle so that it is either complete or not there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from edgevit.core.digest import sha256_file
+from edgevit.core.manifest import FileEntry, Manifest
+from edgevit.errors import EnvironmentIncomplete, UsageError
+
+MANIFEST = "manifest.json"
+REJECTED = ".rejected"
+_STAGING = re.compile(r"\.(?P<name>.+)\.tmp-(?P<pid>\d+)")
+
+
+@contextmanager
+def explained_disk_errors(where: Path) -> Iterator[None]:
+    """Turn a full or read-only disk into one clear message."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise EnvironmentIncomplete("the disk is full", where=str(where), cure="free some space or choose another -o DIR") from error
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
+            raise UsageError(f"the output cannot be written: {error.strerror}", where=str(where), cure="choose another -o DIR") from error
+        raise
+
+
+@contextmanager
+def staging(destination: Path) -> Iterator[Path]:
+    """A scratch folder beside ``destination`` that never outlives the block.
+
+    Folders left by a process that was killed are removed first.
+    """
+    parent = destination.parent
+    with explained_disk_errors(parent):
+        parent.mkdir(parents=True, exist_ok=True)
+        _remove_orphans(parent)
+        scratch = parent / f".{destination.name}.tmp-{os.getpid()}"
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
+    try:
+        with explained_disk_errors(parent):
+            yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _remove_orphans(parent: Path) -> None:
+    for child in parent.iterdir():
+        match = _STAGING.fullmatch(child.name)
+        if match and not psutil.pid_exists(int(match["pid"])):
+            shutil.rmtree(child, ignore_errors=True)
+
+
+def file_entries(folder: Path) -> tuple[FileEntry, ...]:
+    """Size and hash of every file of a bundle but its manifest, sorted by path."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
+    return tuple(
+        FileEntry(path=path.relative_to(folder).as_posix(), bytes=path.stat().st_size, sha256=sha256_file(path))
+        for path in paths
+    )
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
+    """Add the file list and write ``manifest.json``; returns the completed manifest."""
+    complete = manifest.model_copy(update={"files": file_entries(folder)})
+    (folder / MANIFEST).write_text(complete.to_json(), encoding="utf-8")
+    return complete
+
+
+def publish(folder: Path, destination: Path) -> None:
+    """Move a finished folder into place, replacing an older one of the same name."""
+    old = destination.with_name(f".{destination.name}.old.tmp-{os.getpid()}")
+    if destination.exists():
+        destination.rename(old)
+    try:
+        folder.rename(destination)
+    except OSError:
+        if old.exists():
+            old.rename(destination)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

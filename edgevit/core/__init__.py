@@ -1,0 +1,1 @@
+"""Pure values: specs, targets, manifests, digests. Imports only `edgevit.errors`."""

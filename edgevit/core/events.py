@@ -1,0 +1,31 @@
+"""What a long piece of work reports while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+Stage = Literal["waiting", "loading", "lowering", "running", "judging", "done", "cached", "rejected", "failed"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """One step of one target.
+
+    Attributes:
+        target: the bundle's folder name, or the model's name for what all targets share.
+        stage: what is happening now.
+        detail: one line for people.
+    """
+
+    target: str
+    stage: Stage
+    detail: str = ""
+
+
+Listener = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """Listen to nothing."""

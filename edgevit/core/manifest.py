@@ -1,0 +1,171 @@
+"""The manifest: one versioned document that says what a bundle is and what was measured on it.
+
+The same schema is written to ``manifest.json`` and, without the parts known only afterwards
+(``lowering``, ``verdict``, ``files``), into the model file's own metadata.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edgevit.errors import BadFile
+
+SCHEMA_VERSION = 1
+MAX_BYTES = 4 << 20
+MARKER = "edgevit_manifest"
+
+
+class Strict(BaseModel):
+    """Immutable, and refuses keys it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class WeightsInfo(Strict):
+    """Where the weights came from."""
+
+    kind: Literal["pretrained", "random", "file"]
+    source: str
+    sha256: str = ""
+
+
+class ModelInfo(Strict):
+    """The model that was exported."""
+
+    name: str
+    family: str
+    source: str
+    parameters: int = Field(ge=0)
+    licence: str
+    weights: WeightsInfo
+
+
+class TargetInfo(Strict):
+    """What the file was made for."""
+
+    backend: str
+    runtime: str
+    precision: Literal["fp32", "fp16", "int8"]
+
+
+class InputInfo(Strict):
+    """The one input: name, layout, dtype, shape and meaning of its values."""
+
+    name: str
+    kind: Literal["image", "tensor"]
+    layout: Literal["NHWC", "NCHW"]
+    dtype: Literal["uint8", "float32"]
+    shape: tuple[int, int, int, int]
+    colour: Literal["RGB"] = "RGB"
+    values: Literal["0..255", "normalised"]
+
+
+class PreprocessInfo(Strict):
+    """How a picture of any size becomes the input; ``normalise_in_graph`` says who normalises."""
+
+    size: tuple[int, int]
+    crop_pct: float = Field(gt=0, le=1)
+    crop_mode: Literal["center", "squash", "border"]
+    interpolation: Literal["bicubic", "bilinear", "nearest", "lanczos"]
+    antialias: bool
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    normalise_in_graph: bool
+
+
+class OutputInfo(Strict):
+    """The one output: float32 [1, classes]."""
+
+    name: str
+    kind: Literal["probabilities", "logits"]
+    classes: int = Field(ge=1)
+
+
+class Lowering(Strict):
+    """What the conversion cost."""
+
+    seconds: float
+    peak_memory_bytes: int
+    rewrites: dict[str, int]
+    log: str = ""
+
+
+class VerdictInfo(Strict):
+    """The comparison with PyTorch; see docs/verdict.md."""
+
+    status: Literal["passed", "failed", "not_run"]
+    runtime: str
+    probes: int
+    error: float | None = None
+    tolerance: float | None = None
+    discrimination: float | None = None
+    top1_equal: bool | None = None
+    reasons: tuple[str, ...] = ()
+
+
+class FileEntry(Strict):
+    """One file of the bundle."""
+
+    path: str
+    bytes: int = Field(ge=0)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class Manifest(Strict):
+    """The whole document."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    edgevit: str
+    model: ModelInfo
+    target: TargetInfo
+    toolchain: dict[str, str]
+    entry: str
+    input: InputInfo
+    preprocess: PreprocessInfo
+    output: OutputInfo
+    labels: tuple[str, ...]
+    opset: str = ""
+    lowering: Lowering | None = None
+    verdict: VerdictInfo | None = None
+    files: tuple[FileEntry, ...] | None = None
+
+    def to_json(self) -> str:
+        """Stable, indented JSON; absent parts left out."""
+        return json.dumps(self.model_dump(mode="json", exclude_none=True), indent=1, ensure_ascii=False) + "\n"
+
+    def embedded(self) -> str:
+        """Compact JSON of the reproducible part, as stored inside model files."""
+        kept = self.model_dump(mode="json", exclude_none=True, exclude={"lowering", "verdict", "files"})
+        return json.dumps(kept, separators=(",", ":"), ensure_ascii=False)
+
+
+def parse_manifest(text: str | bytes, where: str) -> Manifest:
+    """Parse a manifest from outside.
+
+    Raises:
+        BadFile: too large, not JSON, a repeated or unknown key, a wrong value or version.
+    """
+    if len(text) > MAX_BYTES:
+        raise BadFile("the manifest is larger than 4 MiB", where=where)
+    try:
+        values = json.loads(text, object_pairs_hook=_no_repeats)
+        return Manifest.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise BadFile(
+            f"the manifest is not valid: {key}: {first['msg']}", where=where,
+            cure="export the bundle again with this version of edgevit",
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise BadFile(f"the manifest is not valid JSON: {error}", where=where) from error
+
+
+def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) != len(keys):
+        raise ValueError("a key is repeated")
+    return dict(pairs)

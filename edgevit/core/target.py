@@ -1,0 +1,146 @@
+"""Targets: backends, runtimes and devices, read from TOML files."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from edgevit.errors import BadFile, UnknownName, UsageError
+
+Precision = Literal["fp32", "fp16", "int8"]
+ALIASES = {"tflite": "litert"}
+T = TypeVar("T", bound=BaseModel)
+
+
+class Runtime(BaseModel):
+    """A backend with a version floor and what it can run: one file of ``targets/runtimes``.
+
+    Attributes:
+        name: file name without its suffix.
+        backend: the backend that writes its format.
+        title: for people.
+        variant: which lowering of the backend, or an empty string for its plain one.
+        version: version floor of the runtime, e.g. ``iOS17``.
+        precisions: what it runs.
+        runs_here: whether this format can be executed on a Linux or macOS host by its Python runtime.
+        default: whether it is the runtime meant when only the backend is named.
+        notes: limits worth knowing.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    backend: str
+    title: str
+    variant: str = ""
+    version: str
+    precisions: tuple[Precision, ...]
+    runs_here: bool
+    default: bool = False
+    notes: str = ""
+
+
+class Device(BaseModel):
+    """A place with runtimes: one file of ``targets/devices``.
+
+    Attributes:
+        name: file name without its suffix.
+        title: for people.
+        kind: what sort of machine.
+        runtimes: names of runtimes, the preferred one first.
+        compute: compute units.
+        memory_mb: main memory in MiB, 0 where it depends.
+        reach: how edgevit gets there, a URI pattern.
+        notes: limits worth knowing.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    title: str
+    kind: Literal["host", "board", "phone", "browser"]
+    runtimes: tuple[str, ...]
+    compute: tuple[str, ...]
+    memory_mb: int
+    reach: str
+    notes: str = ""
+
+
+def _folders(kind: str) -> list[Path]:
+    package = Path(__file__).parents[1]
+    shipped = package / "_targets" / kind
+    checkout = package.parent / "targets" / kind
+    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    return [shipped if shipped.is_dir() else checkout, config / "edgevit" / "targets" / kind]
+
+
+def _read_all(kind: str, model: type[T]) -> dict[str, T]:
+    found: dict[str, T] = {}
+    for folder in _folders(kind):
+        for path in sorted(folder.glob("*.toml")) if folder.is_dir() else []:
+            try:
+                found[path.stem] = model.model_validate({"name": path.stem, **tomllib.loads(path.read_text("utf-8"))})
+            except (ValidationError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+                raise BadFile(f"the target file is not valid: {error}", where=str(path)) from error
+    return found
+
+
+@lru_cache(maxsize=1)
+def runtimes() -> dict[str, Runtime]:
+    """Every known runtime by name, yours after edgevit's own."""
+    return _read_all("runtimes", Runtime)
+
+
+@lru_cache(maxsize=1)
+def devices() -> dict[str, Device]:
+    """Every known device by name."""
+    return _read_all("devices", Device)
+
+
+def default_runtime(backend: str) -> Runtime | None:
+    """The runtime meant when only a backend is named."""
+    return next((r for r in runtimes().values() if r.backend == backend and r.default), None)
+
+
+def resolve_target(name: str) -> Runtime:
+    """What ``--target NAME`` stands for.
+
+    Args:
+        name: a backend, a runtime or a device; ``tflite`` is accepted for ``litert``.
+
+    Raises:
+        UnknownName: no such target.
+    """
+    name = ALIASES.get(name, name)
+    if name in runtimes():
+        return runtimes()[name]
+    if name in devices():
+        return runtimes()[devices()[name].runtimes[0]]
+    plain = default_runtime(name)
+    if plain is None:
+        known = [*{r.backend for r in runtimes().values()}, *runtimes(), *devices(), *ALIASES]
+        raise UnknownName("target", name, known, listing="edgevit targets lists them all")
+    return plain
+
+
+def check_precision(runtime: Runtime, precision: Precision) -> None:
+    """Refuse a precision that the runtime does not run.
+
+    Raises:
+        UsageError: it does not.
+    """
+    if precision not in runtime.precisions:
+        raise UsageError(
+            f"{runtime.name} does not take {precision} here",
+            cure=f"choose --precision {' or '.join(runtime.precisions)}",
+        )
+
+
+def folder_name(runtime: Runtime, precision: Precision) -> str:
+    """The bundle's folder: the backend for its default runtime, otherwise the runtime, and the precision."""
+    return f"{runtime.backend if runtime.default else runtime.name}-{precision}"

@@ -1,0 +1,1 @@
+"""Images in: preprocessing, image folders, the digits."""

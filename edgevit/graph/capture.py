@@ -1,0 +1,52 @@
+"""One `torch.export` per model: the program that every backend starts from."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from edgevit.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+
+def reparameterize(model: nn.Module) -> nn.Module:
+    """Merge the parallel training branches of RepVGG-style blocks (RepViT, FastViT, MobileOne).
+
+    Uses timm's own `reparameterize_model`, on a copy: the model passed in is left as it was.
+    """
+    from timm.utils.model import reparameterize_model
+
+    return reparameterize_model(model.eval(), inplace=False)
+
+
+def capture(model: nn.Module, size: tuple[int, int]) -> ExportedProgram:
+    """Capture a classifier on a normalised float image.
+
+    Args:
+        model: maps float32 [1, 3, H, W] to logits [1, classes].
+        size: (H, W) in pixels.
+
+    Returns:
+        The program in ATen operators, before any rewrite.
+
+    Raises:
+        UsageError: the architecture cannot take an input of that size.
+    """
+    module = reparameterize(copy.deepcopy(model)).requires_grad_(False)
+    example = torch.zeros(1, 3, *size)
+    try:
+        with torch.no_grad():
+            module(example)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise UsageError(
+            f"the architecture cannot take an input of {size[0]}x{size[1]}",
+            where=str(error).splitlines()[0][:300],
+            cure="leave --size out to use the size the model was made for",
+        ) from error
+    with torch.no_grad():
+        return torch.export.export(module, (example,), strict=False)

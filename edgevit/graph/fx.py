@@ -1,0 +1,119 @@
+"""Small helpers over `torch.fx` graphs captured by `torch.export`.
+
+All functions work on the GraphModule that `ExportedProgram.module()` gives: ATen calls, with
+parameters, buffers and constants as ``get_attr`` nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+
+aten = torch.ops.aten
+
+
+def calls(graph_module: GraphModule, *targets: Any) -> Iterator[Node]:
+    """Every call of one of ``targets``, in order; safe against edits while iterating."""
+    for node in list(graph_module.graph.nodes):
+        if node.op == "call_function" and node.target in targets:
+            yield node
+
+
+def is_call(node: Any, *targets: Any) -> bool:
+    """Whether ``node`` is a call of one of ``targets``."""
+    return isinstance(node, Node) and node.op == "call_function" and node.target in targets
+
+
+def argument(node: Node, name: str, default: Any = None) -> Any:
+    """The argument of a call by its schema name, wherever it was passed."""
+    if name in node.kwargs:
+        return node.kwargs[name]
+    schema = node.target._schema.arguments  # type: ignore[union-attr]
+    for position, parameter in enumerate(schema):
+        if parameter.name == name:
+            if position < len(node.args):
+                return node.args[position]
+            return parameter.default_value if parameter.has_default_value() else default
+    return default
+
+
+def attribute(graph_module: GraphModule, path: str) -> Any:
+    """The parameter, buffer or constant at a dotted path."""
+    owner: Any = graph_module
+    for part in path.split("."):
+        owner = getattr(owner, part)
+    return owner
+
+
+def constant(graph_module: GraphModule, node: Any) -> torch.Tensor | None:
+    """The tensor behind a ``get_attr`` node, or None for anything else."""
+    if not isinstance(node, Node) or node.op != "get_attr":
+        return None
+    value = attribute(graph_module, str(node.target))
+    return value.detach() if isinstance(value, torch.Tensor) else None
+
+
+def add_constant(graph_module: GraphModule, before: Node, value: torch.Tensor) -> Node:
+    """Register ``value`` as a buffer and return a ``get_attr`` node placed before ``before``."""
+    number = sum(name.startswith("edgevit_const_") for name in graph_module._buffers)
+    name = f"edgevit_const_{number}"
+    while hasattr(graph_module, name):
+        number += 1
+        name = f"edgevit_const_{number}"
+    graph_module.register_buffer(name, value.detach().clone().contiguous())
+    with graph_module.graph.inserting_before(before):
+        node = graph_module.graph.get_attr(name)
+    node.meta["val"] = value.detach()
+    return node
+
+
+def shape(node: Any) -> tuple[int, ...] | None:
+    """The recorded shape of a node's tensor, or None where it has none."""
+    value = node.meta.get("val") if isinstance(node, Node) else None
+    return tuple(value.shape) if isinstance(value, torch.Tensor) else None
+
+
+def sole_user(node: Node) -> Node | None:
+    """The one user of a node, or None where there are several or none."""
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def replace(node: Node, by: Node) -> None:
+    """Let every user of ``node`` read ``by`` instead and erase it (dropout is never 'dead')."""
+    node.replace_all_uses_with(by)
+    node.graph.erase_node(node)
+
+
+def finish(graph_module: GraphModule) -> None:
+    """Drop dead nodes and attributes that no node reads, then recompile."""
+    graph_module.graph.eliminate_dead_code()
+    _drop_unread_attributes(graph_module)
+    graph_module.graph.lint()
+    graph_module.recompile()
+
+
+def _drop_unread_attributes(graph_module: GraphModule) -> None:
+    read = {str(node.target) for node in graph_module.graph.nodes if node.op == "get_attr"}
+    for path in [*dict(graph_module.named_parameters(remove_duplicate=False)),
+                 *dict(graph_module.named_buffers(remove_duplicate=False))]:
+        if path not in read:
+            owner, _, leaf = path.rpartition(".")
+            delattr(attribute(graph_module, owner) if owner else graph_module, leaf)
+
+
+Rule = Callable[..., Any]
+
+
+class RuleInterpreter(torch.fx.Interpreter):
+    """Runs a graph with some ATen calls replaced by Python functions of the same arguments."""
+
+    def __init__(self, graph_module: GraphModule, rules: dict[Any, Rule]) -> None:
+        super().__init__(graph_module)
+        self._rules = rules
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        rule = self._rules.get(target)
+        return rule(*args, **kwargs) if rule else super().call_function(target, args, kwargs)

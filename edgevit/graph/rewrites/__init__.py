@@ -1,0 +1,53 @@
+"""Graph rewrites, one file each, applied by pattern to any captured model.
+
+A rewrite file defines ``REWRITE``. Most edit the graph in place (``edit``); those that only
+replace one ATen call by others give ``rules`` and are applied while the graph is traced again.
+Every rewrite computes the same function, within fp32 rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch.fx import GraphModule
+
+ALL_BACKENDS = frozenset({"coreml", "litert", "executorch", "onnx"})
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """One exact graph rewrite.
+
+    Attributes:
+        name: as in the manifest.
+        summary: one line for people.
+        order: rewrites run in ascending order.
+        backends: the backends it is applied for.
+        edit: changes the graph in place and returns how often it matched.
+        rules: returns the replacement for each ATen operator.
+    """
+
+    name: str
+    summary: str
+    order: int
+    backends: frozenset[str] = ALL_BACKENDS
+    edit: Callable[[GraphModule], int] | None = None
+    rules: Callable[[], Mapping[Any, Callable[..., Any]]] | None = field(default=None)
+
+
+@lru_cache(maxsize=1)
+def rewrites() -> tuple[Rewrite, ...]:
+    """All rewrites in the order in which they run."""
+    found = [import_module(f"{__name__}.{module.name}").REWRITE for module in iter_modules(__path__)]
+    return tuple(sorted(found, key=lambda rewrite: (rewrite.order, rewrite.name)))
+
+
+def rewrites_for(backend: str) -> tuple[Rewrite, ...]:
+    """The rewrites applied for one backend."""
+    return tuple(rewrite for rewrite in rewrites() if backend in rewrite.backends)

@@ -1,0 +1,34 @@
+"""Remove calls that return their input: dropout in eval, alias, detach, same-shape expand."""
+
+from __future__ import annotations
+
+from torch.fx import GraphModule
+
+from edgevit.graph.fx import aten, calls, finish, replace, shape
+from edgevit.graph.rewrites import Rewrite
+
+_NOOPS = (
+    aten.dropout.default,
+    aten.feature_dropout.default,
+    aten.alias.default,
+    aten.detach.default,
+    aten.detach_.default,
+    aten.lift_fresh_copy.default,
+)
+_SHAPE_ONLY = (aten.expand.default, aten.view.default, aten.reshape.default, aten.contiguous.default)
+
+
+def edit(graph_module: GraphModule) -> int:
+    """Bypass every no-op; returns how many were removed."""
+    removed = 0
+    for node in calls(graph_module, *_NOOPS, *_SHAPE_ONLY):
+        source = node.args[0]
+        if node.target in _SHAPE_ONLY and (shape(node) is None or shape(node) != shape(source)):
+            continue
+        replace(node, source)
+        removed += 1
+    finish(graph_module)
+    return removed
+
+
+REWRITE = Rewrite("drop_noops", __doc__.splitlines()[0], order=10, edit=edit)

@@ -1,0 +1,86 @@
+"""Compose what a backend lowers: preprocessing, the rewritten core and the output activation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import nn
+
+from edgevit.graph.fx import RuleInterpreter
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+    from torch.fx import GraphModule
+
+InputLayout = Literal["image_nhwc_uint8", "image_nchw_float", "tensor"]
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What the lowered program takes and gives.
+
+    Attributes:
+        layout: ``image_nhwc_uint8``: [1, H, W, 3] RGB bytes; ``image_nchw_float``: [1, 3, H, W]
+            RGB in 0..255 (Core ML's image input); ``tensor``: [1, 3, H, W], already normalised.
+        size: (H, W) in pixels.
+        mean: per channel, of pixels in 0..1.
+        std: per channel, of pixels in 0..1.
+        probabilities: softmax inside; otherwise logits.
+        half: compute in fp16 between a float32 input and a float32 output.
+    """
+
+    layout: InputLayout
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    probabilities: bool
+    half: bool = False
+
+    def example(self) -> torch.Tensor:
+        """A zero input of the right shape and dtype."""
+        if self.layout == "image_nhwc_uint8":
+            return torch.zeros(1, *self.size, 3, dtype=torch.uint8)
+        return torch.zeros(1, 3, *self.size)
+
+
+class Wrapped(nn.Module):
+    """The whole deployed function, traceable by `torch.export`."""
+
+    def __init__(self, core: GraphModule, interface: Interface,
+                 rules: Mapping[Any, Callable[..., Any]]) -> None:
+        super().__init__()
+        self.core = core.half() if interface.half else core
+        self._interface = interface
+        self._rules = dict(rules)
+        mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (interface.mean, interface.std))
+        self.register_buffer("scale", 1 / (255 * std))
+        self.register_buffer("shift", -mean / std)
+        self.training = False  # an exported core refuses train() and eval()
+
+    def normalise(self, image: torch.Tensor) -> torch.Tensor:
+        """Pixels to the normalised float32 [1, 3, H, W] that the core takes."""
+        if self._interface.layout == "tensor":
+            return image
+        if self._interface.layout == "image_nhwc_uint8":
+            image = image.permute(0, 3, 1, 2).to(torch.float32)
+        return image * self.scale + self.shift
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Image in, class probabilities or logits out: float32 [1, classes]."""
+        pixels = self.normalise(image)
+        if self._interface.half:
+            pixels = pixels.half()
+        outputs = RuleInterpreter(self.core, self._rules).run(pixels)
+        logits = (outputs[0] if isinstance(outputs, (tuple, list)) else outputs).float()
+        return torch.softmax(logits, dim=-1) if self._interface.probabilities else logits
+
+
+def compose(core: GraphModule, interface: Interface,
+            rules: Mapping[Any, Callable[..., Any]]) -> ExportedProgram:
+    """Trace the wrapped core once more into the program that a backend lowers."""
+    module = Wrapped(core, interface, rules)
+    with torch.no_grad():
+        return torch.export.export(module, (interface.example(),), strict=False)

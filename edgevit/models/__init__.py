@@ -1,0 +1,1 @@
+"""What can be exported: the zoo, checkpoints, and the small trained models."""

@@ -1,0 +1,42 @@
+"""Make ``import torchvision`` work beside a CPU-only torch.
+
+Some package indexes carry only the CUDA build of torchvision. Beside a CPU torch its compiled
+library does not load, the operators that library would declare are missing, and the import dies
+with ``operator torchvision::nms does not exist``. timm imports torchvision for its transforms,
+none of which need those operators, so declaring their schemas is enough.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+_SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+
+
+@lru_cache(maxsize=1)
+def mend_torchvision() -> Any:
+    """Declare torchvision's detection operators, only where its own import fails.
+
+    Returns:
+        The `torch.library.Library` that must stay alive, or None where nothing was wrong.
+    """
+    import sys
+
+    import torch
+
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
+    else:
+        return None
+    for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+        del sys.modules[name]
+    library = torch.library.Library("torchvision", "DEF")
+    for operator in ("nms", "qnms"):
+        library.define(operator + _SIGNATURE)
+    import torchvision  # noqa: F401
+
+    return library

@@ -1,0 +1,1 @@
+"""The verdict: does the artifact compute what PyTorch computes?"""

@@ -1,0 +1,101 @@
+"""The verdict: does an artifact compute what PyTorch computes?
+
+A match of two wrong numbers is worth nothing, so four things are asked at once: the outputs are
+finite; the error is below the tolerance of the precision; the inputs are told apart by far more
+than the error (the discrimination ratio); the most likely class is the same for every probe.
+
+Probabilities are compared as logarithms: what softmax hides near 0 and 1 counts in full.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2}
+DISCRIMINATION = {"fp32": 100.0, "fp16": 10.0}
+_FLOOR = {"fp32": 1e-20, "fp16": 1e-4}
+_TIE = 0.1
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was found.
+
+    Attributes:
+        passed: all four conditions hold.
+        error: largest absolute difference, as a share of the reference's range.
+        tolerance: what it may be.
+        discrimination: smallest difference between any two references over the largest error.
+        top1_equal: the most likely class agrees for every probe.
+        reasons: what failed, for people.
+    """
+
+    passed: bool
+    error: float
+    tolerance: float
+    discrimination: float
+    top1_equal: bool
+    reasons: tuple[str, ...]
+
+
+def scores(outputs: Floats, kind: str, precision: str) -> NDArray[np.float64]:
+    """Outputs on the scale on which they are compared: [N, classes] float64.
+
+    Args:
+        outputs: [N, classes].
+        kind: ``probabilities`` (compared as logarithms) or ``logits``.
+        precision: decides below which probability differences no longer count.
+    """
+    values = outputs.astype(np.float64)
+    return np.log(np.maximum(values, _FLOOR[precision])) if kind == "probabilities" else values
+
+
+def compare(reference: Floats, outputs: Floats, *, kind: str, precision: str) -> Comparison:
+    """Judge an artifact's outputs against PyTorch's.
+
+    Args:
+        reference: [N, classes] from PyTorch in float32, N at least 2.
+        outputs: [N, classes] from the artifact.
+        kind: ``probabilities`` or ``logits``.
+        precision: ``fp32`` or ``fp16``.
+
+    Returns:
+        The comparison; ``passed`` only if every condition holds.
+    """
+    tolerance, floor = TOLERANCE[precision], DISCRIMINATION[precision]
+    if reference.shape != outputs.shape:
+        reason = f"the outputs have shape {outputs.shape}, not {reference.shape}"
+        return Comparison(False, float("inf"), tolerance, 0.0, False, (reason,))
+    if not np.isfinite(outputs).all():
+        reason = f"{int((~np.isfinite(outputs)).sum())} of {outputs.size} outputs are not finite"
+        return Comparison(False, float("inf"), tolerance, 0.0, False, (reason,))
+    expected, found = (scores(values, kind, precision) for values in (reference, outputs))
+    spread = float(expected.max() - expected.min())
+    worst = float(np.abs(expected - found).max())
+    error = worst / spread if spread > 0 else float("inf")
+    between = min(
+        float(np.abs(expected[i] - expected[j]).max()) for i in range(len(expected)) for j in range(i)
+    )
+    discrimination = between / max(worst, np.finfo(np.float32).tiny)
+    top1_equal = _same_top1(expected, found, tie=_TIE * tolerance * spread)
+    reasons = []
+    if error > tolerance:
+        reasons.append(f"the error is {error:.2g} of the output's range, more than {tolerance:g}")
+    if discrimination < floor:
+        reasons.append(f"inputs are told apart by only {discrimination:.3g} times the error, less than {floor:g}: "
+                       "a wrong artifact could pass")
+    if not top1_equal:
+        reasons.append("the most likely class differs for at least one probe")
+    return Comparison(not reasons, error, tolerance, discrimination, top1_equal, tuple(reasons))
+
+
+def _same_top1(expected: NDArray[np.float64], found: NDArray[np.float64], tie: float) -> bool:
+    """Whether the best classes agree; two that the reference holds within ``tie`` count as one."""
+    rows = np.arange(len(expected))
+    chosen = expected[rows, found.argmax(axis=1)]
+    return bool((expected.max(axis=1) - chosen <= tie).all())

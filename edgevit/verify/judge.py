@@ -1,0 +1,80 @@
+"""Run an artifact on the golden inputs and judge it."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevit.backends.base import find_backend
+from edgevit.backends.jobs import Limits, run_job
+from edgevit.core.digest import package_versions
+from edgevit.core.manifest import Manifest, VerdictInfo
+from edgevit.core.target import runtimes
+from edgevit.verify.compare import compare
+
+
+def run_artifact(manifest: Manifest, file: Path, inputs: NDArray[Any], scratch: Path, log: Path,
+                 limits: Limits, stop: threading.Event | None = None) -> NDArray[np.float32]:
+    """Run a model file in a process of its own.
+
+    Args:
+        manifest: names the backend.
+        file: the model file.
+        inputs: [N, ...] as the manifest's input says.
+        scratch: an existing folder for the exchange of tensors.
+        log: gets what the runtime prints.
+        limits: of the process.
+        stop: ends it early.
+
+    Returns:
+        float32 [N, classes].
+
+    Raises:
+        ConversionFailed: the runtime refused the file or crashed.
+    """
+    from safetensors.numpy import load_file, save_file
+
+    given, taken = scratch / "run_inputs.safetensors", scratch / "run_outputs.safetensors"
+    save_file({"inputs": np.ascontiguousarray(inputs)}, given)
+    job = {
+        "job": "run", "backend": manifest.target.backend, "file": str(file),
+        "inputs": str(given), "outputs": str(taken),
+    }
+    run_job(job, scratch, log, limits, stop)
+    return load_file(taken)["outputs"]
+
+
+def runtime_title(manifest: Manifest) -> str:
+    """The runtime that executes this format here, with its version."""
+    names = find_backend(manifest.target.backend).runtime_packages
+    return " ".join(f"{name} {version}" for name, version in package_versions(names).items())
+
+
+def why_not_here(manifest: Manifest) -> str:
+    """Why an artifact cannot be executed on this machine, or an empty string."""
+    runtime = runtimes().get(manifest.target.runtime)
+    return find_backend(manifest.target.backend).available(runtime.variant if runtime else "")
+
+
+def judge(manifest: Manifest, reference: NDArray[np.float32], outputs: NDArray[np.float32]) -> VerdictInfo:
+    """The verdict on outputs that were produced from the golden inputs."""
+    found = compare(reference, outputs, kind=manifest.output.kind, precision=manifest.target.precision)
+    return VerdictInfo(
+        status="passed" if found.passed else "failed",
+        runtime=runtime_title(manifest),
+        probes=len(reference),
+        error=found.error if np.isfinite(found.error) else None,
+        tolerance=found.tolerance,
+        discrimination=found.discrimination if np.isfinite(found.discrimination) else None,
+        top1_equal=found.top1_equal,
+        reasons=found.reasons,
+    )
+
+
+def not_run(manifest: Manifest, probes: int, reason: str) -> VerdictInfo:
+    """The verdict on an artifact that was not executed."""
+    return VerdictInfo(status="not_run", runtime=runtime_title(manifest), probes=probes, reasons=(reason,))

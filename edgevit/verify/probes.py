@@ -1,0 +1,84 @@
+"""The pictures that every artifact is judged on, and PyTorch's answers to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevit.core.spec import Preprocessing
+from edgevit.data.images import normalise, to_model_size
+from edgevit.testing import structured_images
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+    from torch import nn
+
+_SHAPES = ((1.0, 1.0), (1.3, 1.0), (1.0, 1.7), (2.0, 2.0), (0.8, 1.1), (1.0, 1.0))
+_SEED = 11
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Pictures, the exact inputs made of them, and PyTorch's outputs.
+
+    Attributes:
+        pictures: [h, w, 3] uint8 RGB each, of various sizes.
+        inputs: uint8 [N, H, W, 3] for an image input, float32 [N, 3, H, W] for a tensor input.
+        outputs: float32 [N, classes].
+    """
+
+    pictures: tuple[NDArray[np.uint8], ...]
+    inputs: NDArray[np.uint8] | NDArray[np.float32]
+    outputs: NDArray[np.float32]
+
+
+def probe_pictures(size: tuple[int, int]) -> list[NDArray[np.uint8]]:
+    """Structured pictures around a model's input size, not all of them square."""
+    return [
+        structured_images(1, (max(8, round(size[0] * tall)), max(8, round(size[1] * wide))), _SEED + index)[0]
+        for index, (tall, wide) in enumerate(_SHAPES)
+    ]
+
+
+def make_inputs(pictures: list[Picture], rule: Preprocessing, kind: str) -> NDArray[np.uint8] | NDArray[np.float32]:
+    """What a model of that input kind is given for these pictures."""
+    pixels = np.stack([to_model_size(picture, rule) for picture in pictures])
+    return pixels if kind == "image" else normalise(pixels, rule)
+
+
+def reference_outputs(module: nn.Module, pictures: list[Picture], rule: Preprocessing, *,
+                      probabilities: bool) -> NDArray[np.float32]:
+    """PyTorch's answers, through timm's own evaluation transform.
+
+    The transform is not edgevit's, so that an error in edgevit's preprocessing shows as an error
+    of the artifact.
+
+    Returns:
+        float32 [N, classes].
+    """
+    import torch
+    from timm.data import create_transform
+
+    transform = create_transform(
+        (3, *rule.size), is_training=False, interpolation=rule.interpolation, mean=rule.mean,
+        std=rule.std, crop_pct=rule.crop_pct, crop_mode=rule.crop_mode,
+    )
+    with torch.no_grad():
+        logits = torch.cat([module(transform(picture)[None]) for picture in pictures]).float()
+        return (torch.softmax(logits, -1) if probabilities else logits).numpy()
+
+
+def make_golden(module: nn.Module, rule: Preprocessing, *, kind: str, probabilities: bool,
+                extra: list[Picture] | None = None) -> Golden:
+    """The golden vectors of one model: the structured probes and any real pictures given."""
+    from PIL import Image
+
+    arrays = probe_pictures(rule.size) + [np.asarray(picture.convert("RGB")) for picture in extra or []]
+    pictures = [Image.fromarray(array) for array in arrays]
+    return Golden(
+        tuple(arrays), make_inputs(pictures, rule, kind),
+        reference_outputs(module, pictures, rule, probabilities=probabilities),
+    )

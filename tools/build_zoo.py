@@ -1,0 +1,86 @@
+"""Measure every model of families.toml and of the bundled set into edgevit/models/zoo.json.
+
+    python tools/build_zoo.py
+
+Parameters are counted on the built model; MACs by torch's own FLOP counter on the meta device
+(half its FLOPs: convolutions, linear layers and attention products).
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from edgevit.core.spec import ModelSpec, Preprocessing
+from edgevit.data.digits import MEAN, STD
+from edgevit.models.bundled import BUILDERS, build_bundled
+from edgevit.models.mend import mend_torchvision
+from edgevit.models.registry import spec_from_cfg
+
+MODELS = Path(__file__).parents[1] / "edgevit/models"
+BUNDLED_FAMILIES = {
+    "tinyvit_digits": "TinyViT", "shvit_digits": "SHViT", "mobilevitv2_digits": "MobileViTv2",
+    "efficientformerv2_digits": "EfficientFormerV2", "deit_digits": "DeiT",
+}
+
+
+def cost(model: nn.Module, size: tuple[int, int]) -> tuple[int, int]:
+    """(parameters, MACs of one image)."""
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        model.eval().requires_grad_(False)(torch.zeros(1, 3, *size))
+    return sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2
+
+
+def zoo_rows() -> list[ModelSpec]:
+    import timm
+    from timm.models import get_pretrained_cfg
+
+    table = tomllib.loads((MODELS / "families.toml").read_text())["family"]
+    specs = []
+    for family, facts in table.items():
+        for name, source, top1, top1_source in facts["models"]:
+            cfg = get_pretrained_cfg(source, allow_unregistered=False)
+            assert cfg is not None and cfg.tag == source.partition(".")[2], source
+            model = timm.create_model(source.partition(".")[0], num_classes=1000)
+            parameters, macs = cost(model, cfg.input_size[1:])
+            specs.append(spec_from_cfg(
+                name, source, cfg.to_dict(), origin="zoo", family=family, paper=facts["paper"],
+                parameters=parameters, macs=macs, top1=top1 or None, top1_source=top1_source,
+            ))
+            print(f"{name:40s} {parameters / 1e6:7.2f} M {macs / 1e6:9.1f} M MACs", flush=True)
+    return specs
+
+
+def bundled_rows() -> list[ModelSpec]:
+    specs = []
+    for name in BUILDERS:
+        parameters, macs = cost(build_bundled(name), (32, 32))
+        with safe_open(MODELS / f"weights/{name}.safetensors", framework="numpy") as file:
+            facts = json.loads(file.metadata()["edgevit"])
+        specs.append(ModelSpec(
+            name=name, family=BUNDLED_FAMILIES[name], origin="bundled", source=name,
+            parameters=parameters, macs=macs,
+            preprocessing=Preprocessing((32, 32), crop_pct=1.0, mean=MEAN, std=STD),
+            num_classes=10, labels="digits", top1=round(100 * facts["accuracy"], 2),
+            top1_source="measured on digits:test", licence="apache-2.0",
+            paper="trained by tools/train_digits.py",
+        ))
+    return specs
+
+
+def main() -> None:
+    mend_torchvision()
+    rows = [spec.to_dict() for spec in [*bundled_rows(), *zoo_rows()]]
+    (MODELS / "zoo.json").write_text(json.dumps(rows, indent=1) + "\n")
+    print(f"{len(rows)} models")
+
+
+if __name__ == "__main__":
+    main()
