@@ -11,9 +11,10 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import nn
@@ -23,12 +24,32 @@ from edgevit.data.digits import MEAN, STD, digits_arrays
 from edgevit.models.bundled import BUILDERS, build_bundled
 
 SEED = 7
-BATCH = 64
-EPOCHS = {"deit_digits": 150}
-PEAK_LEARNING_RATE = {"deit_digits": 1e-3}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one model is trained.
+
+    Attributes:
+        epochs: passes over the 1,347 training digits.
+        batch: images a step.
+        peak: highest learning rate of the one-cycle schedule.
+        draws: how many different canvases of each digit are cycled through.
+        shift: images are moved by up to so many pixels, edges repeated.
+    """
+
+    epochs: int = 60
+    batch: int = 64
+    peak: float = 3e-3
+    draws: int = 60
+    shift: int = 0
+
+
+RECIPES = {"deit_digits": Recipe(epochs=260, batch=32, peak=1.5e-3, draws=40, shift=4)}
 WEIGHTS = Path(__file__).parents[1] / "edgevit/models/weights"
 
 
+@lru_cache(maxsize=64)
 def tensors(split: str, draw_number: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """The split as ([N, 3, 32, 32] normalised float32, [N] int64)."""
     images, labels = digits_arrays(split, draw_number)
@@ -36,14 +57,25 @@ def tensors(split: str, draw_number: int = 0) -> tuple[torch.Tensor, torch.Tenso
     return (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None], torch.from_numpy(labels)
 
 
-def train_one_epoch(model: nn.Module, split: tuple[torch.Tensor, torch.Tensor],
+def shifted(images: torch.Tensor, most: int) -> torch.Tensor:
+    """Move each image by up to ``most`` pixels in both directions, repeating its edges."""
+    if not most:
+        return images
+    padded = F.pad(images, (most,) * 4, mode="replicate")
+    corners = torch.randint(0, 2 * most + 1, (len(images), 2)).tolist()
+    return torch.stack([
+        image[:, top : top + 32, left : left + 32] for image, (top, left) in zip(padded, corners, strict=True)
+    ])
+
+
+def train_one_epoch(model: nn.Module, split: tuple[torch.Tensor, torch.Tensor], recipe: Recipe,
                     optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.OneCycleLR) -> None:
     model.train()
     images, labels = split
-    for batch in torch.randperm(len(labels)).split(BATCH):
-        if len(batch) < BATCH:
+    for batch in torch.randperm(len(labels)).split(recipe.batch):
+        if len(batch) < recipe.batch:
             continue
-        outputs = model(images[batch])
+        outputs = model(shifted(images[batch], recipe.shift))
         heads = outputs if isinstance(outputs, tuple) else (outputs,)
         loss = sum(F.cross_entropy(head, labels[batch], label_smoothing=0.05) for head in heads)
         optimizer.zero_grad()
@@ -60,24 +92,21 @@ def accuracy(model: nn.Module, split: tuple[torch.Tensor, torch.Tensor]) -> floa
     return float((model(images).argmax(1) == labels).float().mean())
 
 
-def train(name: str, epochs: int) -> float:
+def train(name: str, recipe: Recipe) -> float:
     torch.manual_seed(SEED)
-    np.random.seed(SEED)
     model = build_bundled(name)
-    steps = epochs * (1347 // BATCH)
+    steps = recipe.epochs * (1347 // recipe.batch)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, PEAK_LEARNING_RATE.get(name, 3e-3), total_steps=steps, pct_start=0.15,
-    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.peak, total_steps=steps, pct_start=0.15)
     test, started = tensors("test"), time.monotonic()
-    for epoch in range(epochs):
-        train_one_epoch(model, tensors("train", epoch), optimizer, schedule)
-        if epoch % 10 == 9 or epoch == epochs - 1:
-            print(f"{name} epoch {epoch + 1}/{epochs} held-out {accuracy(model, test):.4f} "
+    for epoch in range(recipe.epochs):
+        train_one_epoch(model, tensors("train", epoch % recipe.draws), recipe, optimizer, schedule)
+        if epoch % 10 == 9 or epoch == recipe.epochs - 1:
+            print(f"{name} epoch {epoch + 1}/{recipe.epochs} held-out {accuracy(model, test):.4f} "
                   f"{time.monotonic() - started:.0f} s", flush=True)
     result = accuracy(model, test)
     state = {key: value.contiguous() for key, value in model.state_dict().items()}
-    facts = {"name": name, "accuracy": result, "seed": SEED, "epochs": epochs, "images": "digits:test"}
+    facts = {"name": name, "accuracy": result, "seed": SEED, "epochs": recipe.epochs, "images": "digits:test"}
     WEIGHTS.mkdir(exist_ok=True)
     save_file(state, WEIGHTS / f"{name}.safetensors", metadata={"edgevit": json.dumps(facts)})
     return result
@@ -86,13 +115,16 @@ def train(name: str, epochs: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", default=list(BUILDERS), metavar="NAME")
-    parser.add_argument("--epochs", type=int, help="default: 60; 150 for deit_digits")
+    parser.add_argument("--epochs", type=int, help="in place of the recipe's own")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.use_deterministic_algorithms(True)
     for name in arguments.names:
-        print(f"{name}: {train(name, arguments.epochs or EPOCHS.get(name, 60)):.4f}", flush=True)
+        recipe = RECIPES.get(name, Recipe())
+        if arguments.epochs:
+            recipe = replace(recipe, epochs=arguments.epochs)
+        print(f"{name}: {train(name, recipe):.4f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -61,6 +61,8 @@ def _finish(data: bytes, manifest: Manifest, input_name: str) -> bytes:
     from edgevit.backends._litert_metadata import append_labels, model_metadata
 
     model = schema.ModelT.InitFromPackedBuf(data, 0)
+    for stored in model.buffers:
+        _bring_inside(stored, data)
     graph = model.subgraphs[0]
     graph.tensors[graph.inputs[0]].name = input_name
     graph.tensors[graph.outputs[0]].name = manifest.output.name
@@ -77,6 +79,13 @@ def _finish(data: bytes, manifest: Manifest, input_name: str) -> bytes:
     builder = flatbuffers.Builder(len(data) + (1 << 20))
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
     return append_labels(bytes(builder.Output()), manifest.labels)
+
+
+def _bring_inside(buffer: Any, data: bytes) -> None:
+    """Move a buffer that the quantizer keeps behind the FlatBuffers part into it."""
+    if buffer.offset > 1:
+        buffer.data = np.frombuffer(data, np.uint8, count=buffer.size, offset=buffer.offset)
+        buffer.offset = buffer.size = 0
 
 
 def load(path: Path) -> Runner:

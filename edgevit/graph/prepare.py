@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from edgevit.graph.rewrites import Rewrite
+from edgevit.graph.rewrites import Rewrite, rewrites_for
 from edgevit.graph.wrap import Interface, compose
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ class Prepared:
 
     Attributes:
         program: takes and gives what its interface says.
-        rewrites: how often each rewrite matched; those replaced while tracing count as 0 here.
+        rewrites: how often each rewrite matched, those that never did left out.
     """
 
     program: ExportedProgram
@@ -37,16 +38,33 @@ def apply_rewrites(graph_module: GraphModule, chosen: Iterable[Rewrite]) -> dict
     return {rewrite.name: rewrite.edit(graph_module) for rewrite in chosen if rewrite.edit}
 
 
+def _rules(core: GraphModule, chosen: Iterable[Rewrite]) -> tuple[dict[Any, Any], dict[str, int]]:
+    """The call replacements that apply to a graph, and how many calls each rewrite replaces."""
+    targets = Counter(node.target for node in core.graph.nodes if node.op == "call_function")
+    rules: dict[Any, Any] = {}
+    counts: dict[str, int] = {}
+    for rewrite in chosen:
+        found = {target: rule for target, rule in (rewrite.rules() if rewrite.rules else {}).items() if targets[target]}
+        rules |= found
+        if rewrite.rules:
+            counts[rewrite.name] = sum(targets[target] for target in found)
+    return rules, counts
+
+
 def prepare(program: ExportedProgram, interface: Interface, chosen: Iterable[Rewrite]) -> Prepared:
     """Rewrite a captured program and wrap it with its preprocessing and output activation."""
     chosen = tuple(chosen)
     core = graph_of(program)
     matched = apply_rewrites(core, chosen)
-    present = {node.target for node in core.graph.nodes if node.op == "call_function"}
-    rules = {}
-    for rewrite in chosen:
-        if rewrite.rules:
-            found = {target: rule for target, rule in rewrite.rules().items() if target in present}
-            matched[rewrite.name] = sum(node.target in found for node in core.graph.nodes)
-            rules.update(found)
+    rules, replaced = _rules(core, chosen)
+    matched |= replaced
     return Prepared(compose(core, interface, rules), {name: n for name, n in matched.items() if n})
+
+
+def matched_rewrites(program: ExportedProgram, backend: str) -> dict[str, int]:
+    """How often each rewrite for a backend matches a captured program."""
+    chosen = rewrites_for(backend)
+    core = graph_of(program)
+    matched = apply_rewrites(core, chosen)
+    matched.update(_rules(core, chosen)[1])
+    return {name: count for name, count in matched.items() if count}

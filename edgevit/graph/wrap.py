@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
-from edgevit.graph.fx import RuleInterpreter
+from edgevit.graph.fx import RuleInterpreter, attribute
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -46,13 +46,29 @@ class Interface:
         return torch.zeros(1, 3, *self.size)
 
 
+def half_precision(core: GraphModule) -> GraphModule:
+    """Turn every float32 parameter, buffer and lifted constant of a graph into float16, in place."""
+    for path in {str(node.target) for node in core.graph.nodes if node.op == "get_attr"}:
+        owner, _, leaf = path.rpartition(".")
+        module, value = core.get_submodule(owner), attribute(core, path)
+        if isinstance(value, torch.Tensor) and value.dtype == torch.float32:
+            half = value.detach().half()
+            if leaf in module._parameters:
+                module._parameters[leaf] = nn.Parameter(half, requires_grad=False)
+            elif leaf in module._buffers:
+                module._buffers[leaf] = half
+            else:
+                setattr(module, leaf, half)
+    return core
+
+
 class Wrapped(nn.Module):
     """The whole deployed function, traceable by `torch.export`."""
 
     def __init__(self, core: GraphModule, interface: Interface,
                  rules: Mapping[Any, Callable[..., Any]]) -> None:
         super().__init__()
-        self.core = core.half() if interface.half else core
+        self.core = half_precision(core) if interface.half else core
         self._interface = interface
         self._rules = dict(rules)
         mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (interface.mean, interface.std))
@@ -61,11 +77,15 @@ class Wrapped(nn.Module):
         self.training = False  # an exported core refuses train() and eval()
 
     def normalise(self, image: torch.Tensor) -> torch.Tensor:
-        """Pixels to the normalised float32 [1, 3, H, W] that the core takes."""
+        """Pixels to the normalised float32 [1, 3, H, W] that the core takes.
+
+        The conversion to float also makes the permuted image contiguous: a view would hand its
+        channels-last strides on, and some of ExecuTorch's portable kernels refuse those.
+        """
         if self._interface.layout == "tensor":
             return image
         if self._interface.layout == "image_nhwc_uint8":
-            image = image.permute(0, 3, 1, 2).to(torch.float32)
+            image = image.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
         return image * self.scale + self.shift
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:

@@ -87,11 +87,11 @@ def efficientformerv2_digits() -> nn.Module:
 
 
 def deit_digits() -> nn.Module:
-    """DeiT: 64 tokens of 4x4 pixels, width 96, six blocks."""
+    """DeiT: 64 tokens of 4x4 pixels, width 96, four blocks."""
     from timm.models.vision_transformer import VisionTransformer
 
     return VisionTransformer(
-        img_size=32, patch_size=4, num_classes=10, embed_dim=96, depth=6, num_heads=3,
+        img_size=32, patch_size=4, num_classes=10, embed_dim=96, depth=4, num_heads=3,
     )
 
 

@@ -1,0 +1,107 @@
+"""The `edgevit` command: finds the commands, reads the configuration, ends with the right status."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+import traceback
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgevit.cli.config import read_config
+from edgevit.cli.console import error_document, print_error, print_json, stderr
+from edgevit.errors import EdgevitError
+
+_COMMANDS = (
+    "models", "targets", "doctor", "inspect", "export", "verify", "predict", "evaluate", "bundle", "cache",
+)
+
+app = typer.Typer(
+    name="edgevit",
+    help="Vision transformers for phones, Raspberry Pis and browsers: export, verify, run.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "EDGEVIT"},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(version("edgevit"))
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")] = False,
+    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="Twice: show the traceback of an error.")] = 0,
+) -> None:
+    """Options before the command."""
+
+
+for _name in _COMMANDS:
+    import_module(f"edgevit.cli.{_name}").register(app)
+
+
+def main() -> None:
+    """Run the command line; never returns."""
+    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    try:
+        command = typer.main.get_command(app)
+        command(prog_name="edgevit", default_map=_defaults(command))
+    except EdgevitError as error:
+        _fail(error)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        _bug(error)
+
+
+def _defaults(command: Any) -> dict[str, dict[str, Any]]:
+    options = {name: {param.name for param in sub.params} for name, sub in command.commands.items()}
+    return read_config(Path.cwd(), options)
+
+
+def _shows_traceback() -> bool:
+    short = sum(arg.count("v") for arg in sys.argv[1:] if arg.startswith("-") and set(arg[1:]) == {"v"})
+    return short + sys.argv.count("--verbose") >= 2
+
+
+def _fail(error: EdgevitError) -> None:
+    if _shows_traceback():
+        traceback.print_exc()
+    if "--json" in sys.argv:
+        print_json({"error": error_document(error)})
+    print_error(error)
+    sys.exit(error.exit_code)
+
+
+def _bug(error: Exception) -> None:
+    from edgevit.build.cache import cache_folder
+
+    text = "".join(traceback.format_exception(error))
+    if _shows_traceback():
+        sys.stderr.write(text)
+    log = cache_folder() / "logs" / f"crash-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(text, encoding="utf-8")
+        kept = f"traceback: {log}"
+    except OSError:
+        kept = "the traceback could not be written; run again with -vv"
+    console = stderr()
+    console.print(f"[bold red]error:[/] something inside edgevit went wrong: {type(error).__name__}: {error}", markup=True)
+    console.print(f"  {kept}", style="dim")
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""`edgevit evaluate`: accuracy of a model or a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgevit.cli.console import Json, Quiet, counted, print_json, print_table
+from edgevit.cli.options import ClassesOption, LabelsOption, SeedOption, SizeOption, WeightsOption, model_options
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(epilog="Examples:\n\n  edgevit evaluate build/tinyvit_digits/onnx-fp32 digits:test\n\n  edgevit evaluate tinyvit_digits digits:test --predictions torch.csv")(evaluate)
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="MODEL|BUNDLE", help="A bundle folder, or a model name for PyTorch.")],
+    dataset: Annotated[str, typer.Argument(help="digits:train, digits:test, or a folder with one sub-folder a class.")],
+    weights: WeightsOption = "pretrained",
+    num_classes: ClassesOption = None,
+    labels: LabelsOption = None,
+    size: SizeOption = None,
+    seed: SeedOption = 0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many pictures.")] = None,
+    predictions: Annotated[Path | None, typer.Option(metavar="FILE", help="Write index,truth,prediction of every picture as CSV.")] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure accuracy on labelled pictures."""
+    from edgevit.bundle.deployed import load
+    from edgevit.bundle.read import is_bundle
+    from edgevit.verify.evaluate import evaluate_bundle, evaluate_model
+
+    with counted(limit, "evaluating", quiet or json) as advance:
+        if is_bundle(Path(model)):
+            deployed = load(Path(model))
+            found = evaluate_bundle(deployed, dataset, limit=limit, advance=advance)
+        else:
+            from edgevit.models.load import load_model
+
+            loaded = load_model(model, **model_options(weights, num_classes, labels, size, seed))
+            found = evaluate_model(loaded, dataset, limit=limit, advance=advance)
+    if predictions:
+        lines = ["index,truth,prediction", *(f"{i},{t},{p}" for i, (t, p) in enumerate(zip(found.truth, found.predictions, strict=True)))]
+        predictions.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    if json:
+        print_json({"model": model, "dataset": dataset, "accuracy": found.accuracy, "count": found.count})
+        return
+    print_table(["model", "data set", "pictures", "accuracy"], [[model, dataset, str(found.count), f"{found.accuracy:.2%}"]], right=("pictures", "accuracy"))

@@ -1,0 +1,51 @@
+"""Progress of an export: live on a terminal, one line a step elsewhere."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from edgevit.cli.console import stderr
+from edgevit.core.events import Event, Listener, ignore
+
+_ENDED = {"done": "[green]done[/]", "cached": "[green]cached[/]", "rejected": "[red]rejected[/]", "failed": "[red]failed[/]"}
+
+
+@contextmanager
+def listening(quiet: bool) -> Iterator[Listener]:
+    """A listener that shows what each target is doing."""
+    console = stderr()
+    if quiet:
+        yield ignore
+    elif console.is_terminal:
+        yield from _live()
+    else:
+        started, lock = time.monotonic(), threading.Lock()
+
+        def say(event: Event) -> None:
+            with lock:
+                detail = f": {event.detail}" if event.detail else ""
+                console.print(f"{time.monotonic() - started:6.1f} s  {event.target} {event.stage}{detail}", markup=False)
+
+        yield say
+
+
+def _live() -> Iterator[Listener]:
+    from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(finished_text=" "), TextColumn("{task.description:28}"), TextColumn("{task.fields[stage]}"), TimeElapsedColumn())
+    with Progress(*columns, console=stderr(), transient=True) as progress:
+        tasks: dict[str, TaskID] = {}
+        lock = threading.Lock()
+
+        def show(event: Event) -> None:
+            with lock:
+                if event.target not in tasks:
+                    tasks[event.target] = progress.add_task(event.target, total=1, stage="")
+                ended = event.stage in _ENDED
+                stage = _ENDED.get(event.stage, event.detail or event.stage)
+                progress.update(tasks[event.target], stage=stage, completed=1 if ended else 0)
+
+        yield show
