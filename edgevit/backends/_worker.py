@@ -49,7 +49,7 @@ def _lower(job: dict[str, Any]) -> dict[str, Any]:
     manifest = parse_manifest(json.dumps(job["manifest"]), "job")
     interface = Interface(**{key: tuple(value) if isinstance(value, list) else value for key, value in job["interface"].items()})
     program = torch.export.load(job["program"])
-    prepared = prepare(program, interface, rewrites_for(manifest.target.backend))
+    prepared = prepare(program, interface, rewrites_for(manifest.target.backend), job.get("taps", ()))
     backend = find_backend(manifest.target.backend)
     backend.lower(LowerRequest(prepared.program, manifest, job["variant"], job["version"], Path(job["out"])))
     return {

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from edgevit.graph.rewrites import Rewrite, rewrites_for
+from edgevit.graph.taps import tap
 from edgevit.graph.wrap import Interface, compose
 
 if TYPE_CHECKING:
@@ -51,14 +55,31 @@ def _rules(core: GraphModule, chosen: Iterable[Rewrite]) -> tuple[dict[Any, Any]
     return rules, counts
 
 
-def prepare(program: ExportedProgram, interface: Interface, chosen: Iterable[Rewrite]) -> Prepared:
-    """Rewrite a captured program and wrap it with its preprocessing and output activation."""
+def prepare(program: ExportedProgram, interface: Interface, chosen: Iterable[Rewrite],
+            taps: Sequence[str] = ()) -> Prepared:
+    """Rewrite a captured program and wrap it with its preprocessing and output activation.
+
+    Args:
+        program: as captured.
+        interface: what the result takes and gives.
+        chosen: the rewrites, in order.
+        taps: names of intermediate values to answer with in place of the logits.
+    """
     chosen = tuple(chosen)
     core = graph_of(program)
     matched = apply_rewrites(core, chosen)
+    if taps:
+        tap(core, taps)
     rules, replaced = _rules(core, chosen)
     matched |= replaced
     return Prepared(compose(core, interface, rules), {name: n for name, n in matched.items() if n})
+
+
+def rewritten_core(program: Path, backend: str) -> GraphModule:
+    """The edited graph of a saved program, before its call replacements and its wrapping."""
+    core = graph_of(torch.export.load(program))
+    apply_rewrites(core, rewrites_for(backend))
+    return core
 
 
 def matched_rewrites(program: ExportedProgram, backend: str) -> dict[str, int]:

@@ -1,0 +1,64 @@
+"""Look inside a program: let it answer with chosen intermediate values instead of its logits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.fx import GraphModule, Node
+
+from edgevit.graph.fx import aten, finish
+
+_SHAPE_ONLY = (
+    aten.view.default, aten.reshape.default, aten.permute.default, aten.transpose.int, aten.flatten.using_ints,
+    aten.unsqueeze.default, aten.squeeze.dim, aten.expand.default, aten.contiguous.default, aten.slice.Tensor,
+    aten.select.int,
+)
+
+
+@dataclass(frozen=True)
+class Tap:
+    """One value that can be looked at.
+
+    Attributes:
+        node: its name in the graph.
+        operator: the ATen operator that makes it.
+        module: dotted path of the module it comes from, or an empty string.
+        numel: how many numbers.
+    """
+
+    node: str
+    operator: str
+    module: str
+    numel: int
+
+
+def tappable(core: GraphModule) -> list[Tap]:
+    """Every floating-point value that an operator computes, in order; plain reshapes left out."""
+    found = []
+    for node in core.graph.nodes:
+        value = node.meta.get("val")
+        if node.op == "call_function" and node.target not in _SHAPE_ONLY and isinstance(value, torch.Tensor):
+            if value.is_floating_point() and value.numel() > 1:
+                found.append(Tap(node.name, str(node.target), _module_path(node), value.numel()))
+    return found
+
+
+def _module_path(node: Node) -> str:
+    stack = node.meta.get("nn_module_stack") or {}
+    paths = [str(path) for path, _ in stack.values()]
+    return paths[-1].removeprefix("L['self'].") if paths else ""
+
+
+def tap(core: GraphModule, names: Sequence[str]) -> None:
+    """Make the graph answer with the named values, flattened and joined to [1, total]; in place."""
+    graph = core.graph
+    wanted = {node.name: node for node in graph.nodes if node.name in set(names)}
+    output = next(node for node in graph.nodes if node.op == "output")
+    with graph.inserting_before(output):
+        flat = [graph.call_function(aten.reshape.default, (wanted[name], [1, -1])) for name in names]
+        joined = graph.call_function(aten.cat.default, (flat, 1))
+    output.args = ((joined,),)
+    core.graph._codegen = torch.fx.graph.CodeGen()
+    finish(core)

@@ -1,0 +1,189 @@
+"""Find the first operator at which an artifact departs from PyTorch.
+
+The program is lowered again with intermediate values as its output, a few evenly spaced ones at
+first, then those between the last right and the first wrong one, until a single operator is left.
+What is found is therefore a fault of the conversion or the runtime. Where every operator of the
+fresh lowering is right, the fault is in the file itself: it was damaged or edited.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevit.backends.base import find_backend
+from edgevit.backends.jobs import Limits, run_job
+from edgevit.core.manifest import Manifest
+from edgevit.core.target import Runtime, runtimes
+from edgevit.verify.compare import TOLERANCE
+from edgevit.verify.judge import run_artifact
+
+if TYPE_CHECKING:
+    from edgevit.bundle.read import Bundle
+    from edgevit.graph.taps import Tap
+    from edgevit.models.load import LoadedModel
+
+_TAPS = 16
+_MOST_NUMBERS = 4_000_000
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Where an artifact departs.
+
+    Attributes:
+        tap: the first value that is wrong, or None where all are right.
+        error: its largest difference as a share of its range.
+        before: the last value that is right, or None.
+        lowerings: how many were needed.
+    """
+
+    tap: Tap | None
+    error: float
+    before: Tap | None
+    lowerings: int
+
+    def sentence(self) -> str:
+        """One line for people."""
+        if self.tap is None:
+            return "a fresh lowering is right at every operator: the file was damaged or edited after it was made"
+        place = f" in {self.tap.module}" if self.tap.module else ""
+        size = f"off by {self.error:.2g} of its range" if np.isfinite(self.error) else "not finite"
+        return f"first departure: {self.tap.operator} ({self.tap.node}){place}, {size}"
+
+
+@dataclass(frozen=True)
+class _Search:
+    program: Path
+    manifest: Manifest
+    runtime: Runtime
+    inputs: NDArray[Any]
+    scratch: Path
+    log: Path
+    limits: Limits
+
+
+def bisect(program: Path, manifest: Manifest, runtime: Runtime, inputs: NDArray[Any], scratch: Path, log: Path,
+           limits: Limits) -> Finding:
+    """Bisect a captured program on one runtime.
+
+    Args:
+        program: as captured, saved by `torch.export.save`.
+        manifest: of the artifact that failed.
+        runtime: where it failed.
+        inputs: golden inputs; the first two are used.
+        scratch: an existing folder.
+        log: gets what the toolchain prints.
+        limits: of each process.
+    """
+    from edgevit.graph.prepare import rewritten_core
+    from edgevit.graph.taps import tappable
+
+    search = _Search(program, manifest, runtime, inputs[:2], scratch, log, limits)
+    taps = tappable(rewritten_core(program, manifest.target.backend))
+    good, bad, error, lowerings = -1, len(taps), 0.0, 0
+    while bad - good > 1:
+        chosen = _spaced(taps, good, bad)
+        errors = _errors(search, [taps[index] for index in chosen])
+        lowerings += 1
+        for index, found in zip(chosen, errors, strict=True):
+            if found > TOLERANCE[manifest.target.precision]:
+                bad, error = index, found
+                break
+            good = index
+    wrong = taps[bad] if bad < len(taps) else None
+    return Finding(wrong, error, taps[good] if good >= 0 else None, lowerings)
+
+
+def _spaced(taps: Sequence[Tap], good: int, bad: int) -> list[int]:
+    """Up to `_TAPS` indices strictly between ``good`` and ``bad``, within a budget of numbers."""
+    count = min(_TAPS, bad - good - 1)
+    wanted = sorted({good + 1 + round(step * (bad - good - 2) / max(1, count - 1)) for step in range(count)})
+    kept: list[int] = []
+    for index in reversed(wanted):
+        if not kept or sum(taps[i].numel for i in kept) + taps[index].numel <= _MOST_NUMBERS:
+            kept.append(index)
+    return kept[::-1]
+
+
+def _errors(search: _Search, chosen: list[Tap]) -> list[float]:
+    names = [tap.node for tap in chosen]
+    expected = _reference(search, names)
+    found = _artifact(search, names, expected.shape[1])
+    edges = np.cumsum([0, *(tap.numel for tap in chosen)])
+    return [
+        _departure(expected[:, start:stop], found[:, start:stop])
+        for start, stop in zip(edges[:-1], edges[1:], strict=True)
+    ]
+
+
+def _departure(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
+    if not np.isfinite(found).all():
+        return float("inf")
+    spread = float(expected.max() - expected.min()) or 1.0
+    return float(np.abs(expected - found).max()) / spread
+
+
+def _interface(search: _Search) -> dict[str, Any]:
+    backend, rule = find_backend(search.manifest.target.backend), search.manifest.preprocess
+    image = search.manifest.input.kind == "image"
+    return {
+        "layout": backend.layout(search.runtime.variant) if image else "tensor",
+        "size": rule.size, "mean": rule.mean, "std": rule.std, "probabilities": False,
+        "half": search.manifest.target.precision == "fp16" and backend.half_program(search.runtime.variant),
+    }
+
+
+def _reference(search: _Search, names: list[str]) -> NDArray[np.float32]:
+    """The values in PyTorch, in float32."""
+    import torch
+
+    from edgevit.graph.prepare import rewritten_core
+    from edgevit.graph.taps import tap
+    from edgevit.graph.wrap import Interface, Wrapped
+
+    core = rewritten_core(search.program, search.manifest.target.backend)
+    tap(core, names)
+    wrapped = Wrapped(core, Interface(**{**_interface(search), "half": False}), {})
+    with torch.no_grad():
+        return torch.cat([wrapped(torch.from_numpy(one[None])) for one in search.inputs]).numpy()
+
+
+def _artifact(search: _Search, names: list[str], numbers: int) -> NDArray[np.float32]:
+    """The values in a fresh lowering on the runtime."""
+    output = search.manifest.output.model_copy(update={"kind": "logits", "name": "taps", "classes": numbers})
+    manifest = search.manifest.model_copy(update={"output": output, "labels": (), "lowering": None, "verdict": None})
+    file = search.scratch / f"taps{find_backend(manifest.target.backend).suffix}"
+    job = {
+        "job": "lower", "program": str(search.program), "manifest": manifest.model_dump(mode="json", exclude_none=True),
+        "interface": _interface(search), "variant": search.runtime.variant, "version": search.runtime.version,
+        "out": str(file), "taps": names,
+    }
+    run_job(job, search.scratch, search.log, search.limits)
+    return run_artifact(manifest, file, search.inputs, search.scratch, search.log, search.limits)
+
+
+def bisect_bundle(bundle: Bundle, loaded: LoadedModel) -> Finding:
+    """Bisect a bundle that failed, from the PyTorch model that it was made of.
+
+    Raises:
+        ConversionFailed: the model cannot be lowered again.
+    """
+    import torch
+
+    from edgevit.bundle.golden import FOLDER, read_tensor
+    from edgevit.graph.capture import capture
+
+    inputs = read_tensor(bundle.path / FOLDER / "inputs.safetensors", "inputs")
+    manifest = bundle.manifest
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        torch.export.save(capture(loaded.module, manifest.preprocess.size), scratch / "program.pt2")
+        runtime = runtimes()[manifest.target.runtime]
+        return bisect(scratch / "program.pt2", manifest, runtime, inputs, scratch, scratch / "log", Limits())
