@@ -1,0 +1,1 @@
+"""The export pipeline and its cache."""

@@ -1,0 +1,85 @@
+"""Finished bundles by everything that went into them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from edgevit.bundle.read import Bundle, read_bundle
+from edgevit.errors import EdgevitError
+
+_BUNDLES = "bundles"
+
+
+def cache_folder() -> Path:
+    """``$EDGEVIT_CACHE``, else the platform's cache folder for edgevit."""
+    from platformdirs import user_cache_dir
+
+    return Path(os.environ.get("EDGEVIT_CACHE") or user_cache_dir("edgevit"))
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """One cached bundle."""
+
+    key: str
+    path: Path
+    bytes: int
+    modified: float
+
+
+def entries() -> list[CacheEntry]:
+    """All cached bundles, the latest first."""
+    root = cache_folder() / _BUNDLES
+    found = [
+        CacheEntry(path.name, path, sum(f.stat().st_size for f in path.rglob("*") if f.is_file()), path.stat().st_mtime)
+        for path in (root.iterdir() if root.is_dir() else [])
+        if not path.name.startswith(".")
+    ]
+    return sorted(found, key=lambda entry: entry.modified, reverse=True)
+
+
+def find(key: str) -> Bundle | None:
+    """The intact bundle stored under a key; a damaged one is removed."""
+    path = cache_folder() / _BUNDLES / key
+    if not path.is_dir():
+        return None
+    try:
+        bundle = read_bundle(path)
+    except EdgevitError:
+        shutil.rmtree(path, ignore_errors=True)
+        return None
+    os.utime(path, (time.time(), time.time()))
+    return bundle
+
+
+def store(key: str, folder: Path) -> None:
+    """Keep a copy of a finished bundle; a full or read-only cache is not an error."""
+    root = cache_folder() / _BUNDLES
+    scratch = root / f".{key}.tmp-{os.getpid()}"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(folder, scratch)
+        if not (root / key).exists():
+            scratch.rename(root / key)
+    except OSError:
+        pass
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def clear() -> int:
+    """Remove everything that no running process is writing; returns the bytes freed."""
+    freed = sum(entry.bytes for entry in entries())
+    root = cache_folder() / _BUNDLES
+    for path in root.iterdir() if root.is_dir() else []:
+        pid = path.name.rpartition(".tmp-")[2]
+        if path.name.startswith(".") and pid.isdigit() and psutil.pid_exists(int(pid)):
+            continue
+        shutil.rmtree(path, ignore_errors=True)
+    return freed

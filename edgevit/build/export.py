@@ -1,0 +1,303 @@
+"""The export pipeline: load, capture, lower, run, judge, write."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from edgevit.backends.base import Backend, find_backend, labels_text
+from edgevit.backends.jobs import Limits, run_job
+from edgevit.build import cache
+from edgevit.build.describe import cache_key, describe, model_folder, resolve_targets
+from edgevit.build.options import ExportOptions
+from edgevit.bundle.card import write_card, write_licence
+from edgevit.bundle.golden import write_golden
+from edgevit.bundle.read import Bundle, read_bundle
+from edgevit.bundle.sbom import write_sbom
+from edgevit.bundle.write import REJECTED, explained_disk_errors, publish, staging, write_manifest
+from edgevit.core.events import Event, Listener, ignore
+from edgevit.core.manifest import Lowering, Manifest, VerdictInfo
+from edgevit.core.target import Runtime, folder_name
+from edgevit.errors import ConversionFailed, EdgevitError, EnvironmentIncomplete, MissingDependency
+from edgevit.verify.judge import judge, not_run, run_artifact, why_not_here
+from edgevit.verify.probes import Golden
+
+_MEMORY_PER_JOB = 4 << 30
+_LOGS = "logs"
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """How one target ended.
+
+    Attributes:
+        target: the bundle's folder name.
+        path: the bundle, the rejected bundle, or None where the conversion failed.
+        manifest: of the bundle.
+        cached: it came out of the build cache.
+        error: why there is no good bundle.
+    """
+
+    target: str
+    path: Path | None
+    manifest: Manifest | None
+    cached: bool = False
+    error: EdgevitError | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is a bundle and nothing speaks against it."""
+        return self.error is None
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What all targets of one export have in common."""
+
+    options: ExportOptions
+    program: Path
+    manifests: dict[str, Manifest]
+    goldens: dict[str, Golden]
+    logs: Path
+    limits: Limits
+    stop: threading.Event
+    listen: Listener
+
+
+def export(options: ExportOptions, listen: Listener = ignore) -> list[ExportResult]:
+    """Export one model to one bundle a target: ``OUT/MODEL/TARGET-PRECISION``.
+
+    Args:
+        options: what to export.
+        listen: is told about every step, from several threads.
+
+    Returns:
+        One result a target, in the order asked; a target that failed has its error there and
+        leaves the others alone.
+
+    Raises:
+        UsageError: the request is wrong; nothing was written.
+        EnvironmentIncomplete: weights, packages or disk space are missing.
+    """
+    wanted = resolve_targets(options)
+    home = options.out / model_folder(options.model)
+    _check_writable(home)
+    results: dict[str, ExportResult] = {}
+    missing: list[Runtime] = []
+    for runtime in wanted:
+        hit = _from_cache(options, runtime, home, listen) if options.cache else None
+        if hit:
+            results[runtime.name] = hit
+        else:
+            missing.append(runtime)
+    if missing:
+        results |= _build(options, missing, home, listen)
+    return [results[runtime.name] for runtime in wanted]
+
+
+def _check_writable(home: Path) -> None:
+    with staging(home / "check"):
+        pass
+
+
+def _from_cache(options: ExportOptions, runtime: Runtime, home: Path, listen: Listener) -> ExportResult | None:
+    key = cache_key(options, runtime)
+    found = cache.find(key) if key else None
+    if found is None:
+        return None
+    name = folder_name(runtime, options.precision)
+    with staging(home / name) as scratch:
+        shutil.copytree(found.path, scratch / "bundle")
+        publish(scratch / "bundle", home / name)
+    listen(Event(name, "cached"))
+    return ExportResult(name, home / name, found.manifest, cached=True)
+
+
+def _build(options: ExportOptions, wanted: list[Runtime], home: Path, listen: Listener) -> dict[str, ExportResult]:
+    from edgevit.models.load import load_model
+
+    for runtime in wanted:
+        _require(find_backend(runtime.backend))
+    listen(Event(options.model, "loading", "building the model"))
+    loaded = load_model(
+        options.model, weights=options.weights, num_classes=options.num_classes, labels=options.labels,
+        size=options.size, seed=options.seed,
+    )
+    stop = threading.Event()
+    with staging(home / "shared") as scratch:
+        shared = _capture(loaded, options, wanted, scratch, home, stop, listen)
+        jobs = _jobs_at_once(options, len(wanted))
+        with ThreadPoolExecutor(jobs) as pool:
+            futures = {runtime.name: pool.submit(_one_target, shared, runtime, home) for runtime in wanted}
+            try:
+                return {name: future.result() for name, future in futures.items()}
+            except BaseException:
+                stop.set()
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+
+
+def _require(backend: Backend) -> None:
+    from edgevit.core.digest import package_versions
+
+    have = package_versions(backend.packages)
+    for package in backend.packages:
+        if package not in have:
+            raise MissingDependency(package, f"exporting to {backend.name}", extra=backend.extra)
+
+
+def _jobs_at_once(options: ExportOptions, targets: int) -> int:
+    by_memory = max(1, psutil.virtual_memory().available // _MEMORY_PER_JOB)
+    return max(1, min(targets, options.jobs or min(os.cpu_count() or 1, by_memory)))
+
+
+def _capture(loaded: Any, options: ExportOptions, wanted: Sequence[Runtime], scratch: Path, home: Path,
+             stop: threading.Event, listen: Listener) -> _Shared:
+    import torch
+
+    from edgevit.data.images import picture_paths, read_picture
+    from edgevit.graph.capture import capture
+    from edgevit.verify.probes import make_golden
+
+    extra = [read_picture(path) for path in picture_paths(options.images)] if options.images else []
+    manifests = {runtime.name: describe(loaded, options, runtime) for runtime in wanted}
+    golden = make_golden(
+        loaded.module, loaded.preprocessing, kind=options.input,
+        probabilities=options.output == "probabilities", extra=extra,
+    )
+    listen(Event(options.model, "loading", "capturing the program"))
+    program = scratch / "program.pt2"
+    torch.export.save(capture(loaded.module, loaded.preprocessing.size), program)
+    goldens = {name: _golden_for(golden, manifest) for name, manifest in manifests.items()}
+    jobs = _jobs_at_once(options, len(wanted))
+    limits = Limits(
+        seconds=options.timeout, memory_bytes=int((options.memory_gib or 0) * 2**30),
+        threads=max(1, (os.cpu_count() or 1) // jobs),
+    )
+    return _Shared(options, program, manifests, goldens, home / _LOGS, limits, stop, listen)
+
+
+def _golden_for(golden: Golden, manifest: Manifest) -> Golden:
+    """The golden inputs in the layout that a manifest asks for."""
+    import numpy as np
+
+    if manifest.input.kind == "image" and manifest.input.layout == "NCHW":
+        planes = np.ascontiguousarray(golden.inputs.transpose(0, 3, 1, 2).astype(np.float32))
+        return Golden(golden.pictures, planes, golden.outputs)
+    return golden
+
+
+def _one_target(shared: _Shared, runtime: Runtime, home: Path) -> ExportResult:
+    name = folder_name(runtime, shared.options.precision)
+    try:
+        with staging(home / name) as scratch:
+            return _lower_and_judge(shared, runtime, home / name, scratch)
+    except InterruptedError:
+        raise
+    except EdgevitError as error:
+        shared.listen(Event(name, "failed", error.message))
+        return ExportResult(name, None, None, error=error)
+
+
+def _lower_and_judge(shared: _Shared, runtime: Runtime, destination: Path, scratch: Path) -> ExportResult:
+    name, log = destination.name, shared.logs / f"{destination.name}.log"
+    log.unlink(missing_ok=True)
+    bundle = scratch / "bundle"
+    bundle.mkdir()
+    manifest = shared.manifests[runtime.name]
+    shared.listen(Event(name, "lowering"))
+    made = _lower(shared, runtime, manifest, bundle / manifest.entry, scratch, log)
+    manifest = manifest.model_copy(update={"lowering": Lowering(**made, log=f"{_LOGS}/{log.name}")})
+    shared.listen(Event(name, "running"))
+    verdict = _verdict(shared, runtime, manifest, bundle / manifest.entry, scratch, log)
+    manifest = _complete(bundle, manifest.model_copy(update={"verdict": verdict}), shared.goldens[runtime.name])
+    if verdict.status == "failed":
+        return _reject(shared, bundle, destination, manifest, verdict)
+    publish(bundle, destination)
+    key = cache_key(shared.options, runtime)
+    if key and shared.options.cache:
+        cache.store(key, destination)
+    shared.listen(Event(name, "done"))
+    return ExportResult(name, destination, manifest)
+
+
+def _lower(shared: _Shared, runtime: Runtime, manifest: Manifest, out: Path, scratch: Path, log: Path) -> dict[str, Any]:
+    backend, options = find_backend(runtime.backend), shared.options
+    interface = {
+        "layout": backend.layout(runtime.variant) if options.input == "image" else "tensor",
+        "size": manifest.preprocess.size,
+        "mean": manifest.preprocess.mean,
+        "std": manifest.preprocess.std,
+        "probabilities": options.output == "probabilities",
+        "half": options.precision == "fp16" and backend.half_program(runtime.variant),
+    }
+    job = {
+        "job": "lower", "program": str(shared.program), "manifest": manifest.model_dump(mode="json", exclude_none=True),
+        "interface": interface, "variant": runtime.variant, "version": runtime.version, "out": str(out),
+    }
+    try:
+        return run_job(job, scratch, log, shared.limits, shared.stop)
+    except ConversionFailed as error:
+        if "No space left on device" in error.message:
+            raise EnvironmentIncomplete("the disk is full", where=str(out.parent), cure="free some space or choose another -o DIR") from error
+        raise
+
+
+def _verdict(shared: _Shared, runtime: Runtime, manifest: Manifest, file: Path, scratch: Path, log: Path) -> VerdictInfo:
+    golden = shared.goldens[runtime.name]
+    reason = why_not_here(manifest) if shared.options.verify else "verification was switched off (--no-verify)"
+    if reason:
+        return not_run(manifest, len(golden.outputs), reason)
+    outputs = run_artifact(manifest, file, golden.inputs, scratch, log, shared.limits, shared.stop)
+    verdict = judge(manifest, golden.outputs, outputs)
+    if verdict.status == "failed" and shared.options.bisect:
+        from edgevit.verify.bisect import bisect
+
+        finding = bisect(shared.program, manifest, runtime, golden.inputs, scratch, log, shared.limits)
+        verdict = verdict.model_copy(update={"reasons": (*verdict.reasons, finding.sentence())})
+    return verdict
+
+
+def _complete(bundle: Path, manifest: Manifest, golden: Golden) -> Manifest:
+    """Write everything that stands beside the model file."""
+    with explained_disk_errors(bundle):
+        write_golden(bundle, golden.pictures, golden.inputs, golden.outputs)
+        (bundle / "labels.txt").write_text(labels_text(manifest.labels), encoding="utf-8")
+        write_licence(bundle, manifest)
+        write_card(bundle, manifest)
+        write_sbom(bundle, manifest)
+        return write_manifest(bundle, manifest)
+
+
+def _reject(shared: _Shared, bundle: Path, destination: Path, manifest: Manifest, verdict: VerdictInfo) -> ExportResult:
+    from edgevit.errors import CheckFailed
+
+    kept = destination.with_name(destination.name + REJECTED)
+    publish(bundle, kept)
+    shared.listen(Event(destination.name, "rejected", verdict.reasons[0]))
+    error = CheckFailed(
+        f"{destination.name} does not compute what PyTorch computes: {'; '.join(verdict.reasons)}",
+        where=f"kept for inspection as {kept}",
+        cure="add --bisect to find the first operator that departs, or choose another precision",
+    )
+    return ExportResult(destination.name, kept, manifest, error=error)
+
+
+def open_result(result: ExportResult) -> Bundle:
+    """The bundle of a finished export.
+
+    Raises:
+        EdgevitError: the target failed.
+    """
+    if result.error:
+        raise result.error
+    assert result.path is not None
+    return read_bundle(result.path, check=False)
