@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 Image = NDArray[np.uint8]
 
+_LEAST_SPREAD = 0.25
+_HEADROOM = 9.0
+
 
 def structured_images(count: int, size: tuple[int, int], seed: int = 0) -> list[Image]:
     """Draw images with gradients, edges, discs, stripes and texture.
@@ -120,22 +123,40 @@ def _centre_and_spread(name: str, parameter: torch.Tensor) -> tuple[float, float
 
 
 def _calibrate_batch_norms(model: nn.Module, size: tuple[int, int], seed: int) -> None:
-    import torch
+    """Set running statistics layer by layer, each from what the calibrated layers before it give.
+
+    Two things keep the network as well conditioned as a trained one. A variance far below the
+    squared mean, which would turn rounding errors into differences, is kept above a share of it.
+    And every variance is enlarged: other pictures spread further than the few seen here, and
+    without headroom that excess grows from layer to layer until attention is all or nothing.
+    """
     from torch import nn
 
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     if not norms:
         return
-    pixels = np.stack(structured_images(8, size, seed=seed + 1)).transpose(0, 3, 1, 2)
-    batch = (torch.from_numpy(np.ascontiguousarray(pixels)).float() / 255 - 0.45) / 0.23
+    pixels = np.stack(structured_images(24, size, seed=seed + 1)).transpose(0, 3, 1, 2)
     model.eval()
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.train()
-        norm.momentum = 1.0
-    model(batch)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-        norm.eval()
-        assert norm.running_var is not None
-        norm.running_var.clamp_(min=1e-3)
+    handles = [norm.register_forward_pre_hook(_set_statistics) for norm in norms]
+    try:
+        model(_as_batch(pixels))
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _as_batch(pixels: NDArray[np.uint8]) -> torch.Tensor:
+    import torch
+
+    return (torch.from_numpy(np.ascontiguousarray(pixels)).float() / 255 - 0.45) / 0.23
+
+
+def _set_statistics(norm: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+    import torch
+
+    values = inputs[0]
+    axes = [axis for axis in range(values.dim()) if axis != 1]
+    variance, mean = torch.var_mean(values, axes)
+    norm.running_mean.copy_(mean)  # type: ignore[operator, union-attr]
+    spread = torch.maximum(_HEADROOM * variance, (_LEAST_SPREAD * mean) ** 2)
+    norm.running_var.copy_(spread.clamp_(min=1e-3))  # type: ignore[operator, union-attr]

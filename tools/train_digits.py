@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from edgevit.data.digits import MEAN, STD, digits_arrays
 from edgevit.models.bundled import BUILDERS, build_bundled
+from edgevit.models.load import load_model
 
 SEED = 7
 
@@ -36,6 +37,7 @@ class Recipe:
         peak: highest learning rate of the one-cycle schedule.
         draws: how many different canvases of each digit are cycled through.
         shift: images are moved by up to so many pixels, edges repeated.
+        teacher: a bundled model whose soft answers count for half of the loss (DeiT's distillation).
     """
 
     epochs: int = 60
@@ -43,9 +45,10 @@ class Recipe:
     peak: float = 3e-3
     draws: int = 60
     shift: int = 0
+    teacher: str = ""
 
 
-RECIPES = {"deit_digits": Recipe(epochs=260, batch=32, peak=1.5e-3, draws=40, shift=4)}
+RECIPES = {"deit_digits": Recipe(epochs=300, batch=32, peak=1.5e-3, draws=40, shift=4, teacher="tinyvit_digits")}
 WEIGHTS = Path(__file__).parents[1] / "edgevit/models/weights"
 
 
@@ -68,16 +71,26 @@ def shifted(images: torch.Tensor, most: int) -> torch.Tensor:
     ])
 
 
+def distillation(teacher: nn.Module, outputs: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """KL divergence from the teacher's answers."""
+    with torch.no_grad():
+        wanted = F.log_softmax(teacher(images), -1)
+    return F.kl_div(F.log_softmax(outputs, -1), wanted, log_target=True, reduction="batchmean")
+
+
 def train_one_epoch(model: nn.Module, split: tuple[torch.Tensor, torch.Tensor], recipe: Recipe,
-                    optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.OneCycleLR) -> None:
+                    teacher: nn.Module | None, optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.OneCycleLR) -> None:
     model.train()
     images, labels = split
     for batch in torch.randperm(len(labels)).split(recipe.batch):
         if len(batch) < recipe.batch:
             continue
-        outputs = model(shifted(images[batch], recipe.shift))
+        given = shifted(images[batch], recipe.shift)
+        outputs = model(given)
         heads = outputs if isinstance(outputs, tuple) else (outputs,)
         loss = sum(F.cross_entropy(head, labels[batch], label_smoothing=0.05) for head in heads)
+        if teacher is not None:
+            loss = (loss + distillation(teacher, outputs, given)) / 2
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -98,9 +111,10 @@ def train(name: str, recipe: Recipe) -> float:
     steps = recipe.epochs * (1347 // recipe.batch)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.peak, total_steps=steps, pct_start=0.15)
+    teacher = load_model(recipe.teacher).module if recipe.teacher else None
     test, started = tensors("test"), time.monotonic()
     for epoch in range(recipe.epochs):
-        train_one_epoch(model, tensors("train", epoch % recipe.draws), recipe, optimizer, schedule)
+        train_one_epoch(model, tensors("train", epoch % recipe.draws), recipe, teacher, optimizer, schedule)
         if epoch % 10 == 9 or epoch == recipe.epochs - 1:
             print(f"{name} epoch {epoch + 1}/{recipe.epochs} held-out {accuracy(model, test):.4f} "
                   f"{time.monotonic() - started:.0f} s", flush=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
 from edgevit.graph.fx import aten, calls, finish, replace, shape
 from edgevit.graph.rewrites import Rewrite
@@ -15,18 +15,26 @@ _NOOPS = (
     aten.detach_.default,
     aten.lift_fresh_copy.default,
 )
-_SHAPE_ONLY = (aten.expand.default, aten.view.default, aten.reshape.default, aten.contiguous.default)
+_SHAPE_ONLY = (aten.expand.default, aten.view.default, aten.reshape.default)
+
+
+def _changes_nothing(node: Node) -> bool:
+    source = node.args[0]
+    if node.target in _SHAPE_ONLY:
+        return shape(node) is not None and shape(node) == shape(source)
+    if node.target is aten.contiguous.default:
+        value = source.meta.get("val")
+        return value is not None and value.is_contiguous()
+    return True
 
 
 def edit(graph_module: GraphModule) -> int:
     """Bypass every no-op; returns how many were removed."""
     removed = 0
-    for node in calls(graph_module, *_NOOPS, *_SHAPE_ONLY):
-        source = node.args[0]
-        if node.target in _SHAPE_ONLY and (shape(node) is None or shape(node) != shape(source)):
-            continue
-        replace(node, source)
-        removed += 1
+    for node in calls(graph_module, *_NOOPS, *_SHAPE_ONLY, aten.contiguous.default):
+        if _changes_nothing(node):
+            replace(node, node.args[0])
+            removed += 1
     finish(graph_module)
     return removed
 

@@ -1,0 +1,75 @@
+"""Shared fixtures: an isolated home, and bundles that are exported once for the whole suite."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from edgevit.build.export import ExportResult, export
+from edgevit.build.options import ExportOptions
+from edgevit.bundle.read import read_bundle
+
+RUNNABLE = ("onnx", "litert", "executorch")
+FORMATS = (*RUNNABLE, "coreml")
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all test processes of a run."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+
+
+@pytest.fixture(scope="session", autouse=True)
+def isolated(shared_folder: Path) -> Iterator[None]:
+    """No test reads or writes the user's cache and configuration."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEVIT_CACHE", str(shared_folder / "cache"))
+        patch.setenv("XDG_CONFIG_HOME", str(shared_folder / "config"))
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        yield
+
+
+Exported = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def exported(shared_folder: Path) -> Exported:
+    """Export a bundled model once; returns the bundle's folder, which a test must not change."""
+
+    def get(model: str = "tinyvit_digits", target: str = "onnx", precision: str = "fp32") -> Path:
+        folder = shared_folder / "bundles" / model / f"{target}-{precision}"
+        with FileLock(str(shared_folder / f"{model}-{target}-{precision}.lock")):
+            if not folder.exists():
+                options = ExportOptions(model, (target,), precision=precision, out=shared_folder / "bundles")
+                result: ExportResult = export(options)[0]
+                if result.error:
+                    raise result.error
+        read_bundle(folder, check=False)
+        return folder
+
+    return get
+
+
+def cli(*arguments: object, cwd: Path | None = None, env: dict[str, str] | None = None,
+        timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own."""
+    command = [sys.executable, "-m", "edgevit.cli.app", *map(str, arguments)]
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=cwd, env={**os.environ, **(env or {})}, timeout=timeout,
+        stdin=subprocess.DEVNULL, check=False,
+    )
+
+
+def cli_json(*arguments: object, **options: object) -> dict[str, object]:
+    """The document that ``--json`` prints."""
+    done = cli(*arguments, "--json", **options)  # type: ignore[arg-type]
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)

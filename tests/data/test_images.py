@@ -1,0 +1,117 @@
+"""Preprocessing is timm's own, pixel for pixel; hostile pictures are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from edgevit.core.spec import Preprocessing
+from edgevit.data.images import labelled_folder, normalise, picture_paths, read_picture, to_model_size
+from edgevit.errors import BadFile
+from edgevit.testing import structured_images
+
+
+def timm_input(picture: Image.Image, rule: Preprocessing) -> np.ndarray:
+    from edgevit.models.mend import mend_torchvision
+
+    mend_torchvision()
+    from timm.data import create_transform
+
+    transform = create_transform(
+        (3, *rule.size), is_training=False, interpolation=rule.interpolation, mean=rule.mean, std=rule.std,
+        crop_pct=rule.crop_pct, crop_mode=rule.crop_mode,
+    )
+    return transform(picture).numpy()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(9, 90), st.integers(9, 90), st.integers(16, 48), st.sampled_from([0.8, 0.875, 0.9, 0.95, 1.0]),
+    st.sampled_from(["bicubic", "bilinear"]), st.sampled_from(["center", "squash"]),
+)
+def test_the_same_pixels_as_timm(width: int, height: int, side: int, crop: float, filter_: str, mode: str) -> None:
+    rule = Preprocessing((side, side), crop, mode, filter_)
+    picture = Image.fromarray(structured_images(1, (height, width), width)[0])
+    found = normalise(to_model_size(picture, rule)[None], rule)[0]
+    np.testing.assert_allclose(found, timm_input(picture, rule), atol=2e-6)
+
+
+@pytest.mark.parametrize("size", [(40, 80), (80, 40), (50, 50)])
+def test_border_mode_as_timm(size: tuple[int, int]) -> None:
+    rule = Preprocessing((32, 32), 1.0, "border", "bicubic")
+    picture = Image.fromarray(structured_images(1, size)[0])
+    found = normalise(to_model_size(picture, rule)[None], rule)[0]
+    np.testing.assert_allclose(found, timm_input(picture, rule), atol=0.02)
+
+
+def test_a_rotated_photo_is_turned_upright(tmp_path: Path) -> None:
+    pixels = structured_images(1, (20, 30))[0]
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(pixels).save(tmp_path / "p.png", exif=exif)
+    assert np.array_equal(np.asarray(read_picture(tmp_path / "p.png")), pixels[::-1, ::-1])
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1", "I;16"])
+def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
+    source = Image.new("I;16", (12, 10)) if mode == "I;16" else Image.new("RGB", (12, 10), "red").convert(mode)
+    path = tmp_path / ("p.tiff" if mode in ("CMYK", "I;16") else "p.png")
+    source.save(path)
+    assert to_model_size(read_picture(path), Preprocessing((16, 16))).shape == (16, 16, 3)
+
+
+def damaged(path: Path) -> Path:
+    Image.fromarray(structured_images(1, (64, 64))[0]).save(path)
+    path.write_bytes(path.read_bytes()[:400])
+    return path
+
+
+@pytest.mark.parametrize(("make", "says"), [
+    (lambda p: p, "there is no picture"),
+    (lambda p: p.write_bytes(b"") and p or p, "empty file"),
+    (lambda p: (p.write_text("not a picture"), p)[1], "not a picture"),
+    (damaged, "not a picture"),
+    (lambda p: (Image.new("1", (10_000, 5_001)).save(p), p)[1], "50.0 megapixels"),
+])
+def test_bad_pictures(tmp_path: Path, make: object, says: str) -> None:
+    with pytest.raises(BadFile, match=says):
+        read_picture(make(tmp_path / "p.png"))  # type: ignore[operator]
+
+
+def test_the_limit_can_be_raised(tmp_path: Path) -> None:
+    Image.new("L", (300, 300)).save(tmp_path / "p.png")
+    with pytest.raises(BadFile):
+        read_picture(tmp_path / "p.png", max_megapixels=0.01)
+    assert read_picture(tmp_path / "p.png", max_megapixels=0.1).size == (300, 300)
+
+
+def folder_of(tmp_path: Path, names: list[str]) -> Path:
+    for name in names:
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "p.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize(("names", "classes"), [(["cat", "dog"], [0, 1]), (["dog"], [1]), (["0", "1"], [0, 1]), (["n01", "n02"], [0, 1])])
+def test_folders_of_classes(tmp_path: Path, names: list[str], classes: list[int]) -> None:
+    found = list(labelled_folder(folder_of(tmp_path, names), ("cat", "dog")))
+    assert [label for _, label in found] == classes
+
+
+def test_a_folder_that_is_no_class(tmp_path: Path) -> None:
+    with pytest.raises(BadFile, match="bird"):
+        list(labelled_folder(folder_of(tmp_path, ["bird", "cat", "dog"]), ("cat", "dog")))
+
+
+def test_folders_without_pictures(tmp_path: Path) -> None:
+    with pytest.raises(BadFile, match="no pictures"):
+        picture_paths(tmp_path)
+    with pytest.raises(BadFile, match="no sub-folders"):
+        list(labelled_folder(tmp_path, ("a",)))
+    with pytest.raises(BadFile, match="no folder"):
+        picture_paths(tmp_path / "nowhere")

@@ -1,0 +1,190 @@
+"""Every rewrite computes the same function, fires where it should, and only there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+from edgevit.graph.capture import capture
+from edgevit.graph.fx import RuleInterpreter, aten
+from edgevit.graph.prepare import graph_of, prepare
+from edgevit.graph.rewrites import rewrites, rewrites_for
+from edgevit.graph.wrap import Interface
+from edgevit.models.bundled import BUILDERS
+from edgevit.models.load import load_model
+from edgevit.testing import wake
+
+BY_NAME = {rewrite.name: rewrite for rewrite in rewrites()}
+
+
+def live(module: nn.Module) -> nn.Module:
+    """Random gains and statistics, so that folding has something to get wrong."""
+    generator = torch.Generator().manual_seed(1)
+    for name, value in module.state_dict().items():
+        if value.is_floating_point():
+            noise = torch.rand(value.shape, generator=generator)
+            value.copy_(noise + 0.5 if "var" in name else noise - 0.4)
+    return module.eval()
+
+
+def apply(module: nn.Module, example: torch.Tensor, name: str) -> tuple[int, torch.fx.GraphModule]:
+    program = torch.export.export(module, (example,), strict=False)
+    graph_module = graph_of(program)
+    rewrite = BY_NAME[name]
+    if rewrite.edit:
+        return rewrite.edit(graph_module), graph_module
+    rules = dict(rewrite.rules())
+    count = sum(node.target in rules for node in graph_module.graph.nodes)
+    retraced = torch.export.export(Interpreted(graph_module, rules), (example,), strict=False)
+    return count, graph_of(retraced)
+
+
+class Interpreted(nn.Module):
+    def __init__(self, graph_module: torch.fx.GraphModule, rules: dict[object, Callable[..., object]]) -> None:
+        super().__init__()
+        self.inner, self.rules, self.training = graph_module, rules, False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = RuleInterpreter(self.inner, self.rules).run(x)
+        return out[0] if isinstance(out, (tuple, list)) else out
+
+
+class Wrap(nn.Module):
+    """A module from a function of its layers."""
+
+    def __init__(self, function: Callable[..., torch.Tensor], **layers: nn.Module | torch.Tensor) -> None:
+        super().__init__()
+        for name, layer in layers.items():
+            if isinstance(layer, torch.Tensor):
+                self.register_buffer(name, layer)
+            else:
+                setattr(self, name, layer)
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(self, x)
+
+
+IMAGE = torch.randn(1, 6, 9, 9, generator=torch.Generator().manual_seed(2))
+ROWS = torch.randn(2, 6, generator=torch.Generator().manual_seed(3))
+QUERY = torch.randn(1, 6, 10, 12, generator=torch.Generator().manual_seed(4))
+
+
+def attend(module: Wrap, x: torch.Tensor) -> torch.Tensor:
+    query, key, value = x.chunk(3, dim=-1)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=getattr(module, "mask", None))
+
+
+def windows(x: torch.Tensor) -> torch.Tensor:
+    return F.interpolate(x, scale_factor=(0.75, 1.4), mode="bicubic")
+
+
+# rewrite, module, example, how often it fires, an operator that is gone afterwards
+CASES = {
+    "dropout": ("drop_noops", Wrap(lambda s, x: F.dropout(x, 0.5, s.training) + 1), IMAGE, 1, aten.dropout.default),
+    "same view": ("drop_noops", Wrap(lambda s, x: x.view(x.shape) * 2), IMAGE, 1, aten.view.default),
+    "contiguous already": ("drop_noops", Wrap(lambda s, x: x.contiguous() * 2), IMAGE, 1, aten.contiguous.default),
+    "contiguous that counts": ("drop_noops", Wrap(lambda s, x: x.transpose(1, 2).contiguous().view(1, -1) * 2), IMAGE, 0, None),
+    "real view": ("drop_noops", Wrap(lambda s, x: x.view(1, 6, 81) * 2), IMAGE, 0, None),
+    "bias table": ("fold_constants", Wrap(lambda s, x: x + s.table[:, s.index.long() * 1], table=torch.randn(6, 20), index=torch.arange(9)), IMAGE.mean(2), 1, aten.index.Tensor),
+    "grid": ("fold_constants", Wrap(lambda s, x: x * torch.linspace(0, 1, 9)), IMAGE, 1, aten.linspace.default),
+    "conv bn": ("fold_batch_norm", live(Wrap(lambda s, x: s.bn(s.conv(x)), conv=nn.Conv2d(6, 4, 3, bias=False), bn=nn.BatchNorm2d(4))), IMAGE, 1, aten.batch_norm.default),
+    "conv bias bn groups": ("fold_batch_norm", live(Wrap(lambda s, x: s.bn(s.conv(x)), conv=nn.Conv2d(6, 6, 3, groups=3, stride=2), bn=nn.BatchNorm2d(6))), IMAGE, 1, aten.batch_norm.default),
+    "bn without affine": ("fold_batch_norm", live(Wrap(lambda s, x: s.bn(s.conv(x)), conv=nn.Conv2d(6, 4, 1), bn=nn.BatchNorm2d(4, affine=False))), IMAGE, 1, aten.batch_norm.default),
+    "conv1d bn": ("fold_batch_norm", live(Wrap(lambda s, x: s.bn(s.conv(x)), conv=nn.Conv1d(6, 4, 3), bn=nn.BatchNorm1d(4))), IMAGE[:, :, 0], 1, aten.batch_norm.default),
+    "linear bn": ("fold_batch_norm", live(Wrap(lambda s, x: s.bn(s.fc(x)), fc=nn.Linear(6, 5), bn=nn.BatchNorm1d(5))), ROWS, 1, aten.batch_norm.default),
+    "tokens linear bn": ("fold_batch_norm", live(Wrap(lambda s, x: s.bn(s.fc(x).flatten(0, 1)).reshape(1, 9, 5), fc=nn.Linear(6, 5), bn=nn.BatchNorm1d(5))), torch.randn(1, 9, 6), 1, aten.batch_norm.default),
+    "bn linear": ("fold_batch_norm", live(Wrap(lambda s, x: s.fc(s.bn(x)), fc=nn.Linear(6, 5), bn=nn.BatchNorm1d(6))), ROWS, 1, aten.batch_norm.default),
+    "bn of a shared conv": ("fold_batch_norm", live(Wrap(lambda s, x: s.bn(y := s.conv(x)) + y, conv=nn.Conv2d(6, 4, 3), bn=nn.BatchNorm2d(4))), IMAGE, 0, None),
+    "bn alone": ("fold_batch_norm", live(Wrap(lambda s, x: s.bn(x), bn=nn.BatchNorm2d(6))), IMAGE, 0, None),
+    "layer scale": ("fold_layer_scale", live(Wrap(lambda s, x: s.fc(x) * s.gamma, fc=nn.Linear(6, 5), gamma=torch.rand(5))), ROWS, 1, aten.mul.Tensor),
+    "layer scale conv": ("fold_layer_scale", live(Wrap(lambda s, x: s.gamma * s.conv(x), conv=nn.Conv2d(6, 4, 3), gamma=torch.rand(4, 1, 1))), IMAGE, 1, aten.mul.Tensor),
+    "scalar scale": ("fold_layer_scale", live(Wrap(lambda s, x: s.conv(x) * 0.3, conv=nn.Conv2d(6, 4, 3))), IMAGE, 1, aten.mul.Tensor),
+    "scale on the wrong axis": ("fold_layer_scale", live(Wrap(lambda s, x: s.conv(x) * s.gamma, conv=nn.Conv2d(6, 7, 3), gamma=torch.rand(7))), IMAGE, 0, None),
+    "scale of a shared layer": ("fold_layer_scale", live(Wrap(lambda s, x: (y := s.fc(x)) * s.gamma + y, fc=nn.Linear(6, 5), gamma=torch.rand(5))), ROWS, 0, None),
+    "residual depthwise": ("merge_residual_conv", live(Wrap(lambda s, x: x + s.conv(x), conv=nn.Conv2d(6, 6, 3, padding=1, groups=6))), IMAGE, 1, aten.add.Tensor),
+    "residual depthwise 5x5": ("merge_residual_conv", live(Wrap(lambda s, x: s.conv(x) + x, conv=nn.Conv2d(6, 6, 5, padding=2, groups=6, bias=False))), IMAGE, 1, aten.add.Tensor),
+    "residual dense": ("merge_residual_conv", live(Wrap(lambda s, x: x + s.conv(x), conv=nn.Conv2d(6, 6, 3, padding=1))), IMAGE, 0, None),
+    "residual dilated": ("merge_residual_conv", live(Wrap(lambda s, x: x + s.conv(x), conv=nn.Conv2d(6, 6, 3, padding=2, dilation=2, groups=6))), IMAGE, 0, None),
+    "expand_as": ("bypass_expand", Wrap(lambda s, x: F.relu(x) * x.sum(-1, keepdim=True).expand_as(x)), IMAGE, 1, aten.expand_as.default),
+    "expand that counts": ("bypass_expand", Wrap(lambda s, x: x.sum(-1, keepdim=True).expand_as(x) * x.mean(-1, keepdim=True)), IMAGE, 0, None),
+    "attention": ("plain_attention", Wrap(attend), QUERY, 1, aten.scaled_dot_product_attention.default),
+    "attention with bias": ("plain_attention", Wrap(attend, mask=torch.randn(6, 10, 10)), QUERY, 1, aten.scaled_dot_product_attention.default),
+    "attention with a hard mask": ("plain_attention", Wrap(attend, mask=torch.ones(10, 10).tril().bool()), QUERY, 1, None),
+    "softmax": ("flat_softmax", Wrap(lambda s, x: x.softmax(-1)), QUERY, 1, None),
+    "softmax over channels": ("flat_softmax", Wrap(lambda s, x: x.softmax(1)), QUERY, 1, None),
+    "bicubic": ("resize_as_matmul", Wrap(lambda s, x: F.interpolate(x, size=(14, 5), mode="bicubic")), IMAGE, 1, aten.upsample_bicubic2d.vec),
+    "bicubic corners": ("resize_as_matmul", Wrap(lambda s, x: F.interpolate(x, size=(4, 20), mode="bicubic", align_corners=True)), IMAGE, 1, aten.upsample_bicubic2d.vec),
+    "bicubic by scale": ("resize_as_matmul", Wrap(lambda s, x: windows(x)), IMAGE, 1, aten.upsample_bicubic2d.vec),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_rewrite_keeps_the_function(case: str) -> None:
+    name, module, example, times, gone = CASES[case]
+    module.eval()
+    with torch.no_grad():
+        expected = module(example)
+        count, rewritten = apply(module, example, name)
+        found = rewritten(example)
+    assert count == times
+    torch.testing.assert_close(found, expected, atol=3e-6, rtol=1e-5)
+    assert gone is None or gone not in {node.target for node in rewritten.graph.nodes}
+
+
+def test_every_rewrite_has_a_case() -> None:
+    assert {case[0] for case in CASES.values()} == set(BY_NAME)
+
+
+def test_equal_tables_stay_one() -> None:
+    table = torch.arange(12.0).reshape(3, 4)
+    module = Wrap(lambda s, x: (x * s.table[s.index]) @ s.table[s.index].T, table=table, index=torch.tensor([2, 0, 1]))
+    count, rewritten = apply(module.eval(), torch.randn(3, 4), "fold_constants")
+    assert count <= 2
+    tables = [value for name, value in rewritten.named_buffers() if value.shape == (3, 4)]
+    assert len(tables) == 1
+
+
+def interface(size: tuple[int, int], **change: object) -> Interface:
+    values = {"layout": "tensor", "size": size, "mean": (0.5,) * 3, "std": (0.25,) * 3, "probabilities": False, **change}
+    return Interface(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("backend", ["onnx", "executorch", "litert", "coreml"])
+@pytest.mark.parametrize("name", [*BUILDERS, "mobilevit_xxs", "levit_128s", "repvit_m0_9", "fastvit_t8", "crossvit_tiny_240", "efficientvit_m0"])
+def test_a_prepared_model_computes_what_the_model_does(name: str, backend: str) -> None:
+    loaded = load_model(name, weights="random")
+    size = loaded.preprocessing.size
+    prepared = prepare(capture(loaded.module, size), interface(size), rewrites_for(backend))
+    image = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = loaded.module(image)
+        found = prepared.program.module(check_guards=False)(image)
+    assert float((found - expected).abs().max()) < 2e-5 * float(expected.max() - expected.min())
+    left = {node.target for node in prepared.program.graph.nodes}
+    assert not left & {aten.dropout.default, aten.batch_norm.default} or name in ("levit_128s", "efficientvit_m0", "efficientformerv2_digits", "crossvit_tiny_240")
+
+
+def test_capture_leaves_the_model_alone() -> None:
+    loaded = load_model("repvit_m0_9", weights="random")
+    before = {key: value.clone() for key, value in loaded.module.state_dict().items()}
+    capture(loaded.module, (224, 224))
+    after = loaded.module.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+
+
+def test_the_wrapper_normalises_as_the_reference_does() -> None:
+    model = wake(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 6 * 6, 5)), (8, 8))
+    program = capture(model, (8, 8))
+    pixels = torch.randint(0, 256, (1, 8, 8, 3), dtype=torch.uint8)
+    planes = pixels.permute(0, 3, 1, 2).float()
+    with torch.no_grad():
+        expected = torch.softmax(model((planes / 255 - 0.5) / 0.25), -1)
+        for layout, given in (("image_nhwc_uint8", pixels), ("image_nchw_float", planes), ("tensor", (planes / 255 - 0.5) / 0.25)):
+            ready = prepare(program, interface((8, 8), layout=layout, probabilities=True), ())
+            torch.testing.assert_close(ready.program.module(check_guards=False)(given), expected, atol=1e-6, rtol=1e-5)
