@@ -73,7 +73,10 @@ def _from_timm(name: str) -> ModelSpec:
         config, architecture = load_model_config_from_hf(name.removeprefix("hf-hub:"))[:2]
         return spec_from_cfg(name, architecture, config, origin="hf-hub")
     architecture, tag = split_model_name_tag(name)
-    cfg = get_pretrained_cfg(name, allow_unregistered=False) if is_model(architecture) else None
+    try:
+        cfg = get_pretrained_cfg(name, allow_unregistered=False) if is_model(architecture) else None
+    except RuntimeError:  # timm's word for a tag that the architecture does not have
+        cfg = None
     if cfg is None or (tag and cfg.tag != tag):
         known = [*zoo(), *timm.list_models(), *timm.list_models(pretrained=True)]
         raise UnknownName("model", name, known, listing="edgevit models lists what there is")
