@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -29,7 +30,7 @@ SEED = 7
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one model is trained.
+    """One phase of a model's training: a fresh optimizer, schedule and seed.
 
     Attributes:
         epochs: passes over the 1,347 training digits.
@@ -37,6 +38,7 @@ class Recipe:
         peak: highest learning rate of the one-cycle schedule.
         draws: how many different canvases of each digit are cycled through.
         shift: images are moved by up to so many pixels, edges repeated.
+        first_draw: the first of those canvases.
         teacher: a bundled model whose soft answers count for half of the loss (DeiT's distillation).
     """
 
@@ -46,9 +48,15 @@ class Recipe:
     draws: int = 60
     shift: int = 0
     teacher: str = ""
+    first_draw: int = 0
 
 
-RECIPES = {"deit_digits": Recipe(epochs=300, batch=32, peak=1.5e-3, draws=40, shift=4, teacher="tinyvit_digits")}
+RECIPES = {
+    "deit_digits": (
+        Recipe(epochs=260, batch=32, peak=1.5e-3, draws=40, shift=4),
+        Recipe(epochs=150, batch=32, peak=8e-4, draws=60, first_draw=40, shift=4, teacher="tinyvit_digits"),
+    ),
+}
 WEIGHTS = Path(__file__).parents[1] / "edgevit/models/weights"
 
 
@@ -105,40 +113,53 @@ def accuracy(model: nn.Module, split: tuple[torch.Tensor, torch.Tensor]) -> floa
     return float((model(images).argmax(1) == labels).float().mean())
 
 
-def train(name: str, recipe: Recipe) -> float:
-    torch.manual_seed(SEED)
-    model = build_bundled(name)
+def train(model: nn.Module, name: str, phase: int, recipe: Recipe) -> float:
+    if phase:
+        torch.manual_seed(SEED + phase)
     steps = recipe.epochs * (1347 // recipe.batch)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.peak, total_steps=steps, pct_start=0.15)
     teacher = load_model(recipe.teacher).module if recipe.teacher else None
     test, started = tensors("test"), time.monotonic()
     for epoch in range(recipe.epochs):
-        train_one_epoch(model, tensors("train", epoch % recipe.draws), recipe, teacher, optimizer, schedule)
+        split = tensors("train", recipe.first_draw + epoch % recipe.draws)
+        train_one_epoch(model, split, recipe, teacher, optimizer, schedule)
         if epoch % 10 == 9 or epoch == recipe.epochs - 1:
-            print(f"{name} epoch {epoch + 1}/{recipe.epochs} held-out {accuracy(model, test):.4f} "
+            print(f"{name} phase {phase} epoch {epoch + 1}/{recipe.epochs} held-out {accuracy(model, test):.4f} "
                   f"{time.monotonic() - started:.0f} s", flush=True)
-    result = accuracy(model, test)
+    return accuracy(model, test)
+
+
+def fresh(name: str) -> nn.Module:
+    torch.manual_seed(SEED)
+    return build_bundled(name)
+
+
+def save(model: nn.Module, name: str, result: float, phases: Sequence[Recipe]) -> None:
     state = {key: value.contiguous() for key, value in model.state_dict().items()}
-    facts = {"name": name, "accuracy": result, "seed": SEED, "epochs": recipe.epochs, "images": "digits:test"}
+    facts = {"name": name, "accuracy": result, "seed": SEED, "epochs": sum(r.epochs for r in phases), "images": "digits:test"}
     WEIGHTS.mkdir(exist_ok=True)
-    save_file(state, WEIGHTS / f"{name}.safetensors", metadata={"edgevit": json.dumps(facts)})
-    return result
+    path = WEIGHTS / f"{name}.safetensors"
+    save_file(state, path, metadata={"edgevit": json.dumps(facts)})
+    path.chmod(0o644)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=list(BUILDERS), metavar="NAME")
-    parser.add_argument("--epochs", type=int, help="in place of the recipe's own")
+    parser.add_argument("--from-phase", type=int, default=0, help="start from the stored weights of the phase before")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.use_deterministic_algorithms(True)
     for name in arguments.names:
-        recipe = RECIPES.get(name, Recipe())
-        if arguments.epochs:
-            recipe = replace(recipe, epochs=arguments.epochs)
-        print(f"{name}: {train(name, recipe):.4f}", flush=True)
+        recipes = RECIPES.get(name, (Recipe(),))
+        model = load_model(name).module.requires_grad_(True) if arguments.from_phase else fresh(name)
+        for phase, recipe in enumerate(recipes):
+            if phase >= arguments.from_phase:
+                result = train(model, name, phase, recipe)
+                save(model, name, result, recipes[: phase + 1])
+                print(f"{name}: {result:.4f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
@@ -111,6 +115,28 @@ def backend_of(path: Path) -> Backend:
             return backend
     suffixes = ", ".join(sorted(backend.suffix for backend in backends().values()))
     raise BadFile(f"{path.name} is not a model file that edgevit knows", cure=f"known suffixes: {suffixes}")
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Send what native code prints while a runtime starts to nowhere; Python's errors still arrive."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [(fd, os.dup(fd)) for fd in (1, 2)]
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        for fd, _ in kept:
+            os.dup2(nowhere, fd)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.close(nowhere)
+        for fd, copy in kept:
+            os.dup2(copy, fd)
+            os.close(copy)
 
 
 def labels_text(labels: tuple[str, ...]) -> str:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevit.backends.base import Backend, LowerRequest, Runner
-from edgevit.core.flat import Table, root
+from edgevit.backends.base import Backend, LowerRequest, Runner, silenced
+from edgevit.core.flat import Table, item, root
 from edgevit.core.manifest import MARKER
 from edgevit.errors import BadFile, MissingDependency
 
@@ -53,21 +53,21 @@ def _partitioner(request: LowerRequest) -> Any:
 def load(path: Path) -> Runner:
     """Run a file in ExecuTorch's own runtime with XNNPACK."""
     try:
-        import torch
-        from executorch.runtime import Runtime
+        with silenced():
+            import torch
+            from executorch.runtime import Runtime
+
+            program = Runtime.get().load_program(path)
+            method = program.load_method("forward")
     except ImportError as error:
         raise MissingDependency("executorch", "running .pte files", extra="executorch") from error
-    runtime = Runtime.get()
-    try:
-        program = runtime.load_program(path)
-        method = program.load_method("forward")
     except RuntimeError as error:
         raise BadFile("ExecuTorch cannot load the file", where=f"{path}: {error}") from error
     if method is None:
         raise BadFile("the file has no forward method", where=str(path))
 
     def run(inputs: NDArray[Any]) -> NDArray[np.float32]:
-        outputs = method.execute([torch.from_numpy(np.ascontiguousarray(inputs))])
+        outputs = method.execute([torch.from_numpy(np.array(inputs, order="C"))])
         return np.array(outputs[0].numpy(), dtype=np.float32, copy=True)
 
     run.program = program  # type: ignore[attr-defined]  # the method does not keep its program alive
@@ -96,9 +96,9 @@ def operators(path: Path) -> Counter[str]:
                 if arguments is None:
                     continue
                 if kind == 1:
-                    found[names[arguments.integer(0)]] += 1
+                    found[item(names, arguments.integer(0))] += 1
                 elif kind == _DELEGATE_CALL:
-                    found[delegates[arguments.integer(0)]] += 1
+                    found[item(delegates, arguments.integer(0))] += 1
     return found
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevit.backends.base import Backend, LowerRequest, Runner
-from edgevit.core.flat import Table, root
+from edgevit.backends.base import Backend, LowerRequest, Runner, silenced
+from edgevit.core.flat import Table, item, root
 from edgevit.core.manifest import MARKER, Manifest
 from edgevit.errors import BadFile, MissingDependency
 
@@ -95,8 +95,9 @@ def load(path: Path) -> Runner:
     except ImportError as error:
         raise MissingDependency("ai-edge-litert", "running .tflite files", extra="litert") from error
     try:
-        interpreter = Interpreter(model_path=str(path))
-        interpreter.allocate_tensors()
+        with silenced():
+            interpreter = Interpreter(model_path=str(path))
+            interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
         raise BadFile("LiteRT cannot load the file", where=f"{path}: {error}") from error
     source = interpreter.get_input_details()[0]["index"]
@@ -134,7 +135,7 @@ def operators(path: Path) -> Counter[str]:
     for code in model.tables(1):
         number = max(code.integer(0, 1), code.integer(3))
         names.append(code.text(1) or _operator_names().get(number, f"builtin {number}"))
-    return Counter(names[op.integer(0)] for graph in model.tables(2) for op in graph.tables(3))
+    return Counter(item(names, op.integer(0)) for graph in model.tables(2) for op in graph.tables(3))
 
 
 def read_embedded(path: Path) -> str | None:
@@ -142,7 +143,7 @@ def read_embedded(path: Path) -> str | None:
     model = _model(path)
     for entry in model.tables(6):
         if entry.text(0) == MARKER:
-            buffer = list(model.tables(4))[entry.integer(1)]
+            buffer = item(list(model.tables(4)), entry.integer(1))
             return (buffer.raw(0) or b"").decode("utf-8", "replace")
     return None
 

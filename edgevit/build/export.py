@@ -22,16 +22,17 @@ from edgevit.bundle.card import write_card, write_licence
 from edgevit.bundle.golden import write_golden
 from edgevit.bundle.read import Bundle, read_bundle
 from edgevit.bundle.sbom import write_sbom
-from edgevit.bundle.write import REJECTED, explained_disk_errors, publish, staging, write_manifest
+from edgevit.bundle.write import REJECTED, disk_full, explained_disk_errors, publish, staging, write_manifest
 from edgevit.core.events import Event, Listener, ignore
 from edgevit.core.manifest import Lowering, Manifest, VerdictInfo
 from edgevit.core.target import Runtime, folder_name
-from edgevit.errors import ConversionFailed, EdgevitError, EnvironmentIncomplete, MissingDependency
+from edgevit.errors import ConversionFailed, EdgevitError, MissingDependency
 from edgevit.verify.judge import judge, not_run, run_artifact, why_not_here
 from edgevit.verify.probes import Golden
 
 _MEMORY_PER_JOB = 4 << 30
 _LOGS = "logs"
+_NO_SPACE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -246,8 +247,8 @@ def _lower(shared: _Shared, runtime: Runtime, manifest: Manifest, out: Path, scr
     try:
         return run_job(job, scratch, log, shared.limits, shared.stop)
     except ConversionFailed as error:
-        if "No space left on device" in error.message:
-            raise EnvironmentIncomplete("the disk is full", where=str(out.parent), cure="free some space or choose another -o DIR") from error
+        if shutil.disk_usage(scratch).free < _NO_SPACE:
+            raise disk_full(scratch.parent) from error
         raise
 
 

@@ -21,6 +21,11 @@ REJECTED = ".rejected"
 _STAGING = re.compile(r"\.(?P<name>.+)\.tmp-(?P<pid>\d+)")
 
 
+def disk_full(where: Path) -> EnvironmentIncomplete:
+    """The error for a disk without space."""
+    return EnvironmentIncomplete("the disk is full", where=str(where), cure="free some space or choose another -o DIR")
+
+
 @contextmanager
 def explained_disk_errors(where: Path) -> Iterator[None]:
     """Turn a full or read-only disk into one clear message."""
@@ -28,7 +33,7 @@ def explained_disk_errors(where: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise EnvironmentIncomplete("the disk is full", where=str(where), cure="free some space or choose another -o DIR") from error
+            raise disk_full(where) from error
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
             raise UsageError(f"the output cannot be written: {error.strerror}", where=str(where), cure="choose another -o DIR") from error
         raise

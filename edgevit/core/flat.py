@@ -7,12 +7,14 @@ converter installed. Every offset is checked: a damaged file gives `BadFile`, ne
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from edgevit.errors import BadFile
 
 Buffer = bytes | memoryview
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,17 @@ class Table:
             yield Table(self.data, slot + _unsigned(self.data, slot))
 
 
+def item(values: Sequence[T], index: int) -> T:
+    """One element by an index that came out of a file.
+
+    Raises:
+        BadFile: there is no such element.
+    """
+    if index >= len(values):
+        raise _damaged()
+    return values[index]
+
+
 def root(data: Buffer) -> Table:
     """The root table of a FlatBuffers file."""
     return Table(data, _unsigned(data, 0))
@@ -87,7 +100,7 @@ def _signed(data: Buffer, at: int) -> int:
 
 
 def _damaged() -> BadFile:
-    return BadFile("the model file is damaged: an offset points outside it")
+    return BadFile("the model file is damaged: it points outside itself")
 
 
 def _varint(data: Buffer, at: int) -> tuple[int, int]:
