@@ -1,10 +1,10 @@
 """On-device deployment of vision transformers: export, verify, run.
 
-    import edgevit
+import edgevit
 
-    results = edgevit.export("tinyvit_digits", targets=["onnx", "litert"])
-    model = edgevit.load("build/tinyvit_digits/onnx-fp32")
-    model.predict("seven.png")[0].label
+results = edgevit.export("tinyvit_digits", targets=["onnx", "litert"])
+model = edgevit.load("build/tinyvit_digits/onnx-fp32")
+model.predict("seven.png")[0].label
 """
 
 from __future__ import annotations

@@ -35,8 +35,9 @@ def export(model: str, targets: Sequence[str], *, listen: Listener = ignore, **o
     return run_export(ExportOptions(model, tuple(targets), **options), listen)
 
 
-def verify(bundle: Path | str, *, reference: str | None = None, images: Path | str | None = None,
-           **model_options: Any) -> VerdictInfo:
+def verify(
+    bundle: Path | str, *, reference: str | None = None, images: Path | str | None = None, **model_options: Any
+) -> VerdictInfo:
     """Judge a bundle again, against its golden vectors or a PyTorch model.
 
     Args:

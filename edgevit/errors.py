@@ -17,8 +17,8 @@ An error says what was wrong, where, and what to do about it: `message`, `where`
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class EdgevitError(Exception):

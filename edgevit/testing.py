@@ -44,7 +44,7 @@ def _structured_image(size: tuple[int, int], rng: np.random.Generator) -> Image:
     canvas = rng.uniform(0.1, 0.9, 3) + 0.4 * (y[..., None] * direction[0] + x[..., None] * direction[1])
     for _ in range(int(rng.integers(3, 7))):
         colour = rng.uniform(0, 1, 3)
-        cy, cx, radius = rng.uniform(0, 1, 2).tolist() + [rng.uniform(0.05, 0.35)]
+        cy, cx, radius = *rng.uniform(0, 1, 2), rng.uniform(0.05, 0.35)
         kind = rng.integers(3)
         if kind == 0:
             mask = (y - cy) ** 2 + (x - cx) ** 2 < radius**2
@@ -157,6 +157,6 @@ def _set_statistics(norm: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
     values = inputs[0]
     axes = [axis for axis in range(values.dim()) if axis != 1]
     variance, mean = torch.var_mean(values, axes)
-    norm.running_mean.copy_(mean)  # type: ignore[operator, union-attr]
+    norm.running_mean.copy_(mean)  # type: ignore[operator]
     spread = torch.maximum(_HEADROOM * variance, (_LEAST_SPREAD * mean) ** 2)
-    norm.running_var.copy_(spread.clamp_(min=1e-3))  # type: ignore[operator, union-attr]
+    norm.running_var.copy_(spread.clamp_(min=1e-3))  # type: ignore[operator]

@@ -10,8 +10,28 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-HEAVY = ("torch", "timm", "torchvision", "coremltools", "executorch", "litert_torch", "onnx", "onnxruntime", "ai_edge_litert", "sklearn")
-LEAN_COMMANDS = (["--help"], ["export", "--help"], ["models"], ["targets"], ["targets", "browser"], ["inspect", "tiny_vit_5m_224"], ["doctor"], ["cache", "show"])
+HEAVY = (
+    "torch",
+    "timm",
+    "torchvision",
+    "coremltools",
+    "executorch",
+    "litert_torch",
+    "onnx",
+    "onnxruntime",
+    "ai_edge_litert",
+    "sklearn",
+)
+LEAN_COMMANDS = (
+    ["--help"],
+    ["export", "--help"],
+    ["models"],
+    ["targets"],
+    ["targets", "browser"],
+    ["inspect", "tiny_vit_5m_224"],
+    ["doctor"],
+    ["cache", "show"],
+)
 
 
 @pytest.mark.parametrize("arguments", LEAN_COMMANDS, ids=" ".join)
@@ -41,7 +61,13 @@ def test_every_module_and_public_function_has_a_docstring() -> None:
     for path in (ROOT / "edgevit").rglob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         nodes = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
-        owners = {id(child) for node in nodes if isinstance(node, ast.FunctionDef) for child in ast.walk(node) if child is not node}
+        owners = {
+            id(child)
+            for node in nodes
+            if isinstance(node, ast.FunctionDef)
+            for child in ast.walk(node)
+            if child is not node
+        }
         public = [node for node in nodes if not node.name.startswith("_") and id(node) not in owners]
         bare += [f"{path}:{node.lineno} {node.name}" for node in public if not ast.get_docstring(node)]
         bare += [] if ast.get_docstring(tree) else [str(path)]
@@ -75,7 +101,13 @@ def test_every_error_says_its_exit_code_in_the_tree() -> None:
     from edgevit import errors
 
     tree = errors.__doc__ or ""
-    found = {name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, errors.EdgevitError)}
+    found = {
+        name: kind
+        for name, kind in vars(errors).items()
+        if isinstance(kind, type) and issubclass(kind, errors.EdgevitError)
+    }
     for name, kind in found.items():
-        assert re.search(rf"{name}\s+exit {kind.exit_code}", tree) or name == "EnvironmentIncomplete" and "exit 5" in tree, name
+        assert re.search(rf"{name}\s+exit {kind.exit_code}", tree) or (
+            name == "EnvironmentIncomplete" and "exit 5" in tree
+        ), name
     assert len({kind.code for kind in found.values()}) == len(found)

@@ -25,8 +25,11 @@ from edgevit.models.registry import spec_from_cfg
 
 MODELS = Path(__file__).parents[1] / "edgevit/models"
 BUNDLED_FAMILIES = {
-    "tinyvit_digits": "TinyViT", "shvit_digits": "SHViT", "mobilevitv2_digits": "MobileViTv2",
-    "efficientformerv2_digits": "EfficientFormerV2", "deit_digits": "DeiT",
+    "tinyvit_digits": "TinyViT",
+    "shvit_digits": "SHViT",
+    "mobilevitv2_digits": "MobileViTv2",
+    "efficientformerv2_digits": "EfficientFormerV2",
+    "deit_digits": "DeiT",
 }
 
 
@@ -50,10 +53,20 @@ def zoo_rows() -> list[ModelSpec]:
             assert cfg is not None and cfg.tag == source.partition(".")[2], source
             model = timm.create_model(source.partition(".")[0], num_classes=1000)
             parameters, macs = cost(model, cfg.input_size[1:])
-            specs.append(spec_from_cfg(
-                name, source, cfg.to_dict(), origin="zoo", family=family, paper=facts["paper"],
-                parameters=parameters, macs=macs, top1=top1 or None, top1_source=top1_source,
-            ))
+            specs.append(
+                spec_from_cfg(
+                    name,
+                    source,
+                    cfg.to_dict(),
+                    origin="zoo",
+                    family=family,
+                    paper=facts["paper"],
+                    parameters=parameters,
+                    macs=macs,
+                    top1=top1 or None,
+                    top1_source=top1_source,
+                )
+            )
             print(f"{name:40s} {parameters / 1e6:7.2f} M {macs / 1e6:9.1f} M MACs", flush=True)
     return specs
 
@@ -64,14 +77,23 @@ def bundled_rows() -> list[ModelSpec]:
         parameters, macs = cost(build_bundled(name), (32, 32))
         with safe_open(MODELS / f"weights/{name}.safetensors", framework="numpy") as file:
             facts = json.loads(file.metadata()["edgevit"])
-        specs.append(ModelSpec(
-            name=name, family=BUNDLED_FAMILIES[name], origin="bundled", source=name,
-            parameters=parameters, macs=macs,
-            preprocessing=Preprocessing((32, 32), crop_pct=1.0, mean=MEAN, std=STD),
-            num_classes=10, labels="digits", top1=round(100 * facts["accuracy"], 2),
-            top1_source="measured on digits:test", licence="apache-2.0",
-            paper="trained by tools/train_digits.py",
-        ))
+        specs.append(
+            ModelSpec(
+                name=name,
+                family=BUNDLED_FAMILIES[name],
+                origin="bundled",
+                source=name,
+                parameters=parameters,
+                macs=macs,
+                preprocessing=Preprocessing((32, 32), crop_pct=1.0, mean=MEAN, std=STD),
+                num_classes=10,
+                labels="digits",
+                top1=round(100 * facts["accuracy"], 2),
+                top1_source="measured on digits:test",
+                licence="apache-2.0",
+                paper="trained by tools/train_digits.py",
+            )
+        )
     return specs
 
 

@@ -92,14 +92,20 @@ def main() -> int:
     for result in results:
         answers[result.target] = bundle_answers(result, images)
         rows.append(_row(result, answers[result.target], reference, truth))
-    print_table(["format", "verdict", "error", "size", f"digits right of {SHOWN}", "same as PyTorch"], rows, right=("error", "size"))
+    print_table(
+        ["format", "verdict", "error", "size", f"digits right of {SHOWN}", "same as PyTorch"],
+        rows,
+        right=("error", "size"),
+    )
     picture = arguments.out / "demo.png"
     draw(images, truth, answers, picture)
     stdout().print(f"\npicture: {picture}\nbundles: {arguments.out / arguments.model}", markup=False)
     return 0 if all(result.ok for result in results) else 1
 
 
-def _row(result: ExportResult, found: list[tuple[int, float]] | None, reference: list[tuple[int, float]], truth: np.ndarray) -> list[str]:
+def _row(
+    result: ExportResult, found: list[tuple[int, float]] | None, reference: list[tuple[int, float]], truth: np.ndarray
+) -> list[str]:
     verdict = result.manifest.verdict if result.manifest else None
     if verdict is None:
         return [result.target, "conversion failed", "", "", "", ""]

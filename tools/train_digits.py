@@ -12,7 +12,7 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -74,9 +74,9 @@ def shifted(images: torch.Tensor, most: int) -> torch.Tensor:
         return images
     padded = F.pad(images, (most,) * 4, mode="replicate")
     corners = torch.randint(0, 2 * most + 1, (len(images), 2)).tolist()
-    return torch.stack([
-        image[:, top : top + 32, left : left + 32] for image, (top, left) in zip(padded, corners, strict=True)
-    ])
+    return torch.stack(
+        [image[:, top : top + 32, left : left + 32] for image, (top, left) in zip(padded, corners, strict=True)]
+    )
 
 
 def distillation(teacher: nn.Module, outputs: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
@@ -86,8 +86,14 @@ def distillation(teacher: nn.Module, outputs: torch.Tensor, images: torch.Tensor
     return F.kl_div(F.log_softmax(outputs, -1), wanted, log_target=True, reduction="batchmean")
 
 
-def train_one_epoch(model: nn.Module, split: tuple[torch.Tensor, torch.Tensor], recipe: Recipe,
-                    teacher: nn.Module | None, optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.OneCycleLR) -> None:
+def train_one_epoch(
+    model: nn.Module,
+    split: tuple[torch.Tensor, torch.Tensor],
+    recipe: Recipe,
+    teacher: nn.Module | None,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.OneCycleLR,
+) -> None:
     model.train()
     images, labels = split
     for batch in torch.randperm(len(labels)).split(recipe.batch):
@@ -125,8 +131,11 @@ def train(model: nn.Module, name: str, phase: int, recipe: Recipe) -> float:
         split = tensors("train", recipe.first_draw + epoch % recipe.draws)
         train_one_epoch(model, split, recipe, teacher, optimizer, schedule)
         if epoch % 10 == 9 or epoch == recipe.epochs - 1:
-            print(f"{name} phase {phase} epoch {epoch + 1}/{recipe.epochs} held-out {accuracy(model, test):.4f} "
-                  f"{time.monotonic() - started:.0f} s", flush=True)
+            print(
+                f"{name} phase {phase} epoch {epoch + 1}/{recipe.epochs} held-out {accuracy(model, test):.4f} "
+                f"{time.monotonic() - started:.0f} s",
+                flush=True,
+            )
     return accuracy(model, test)
 
 
@@ -137,7 +146,13 @@ def fresh(name: str) -> nn.Module:
 
 def save(model: nn.Module, name: str, result: float, phases: Sequence[Recipe]) -> None:
     state = {key: value.contiguous() for key, value in model.state_dict().items()}
-    facts = {"name": name, "accuracy": result, "seed": SEED, "epochs": sum(r.epochs for r in phases), "images": "digits:test"}
+    facts = {
+        "name": name,
+        "accuracy": result,
+        "seed": SEED,
+        "epochs": sum(r.epochs for r in phases),
+        "images": "digits:test",
+    }
     WEIGHTS.mkdir(exist_ok=True)
     path = WEIGHTS / f"{name}.safetensors"
     save_file(state, path, metadata={"edgevit": json.dumps(facts)})

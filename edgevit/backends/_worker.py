@@ -47,7 +47,8 @@ def _lower(job: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(job["threads"])
     started = time.monotonic()
     manifest = parse_manifest(json.dumps(job["manifest"]), "job")
-    interface = Interface(**{key: tuple(value) if isinstance(value, list) else value for key, value in job["interface"].items()})
+    given: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in job["interface"].items()}
+    interface = Interface(**given)
     program = torch.export.load(job["program"])
     prepared = prepare(program, interface, rewrites_for(manifest.target.backend), job.get("taps", ()))
     backend = find_backend(manifest.target.backend)

@@ -52,6 +52,10 @@ def lower(request: LowerRequest) -> None:
     check_saved(request.out, manifest)
 
 
+def _on_macos() -> bool:
+    return sys.platform == "darwin"
+
+
 def _input_type(manifest: Manifest) -> Any:
     import coremltools as ct
 
@@ -89,9 +93,9 @@ def check_saved(path: Path, manifest: Manifest) -> None:
         image = source.type.imageType
         if (image.height, image.width) != (height, width):
             raise ValueError(f"the saved image input is {image.height}x{image.width}")
-    if manifest.output.kind == "probabilities":
-        if _class_labels(spec.mlProgram.functions["main"]) != list(manifest.labels):
-            raise ValueError("the saved class labels differ from the manifest's")
+    classifies = manifest.output.kind == "probabilities"
+    if classifies and _class_labels(spec.mlProgram.functions["main"]) != list(manifest.labels):
+        raise ValueError("the saved class labels differ from the manifest's")
     if not list((path / "Data").rglob("weight.bin")):
         raise ValueError("the package has no weight file")
 
@@ -112,8 +116,10 @@ def load(path: Path) -> Runner:
     Raises:
         EnvironmentIncomplete: this is not macOS.
     """
-    if sys.platform != "darwin":
-        raise EnvironmentIncomplete(NOT_HERE, where=str(path), cure="copy the bundle to a Mac and run the same command there")
+    if not _on_macos():
+        raise EnvironmentIncomplete(
+            NOT_HERE, where=str(path), cure="copy the bundle to a Mac and run the same command there"
+        )
     try:
         import coremltools as ct
         from PIL import Image
@@ -172,9 +178,19 @@ def read_embedded(path: Path) -> str | None:
 
 
 BACKEND = Backend(
-    name="coreml", suffix=".mlpackage", extra="coreml", packages=("torch", "coremltools"),
-    runtime_packages=("coremltools",), layout=lambda variant: "image_nchw_float", half_program=lambda variant: False,
-    input_name="image", output_name=f"{_LABEL}_probs", opset="ML Program", lower=lower, load=load,
-    operators=operators, read_embedded=read_embedded,
-    available=lambda variant: "" if sys.platform == "darwin" else NOT_HERE,
+    name="coreml",
+    suffix=".mlpackage",
+    extra="coreml",
+    packages=("torch", "coremltools"),
+    runtime_packages=("coremltools",),
+    layout=lambda variant: "image_nchw_float",
+    half_program=lambda variant: False,
+    input_name="image",
+    output_name=f"{_LABEL}_probs",
+    opset="ML Program",
+    lower=lower,
+    load=load,
+    operators=operators,
+    read_embedded=read_embedded,
+    available=lambda variant: "" if _on_macos() else NOT_HERE,
 )

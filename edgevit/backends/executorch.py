@@ -114,10 +114,19 @@ def read_embedded(path: Path) -> str | None:
 
 
 BACKEND = Backend(
-    name="executorch", suffix=".pte", extra="executorch", packages=("torch", "executorch"),
+    name="executorch",
+    suffix=".pte",
+    extra="executorch",
+    packages=("torch", "executorch"),
     runtime_packages=("executorch",),
     layout=lambda variant: "image_nchw_float" if variant == "coreml" else "image_nhwc_uint8",
-    half_program=lambda variant: variant != "coreml", input_name="image", output_name="probabilities", opset="Edge dialect", lower=lower,
-    load=load, operators=operators, read_embedded=read_embedded,
+    half_program=lambda variant: variant != "coreml",
+    input_name="image",
+    output_name="probabilities",
+    opset="Edge dialect",
+    lower=lower,
+    load=load,
+    operators=operators,
+    read_embedded=read_embedded,
     available=lambda variant: "the Core ML delegate runs on Apple systems only" if variant == "coreml" else "",
 )

@@ -41,8 +41,9 @@ class Limits:
         return self.memory_bytes or int(psutil.virtual_memory().total * 0.9)
 
 
-def run_job(job: dict[str, Any], folder: Path, log: Path, limits: Limits,
-            stop: threading.Event | None = None) -> dict[str, Any]:
+def run_job(
+    job: dict[str, Any], folder: Path, log: Path, limits: Limits, stop: threading.Event | None = None
+) -> dict[str, Any]:
     """Carry out one job in a process of its own.
 
     Args:
@@ -65,7 +66,10 @@ def run_job(job: dict[str, Any], folder: Path, log: Path, limits: Limits,
     with log.open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "edgevit.backends._worker", str(request)],
-            stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, env=_environment(limits),
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=_environment(limits),
             start_new_session=True,
         )
         try:
@@ -77,7 +81,8 @@ def run_job(job: dict[str, Any], folder: Path, log: Path, limits: Limits,
     if result and result["ok"]:
         return {key: value for key, value in result.items() if key != "ok"}
     raise ConversionFailed(
-        broken or _reason(result, process.returncode, log), where=f"log: {log}",
+        broken or _reason(result, process.returncode, log),
+        where=f"log: {log}",
         cure="read the log; edgevit doctor checks the toolchain's version",
     )
 

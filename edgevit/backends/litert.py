@@ -23,7 +23,7 @@ def lower(request: LowerRequest) -> None:
     import litert_torch
 
     name = request.manifest.input.name
-    example = request.program.example_inputs[0][0]  # type: ignore[index]
+    example = request.program.example_inputs[0][0]
     module = request.program.module(check_guards=False)
     converted = litert_torch.convert(module, sample_args=(example,))
     plain = request.out.with_suffix(".plain")
@@ -149,8 +149,19 @@ def read_embedded(path: Path) -> str | None:
 
 
 BACKEND = Backend(
-    name="litert", suffix=".tflite", extra="litert", packages=("torch", "litert-torch", "litert-converter", "ai-edge-quantizer"),
-    runtime_packages=("ai-edge-litert",), layout=lambda variant: "image_nhwc_uint8", half_program=lambda variant: False,
-    input_name="image", output_name="probabilities", opset="TFLite schema 3", lower=lower, load=load,
-    operators=operators, read_embedded=read_embedded, available=lambda variant: "",
+    name="litert",
+    suffix=".tflite",
+    extra="litert",
+    packages=("torch", "litert-torch", "litert-converter", "ai-edge-quantizer"),
+    runtime_packages=("ai-edge-litert",),
+    layout=lambda variant: "image_nhwc_uint8",
+    half_program=lambda variant: False,
+    input_name="image",
+    output_name="probabilities",
+    opset="TFLite schema 3",
+    lower=lower,
+    load=load,
+    operators=operators,
+    read_embedded=read_embedded,
+    available=lambda variant: "",
 )

@@ -26,8 +26,12 @@ def lower(request: LowerRequest) -> None:
 
     manifest = request.manifest
     converted = torch.onnx.export(
-        request.program, dynamo=True, opset_version=OPSET, verbose=False,
-        input_names=[manifest.input.name], output_names=[manifest.output.name],
+        request.program,
+        dynamo=True,
+        opset_version=OPSET,
+        verbose=False,
+        input_names=[manifest.input.name],
+        output_names=[manifest.output.name],
     )
     assert converted is not None
     model = converted.model_proto
@@ -81,8 +85,19 @@ def read_embedded(path: Path) -> str | None:
 
 
 BACKEND = Backend(
-    name="onnx", suffix=".onnx", extra="onnx", packages=("torch", "onnx", "onnxscript"),
-    runtime_packages=("onnxruntime",), layout=lambda variant: "image_nhwc_uint8", half_program=lambda variant: True,
-    input_name="image", output_name="probabilities", opset=f"ai.onnx {OPSET}", lower=lower, load=load,
-    operators=operators, read_embedded=read_embedded, available=lambda variant: "",
+    name="onnx",
+    suffix=".onnx",
+    extra="onnx",
+    packages=("torch", "onnx", "onnxscript"),
+    runtime_packages=("onnxruntime",),
+    layout=lambda variant: "image_nhwc_uint8",
+    half_program=lambda variant: True,
+    input_name="image",
+    output_name="probabilities",
+    opset=f"ai.onnx {OPSET}",
+    lower=lower,
+    load=load,
+    operators=operators,
+    read_embedded=read_embedded,
+    available=lambda variant: "",
 )

@@ -85,9 +85,10 @@ def _right_versions(name: str, packages: tuple[str, ...], found: str, extra: str
     """Compare installed versions with the ranges that edgevit's own metadata states."""
     try:
         from packaging.requirements import Requirement
+        from packaging.specifiers import SpecifierSet
     except ImportError:
         return Finding(name, "ok", found)
-    wanted = {}
+    wanted: dict[str, SpecifierSet] = {}
     for line in metadata.requires("edgevit") or []:
         requirement = Requirement(line)
         if len(requirement.specifier):
@@ -95,7 +96,9 @@ def _right_versions(name: str, packages: tuple[str, ...], found: str, extra: str
     for package, version in package_versions(packages).items():
         specifier = wanted.get(package.lower())
         if specifier is not None and not specifier.contains(version.partition("+")[0], prereleases=True):
-            return Finding(name, "wrong", f"{package} {version}, tested with {specifier}", f"pip install 'edgevit[{extra}]'")
+            return Finding(
+                name, "wrong", f"{package} {version}, tested with {specifier}", f"pip install 'edgevit[{extra}]'"
+            )
     return Finding(name, "ok", found)
 
 

@@ -37,7 +37,10 @@ def resolve_targets(options: ExportOptions) -> list[Runtime]:
     for name in options.targets:
         runtime = resolve_target(name)
         if options.precision == "int8":
-            raise UsageError("int8 needs a quantization recipe, which this version does not take", cure="choose --precision fp32 or fp16")
+            raise UsageError(
+                "int8 needs a quantization recipe, which this version does not take",
+                cure="choose --precision fp32 or fp16",
+            )
         check_precision(runtime, options.precision)
         if runtime not in found:
             found.append(runtime)
@@ -60,12 +63,22 @@ def cache_key(options: ExportOptions, runtime: Runtime) -> str | None:
         weights = ["random", options.seed]
     elif options.weights != "pretrained" and Path(options.weights).is_file():
         weights = [sha256_file(Path(options.weights)), Path(options.weights).name]
-    return sha256_value({
-        "model": options.model, "weights": weights, "num_classes": options.num_classes,
-        "labels": options.labels, "size": options.size, "input": options.input, "output": options.output,
-        "precision": options.precision, "verify": options.verify, "runtime": runtime.model_dump(mode="json"),
-        "code": code_digest(), "tools": toolchain_versions(find_backend(runtime.backend)),
-    })
+    return sha256_value(
+        {
+            "model": options.model,
+            "weights": weights,
+            "num_classes": options.num_classes,
+            "labels": options.labels,
+            "size": options.size,
+            "input": options.input,
+            "output": options.output,
+            "precision": options.precision,
+            "verify": options.verify,
+            "runtime": runtime.model_dump(mode="json"),
+            "code": code_digest(),
+            "tools": toolchain_versions(find_backend(runtime.backend)),
+        }
+    )
 
 
 def describe(loaded: LoadedModel, options: ExportOptions, runtime: Runtime) -> Manifest:
@@ -97,11 +110,19 @@ def describe(loaded: LoadedModel, options: ExportOptions, runtime: Runtime) -> M
             values="0..255" if image else "normalised",
         ),
         preprocess=PreprocessInfo(
-            size=rule.size, crop_pct=rule.crop_pct, crop_mode=rule.crop_mode, interpolation=rule.interpolation,
-            antialias=rule.antialias, mean=rule.mean, std=rule.std, normalise_in_graph=image,
+            size=rule.size,
+            crop_pct=rule.crop_pct,
+            crop_mode=rule.crop_mode,
+            interpolation=rule.interpolation,
+            antialias=rule.antialias,
+            mean=rule.mean,
+            std=rule.std,
+            normalise_in_graph=image,
         ),
         output=OutputInfo(
-            name=backend.output_name if probabilities else "logits", kind=options.output, classes=len(loaded.labels),
+            name=backend.output_name if probabilities else "logits",
+            kind=options.output,
+            classes=len(loaded.labels),
         ),
         labels=loaded.labels,
         opset=backend.opset,

@@ -7,7 +7,7 @@ import shutil
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +129,12 @@ def _build(options: ExportOptions, wanted: list[Runtime], home: Path, listen: Li
         _require(find_backend(runtime.backend))
     listen(Event(options.model, "loading", "building the model"))
     loaded = load_model(
-        options.model, weights=options.weights, num_classes=options.num_classes, labels=options.labels,
-        size=options.size, seed=options.seed,
+        options.model,
+        weights=options.weights,
+        num_classes=options.num_classes,
+        labels=options.labels,
+        size=options.size,
+        seed=options.seed,
     )
     stop = threading.Event()
     with staging(home / "shared") as scratch:
@@ -160,8 +164,15 @@ def _jobs_at_once(options: ExportOptions, targets: int) -> int:
     return max(1, min(targets, options.jobs or min(os.cpu_count() or 1, by_memory)))
 
 
-def _capture(loaded: Any, options: ExportOptions, wanted: Sequence[Runtime], scratch: Path, home: Path,
-             stop: threading.Event, listen: Listener) -> _Shared:
+def _capture(
+    loaded: Any,
+    options: ExportOptions,
+    wanted: Sequence[Runtime],
+    scratch: Path,
+    home: Path,
+    stop: threading.Event,
+    listen: Listener,
+) -> _Shared:
     import torch
 
     from edgevit.data.images import picture_paths, read_picture
@@ -171,8 +182,11 @@ def _capture(loaded: Any, options: ExportOptions, wanted: Sequence[Runtime], scr
     extra = [read_picture(path) for path in picture_paths(options.images)] if options.images else []
     manifests = {runtime.name: describe(loaded, options, runtime) for runtime in wanted}
     golden = make_golden(
-        loaded.module, loaded.preprocessing, kind=options.input,
-        probabilities=options.output == "probabilities", extra=extra,
+        loaded.module,
+        loaded.preprocessing,
+        kind=options.input,
+        probabilities=options.output == "probabilities",
+        extra=extra,
     )
     listen(Event(options.model, "loading", "capturing the program"))
     program = scratch / "program.pt2"
@@ -180,7 +194,8 @@ def _capture(loaded: Any, options: ExportOptions, wanted: Sequence[Runtime], scr
     goldens = {name: _golden_for(golden, manifest) for name, manifest in manifests.items()}
     jobs = _jobs_at_once(options, len(wanted))
     limits = Limits(
-        seconds=options.timeout, memory_bytes=int((options.memory_gib or 0) * 2**30),
+        seconds=options.timeout,
+        memory_bytes=int((options.memory_gib or 0) * 2**30),
         threads=max(1, (os.cpu_count() or 1) // jobs),
     )
     return _Shared(options, program, manifests, goldens, home / _LOGS, limits, stop, listen)
@@ -230,7 +245,9 @@ def _lower_and_judge(shared: _Shared, runtime: Runtime, destination: Path, scrat
     return ExportResult(name, destination, manifest)
 
 
-def _lower(shared: _Shared, runtime: Runtime, manifest: Manifest, out: Path, scratch: Path, log: Path) -> dict[str, Any]:
+def _lower(
+    shared: _Shared, runtime: Runtime, manifest: Manifest, out: Path, scratch: Path, log: Path
+) -> dict[str, Any]:
     backend, options = find_backend(runtime.backend), shared.options
     interface = {
         "layout": backend.layout(runtime.variant) if options.input == "image" else "tensor",
@@ -241,8 +258,13 @@ def _lower(shared: _Shared, runtime: Runtime, manifest: Manifest, out: Path, scr
         "half": options.precision == "fp16" and backend.half_program(runtime.variant),
     }
     job = {
-        "job": "lower", "program": str(shared.program), "manifest": manifest.model_dump(mode="json", exclude_none=True),
-        "interface": interface, "variant": runtime.variant, "version": runtime.version, "out": str(out),
+        "job": "lower",
+        "program": str(shared.program),
+        "manifest": manifest.model_dump(mode="json", exclude_none=True),
+        "interface": interface,
+        "variant": runtime.variant,
+        "version": runtime.version,
+        "out": str(out),
     }
     try:
         return run_job(job, scratch, log, shared.limits, shared.stop)
@@ -252,7 +274,9 @@ def _lower(shared: _Shared, runtime: Runtime, manifest: Manifest, out: Path, scr
         raise
 
 
-def _verdict(shared: _Shared, runtime: Runtime, manifest: Manifest, file: Path, scratch: Path, log: Path) -> VerdictInfo:
+def _verdict(
+    shared: _Shared, runtime: Runtime, manifest: Manifest, file: Path, scratch: Path, log: Path
+) -> VerdictInfo:
     golden = shared.goldens[runtime.name]
     reason = why_not_here(manifest) if shared.options.verify else "verification was switched off (--no-verify)"
     if reason:

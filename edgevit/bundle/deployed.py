@@ -39,7 +39,13 @@ def preprocessing_rule(manifest: Manifest) -> Preprocessing:
     """The picture-to-input rule of a manifest."""
     rule = manifest.preprocess
     return Preprocessing(
-        rule.size, rule.crop_pct, rule.crop_mode, rule.interpolation, rule.antialias, rule.mean, rule.std,
+        rule.size,
+        rule.crop_pct,
+        rule.crop_mode,
+        rule.interpolation,
+        rule.antialias,
+        rule.mean,
+        rule.std,
     )
 
 
@@ -77,8 +83,9 @@ class Deployed:
         """The model's output for a picture: float32 [classes]."""
         return self._run(self.prepare(picture))[0]
 
-    def predict(self, picture: Picture | Path | str, top: int = 5,
-                max_megapixels: float = MAX_MEGAPIXELS) -> list[Prediction]:
+    def predict(
+        self, picture: Picture | Path | str, top: int = 5, max_megapixels: float = MAX_MEGAPIXELS
+    ) -> list[Prediction]:
         """The most likely classes of a picture, best first.
 
         Args:

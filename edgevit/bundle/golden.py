@@ -13,8 +13,9 @@ from edgevit.errors import BadFile
 FOLDER = "golden"
 
 
-def write_golden(folder: Path, pictures: tuple[NDArray[np.uint8], ...], inputs: NDArray[Any],
-                 outputs: NDArray[np.float32]) -> None:
+def write_golden(
+    folder: Path, pictures: tuple[NDArray[np.uint8], ...], inputs: NDArray[Any], outputs: NDArray[np.float32]
+) -> None:
     """Write the vectors below a bundle folder."""
     from PIL import Image
     from safetensors.numpy import save_file

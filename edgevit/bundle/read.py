@@ -111,6 +111,7 @@ def _check_file(bundle: Bundle, path: Path, entry: FileEntry) -> None:
 
 def _changed(bundle: Bundle, what: str) -> CheckFailed:
     return CheckFailed(
-        f"the bundle was changed after it was written: {what}", where=str(bundle.path),
+        f"the bundle was changed after it was written: {what}",
+        where=str(bundle.path),
         cure="copy it again from where it came, or export it again",
     )

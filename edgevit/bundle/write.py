@@ -35,7 +35,9 @@ def explained_disk_errors(where: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise disk_full(where) from error
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
-            raise UsageError(f"the output cannot be written: {error.strerror}", where=str(where), cure="choose another -o DIR") from error
+            raise UsageError(
+                f"the output cannot be written: {error.strerror}", where=str(where), cure="choose another -o DIR"
+            ) from error
         raise
 
 

@@ -18,7 +18,16 @@ from edgevit.cli.console import error_document, print_error, print_json, stderr
 from edgevit.errors import EdgevitError
 
 _COMMANDS = (
-    "models", "targets", "doctor", "inspect", "export", "verify", "predict", "evaluate", "bundle", "cache",
+    "models",
+    "targets",
+    "doctor",
+    "inspect",
+    "export",
+    "verify",
+    "predict",
+    "evaluate",
+    "bundle",
+    "cache",
 )
 
 app = typer.Typer(
@@ -41,8 +50,12 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def options(
-    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")] = False,
-    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="Twice: show the traceback of an error.")] = 0,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+    verbose: Annotated[
+        int, typer.Option("--verbose", "-v", count=True, help="Twice: show the traceback of an error.")
+    ] = 0,
 ) -> None:
     """Options before the command."""
 
@@ -98,7 +111,9 @@ def _bug(error: Exception) -> None:
     except OSError:
         kept = "the traceback could not be written; run again with -vv"
     console = stderr()
-    console.print(f"[bold red]error:[/] something inside edgevit went wrong: {type(error).__name__}: {error}", markup=True)
+    console.print(
+        f"[bold red]error:[/] something inside edgevit went wrong: {type(error).__name__}: {error}", markup=True
+    )
     console.print(f"  {kept}", style="dim")
     sys.exit(1)
 

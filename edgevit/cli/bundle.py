@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgevit.cli.console import Json, print_json, print_table, size_text, stdout
+from edgevit.cli.console import Json, examples, print_json, print_table, size_text, stdout
 
 BundleArgument = Annotated[Path, typer.Argument(help="A bundle folder.")]
 
@@ -15,9 +15,13 @@ BundleArgument = Annotated[Path, typer.Argument(help="A bundle folder.")]
 def register(app: typer.Typer) -> None:
     """Add the command group."""
     group = typer.Typer(help="Show a bundle, check its files, print its bill of materials.", no_args_is_help=True)
-    group.command(epilog="Examples:\n\n  edgevit bundle show build/shvit_s4/onnx-fp32\n\n  edgevit bundle show build/shvit_s4/onnx-fp32 --json")(show)
-    group.command(epilog="Examples:\n\n  edgevit bundle check build/shvit_s4/onnx-fp32\n\n  edgevit bundle check download --json")(check)
-    group.command(epilog="Examples:\n\n  edgevit bundle sbom build/shvit_s4/onnx-fp32\n\n  edgevit bundle sbom build/shvit_s4/onnx-fp32 > sbom.json")(sbom)
+    group.command(
+        epilog=examples("bundle show build/shvit_s4/onnx-fp32", "bundle show build/shvit_s4/onnx-fp32 --json")
+    )(show)
+    group.command(epilog=examples("bundle check build/shvit_s4/onnx-fp32", "bundle check download --json"))(check)
+    group.command(
+        epilog=examples("bundle sbom build/shvit_s4/onnx-fp32", "bundle sbom build/shvit_s4/onnx-fp32 > sbom.json")
+    )(sbom)
     app.add_typer(group, name="bundle")
 
 
@@ -29,8 +33,15 @@ def show(path: BundleArgument, json: Json = False) -> None:
     if json:
         print_json({"bundle": str(path), "manifest": manifest.model_dump(mode="json", exclude_none=True)})
         return
-    stdout().print((path / "README.md").read_text(encoding="utf-8") if (path / "README.md").is_file() else manifest.model.name, markup=False)
-    print_table(["file", "size", "sha256"], [[f.path, size_text(f.bytes), f.sha256[:16]] for f in manifest.files or ()], right=("size",))
+    stdout().print(
+        (path / "README.md").read_text(encoding="utf-8") if (path / "README.md").is_file() else manifest.model.name,
+        markup=False,
+    )
+    print_table(
+        ["file", "size", "sha256"],
+        [[f.path, size_text(f.bytes), f.sha256[:16]] for f in manifest.files or ()],
+        right=("size",),
+    )
 
 
 def check(path: BundleArgument, json: Json = False) -> None:

@@ -21,6 +21,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")]
 
 
+def examples(*commands: str) -> str:
+    """The end of a help page: what to type, one line each."""
+    return "Examples:\n\n" + "\n\n".join(f"  edgevit {command}" for command in commands)
+
+
 def stdout() -> Console:
     """Where results go."""
     from rich.console import Console

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import typer
 
-from edgevit.cli.console import Json, print_json, print_table
+from edgevit.cli.console import Json, examples, print_json, print_table
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(epilog="Examples:\n\n  edgevit doctor\n\n  edgevit doctor --json")(doctor)
+    app.command(epilog=examples("doctor", "doctor --json"))(doctor)
 
 
 def doctor(json: Json = False) -> None:
@@ -21,7 +21,9 @@ def doctor(json: Json = False) -> None:
         print_json({"checks": [finding.to_dict() for finding in findings]})
     else:
         marks = {"ok": "[green]ok[/]", "missing": "[yellow]missing[/]", "wrong": "[red]wrong[/]"}
-        print_table(["check", "state", "found", "to mend it"], [[f.name, marks[f.state], f.found, f.cure] for f in findings])
+        print_table(
+            ["check", "state", "found", "to mend it"], [[f.name, marks[f.state], f.found, f.cure] for f in findings]
+        )
     exports = [finding for finding in findings if finding.name.startswith("export to")]
     if not any(finding.state == "ok" for finding in exports):
         raise typer.Exit(5)

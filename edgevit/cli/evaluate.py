@@ -7,13 +7,18 @@ from typing import Annotated
 
 import typer
 
-from edgevit.cli.console import Json, Quiet, counted, print_json, print_table
+from edgevit.cli.console import Json, Quiet, counted, examples, print_json, print_table
 from edgevit.cli.options import ClassesOption, LabelsOption, SeedOption, SizeOption, WeightsOption, model_options
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(epilog="Examples:\n\n  edgevit evaluate build/tinyvit_digits/onnx-fp32 digits:test\n\n  edgevit evaluate tinyvit_digits digits:test --predictions torch.csv")(evaluate)
+    app.command(
+        epilog=examples(
+            "evaluate build/tinyvit_digits/onnx-fp32 digits:test",
+            "evaluate tinyvit_digits digits:test --predictions torch.csv",
+        )
+    )(evaluate)
 
 
 def evaluate(
@@ -25,7 +30,9 @@ def evaluate(
     size: SizeOption = None,
     seed: SeedOption = 0,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many pictures.")] = None,
-    predictions: Annotated[Path | None, typer.Option(metavar="FILE", help="Write index,truth,prediction of every picture as CSV.")] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write index,truth,prediction of every picture as CSV.")
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -44,9 +51,16 @@ def evaluate(
             loaded = load_model(model, **model_options(weights, num_classes, labels, size, seed))
             found = evaluate_model(loaded, dataset, limit=limit, advance=advance)
     if predictions:
-        lines = ["index,truth,prediction", *(f"{i},{t},{p}" for i, (t, p) in enumerate(zip(found.truth, found.predictions, strict=True)))]
+        lines = [
+            "index,truth,prediction",
+            *(f"{i},{t},{p}" for i, (t, p) in enumerate(zip(found.truth, found.predictions, strict=True))),
+        ]
         predictions.write_text("\n".join(lines) + "\n", encoding="utf-8")
     if json:
         print_json({"model": model, "dataset": dataset, "accuracy": found.accuracy, "count": found.count})
         return
-    print_table(["model", "data set", "pictures", "accuracy"], [[model, dataset, str(found.count), f"{found.accuracy:.2%}"]], right=("pictures", "accuracy"))
+    print_table(
+        ["model", "data set", "pictures", "accuracy"],
+        [[model, dataset, str(found.count), f"{found.accuracy:.2%}"]],
+        right=("pictures", "accuracy"),
+    )

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgevit.cli.console import Json, Quiet, error_document, print_error, print_json, print_table, size_text, stderr
+from edgevit.cli.console import (
+    Json,
+    Quiet,
+    error_document,
+    examples,
+    print_error,
+    print_json,
+    print_table,
+    size_text,
+    stderr,
+)
 from edgevit.cli.options import (
     ClassesOption,
     InputName,
@@ -27,29 +37,50 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command(
-        epilog="Examples:\n\n  edgevit export tinyvit_digits -t coreml -t litert -t executorch -t onnx\n\n"
-        "  edgevit export shvit_s4 -t onnx --precision fp16 --weights shvit_s4.pth -o dist",
+        epilog=examples(
+            "export tinyvit_digits -t coreml -t litert -t executorch -t onnx",
+            "export shvit_s4 -t onnx --precision fp16 --weights shvit_s4.pth -o dist",
+        ),
     )(export)
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="A name from `edgevit models`, any timm classifier, hf-hub:OWNER/REPO or a local timm folder.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A name from `edgevit models`, any timm classifier, hf-hub:OWNER/REPO or a local timm folder."
+        ),
+    ],
     target: Annotated[list[str], typer.Option("--target", "-t", help="A backend, runtime or device; may be repeated.")],
     weights: WeightsOption = "pretrained",
     num_classes: ClassesOption = None,
     labels: LabelsOption = None,
     size: SizeOption = None,
-    input: Annotated[InputName, typer.Option(help="image: bytes in, normalised inside the model; tensor: normalised float32 NCHW.")] = InputName.IMAGE,
+    input: Annotated[
+        InputName, typer.Option(help="image: bytes in, normalised inside the model; tensor: normalised float32 NCHW.")
+    ] = InputName.IMAGE,
     output: Annotated[OutputName, typer.Option(help="What the model gives.")] = OutputName.PROBABILITIES,
-    precision: Annotated[PrecisionName, typer.Option("--precision", "-p", help="Of the computation, or of the stored weights (LiteRT).")] = PrecisionName.FP32,
+    precision: Annotated[
+        PrecisionName, typer.Option("--precision", "-p", help="Of the computation, or of the stored weights (LiteRT).")
+    ] = PrecisionName.FP32,
     images: Annotated[Path | None, typer.Option(metavar="DIR", help="Pictures that join the probes.")] = None,
-    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Run the artifact and compare it with PyTorch.")] = True,
-    bisect: Annotated[bool, typer.Option("--bisect", help="If the verdict fails, find the first operator that departs.")] = False,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Bundles go to DIR/MODEL/TARGET-PRECISION.")] = Path("build"),
+    verify: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Run the artifact and compare it with PyTorch.")
+    ] = True,
+    bisect: Annotated[
+        bool, typer.Option("--bisect", help="If the verdict fails, find the first operator that departs.")
+    ] = False,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="DIR", help="Bundles go to DIR/MODEL/TARGET-PRECISION.")
+    ] = Path("build"),
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Reuse finished bundles.")] = True,
-    jobs: Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Lowerings at once; by cores and memory if not given.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", "-j", min=1, help="Lowerings at once; by cores and memory if not given.")
+    ] = None,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds for one lowering.")] = 1800.0,
-    memory: Annotated[float | None, typer.Option("--memory", min=0.1, metavar="GIB", help="Memory for one lowering.")] = None,
+    memory: Annotated[
+        float | None, typer.Option("--memory", min=0.1, metavar="GIB", help="Memory for one lowering.")
+    ] = None,
     seed: SeedOption = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written, and stop.")] = False,
     json: Json = False,
@@ -60,9 +91,20 @@ def export(
     from edgevit.build.options import ExportOptions
 
     options = ExportOptions(
-        model=model, targets=tuple(target), input=input.value, output=output.value, precision=precision.value,
-        images=images, verify=verify, bisect=bisect, out=out, cache=cache, jobs=jobs, timeout=timeout,
-        memory_gib=memory, **model_options(weights, num_classes, labels, size, seed),
+        model=model,
+        targets=tuple(target),
+        input=input.value,
+        output=output.value,
+        precision=precision.value,
+        images=images,
+        verify=verify,
+        bisect=bisect,
+        out=out,
+        cache=cache,
+        jobs=jobs,
+        timeout=timeout,
+        memory_gib=memory,
+        **model_options(weights, num_classes, labels, size, seed),
     )
     if dry_run:
         _plan(options, json)
@@ -88,13 +130,19 @@ def _plan(options: Any, json: bool) -> None:
     for runtime in resolve_targets(options):
         key = cache_key(options, runtime) if options.cache else None
         path = options.out / model_folder(options.model) / folder_name(runtime, options.precision)
-        rows.append({"target": runtime.name, "bundle": str(path), "cached": bool(key and find(key)), "replaces": path.exists()})
+        rows.append(
+            {"target": runtime.name, "bundle": str(path), "cached": bool(key and find(key)), "replaces": path.exists()}
+        )
     if json:
         print_json({"plan": rows})
         return
-    print_table(["target", "bundle", "from cache", "replaces"], [
-        [row["target"], row["bundle"], "yes" if row["cached"] else "no", "yes" if row["replaces"] else "no"] for row in rows
-    ])
+    print_table(
+        ["target", "bundle", "from cache", "replaces"],
+        [
+            [row["target"], row["bundle"], "yes" if row["cached"] else "no", "yes" if row["replaces"] else "no"]
+            for row in rows
+        ],
+    )
 
 
 def _report(results: list[ExportResult], json: bool, quiet: bool) -> None:
@@ -103,12 +151,15 @@ def _report(results: list[ExportResult], json: bool, quiet: bool) -> None:
     elif not quiet or any(result.ok for result in results):
         print_table(
             ["target", "verdict", "error", "discrimination", "size", "seconds", "peak memory", "bundle"],
-            [_row(result) for result in results], right=("error", "discrimination", "size", "seconds", "peak memory"),
+            [_row(result) for result in results],
+            right=("error", "discrimination", "size", "seconds", "peak memory"),
         )
     for result in results:
         if result.error:
             print_error(result.error)
-    waiting = [r for r in results if r.ok and r.manifest and r.manifest.verdict and r.manifest.verdict.status == "not_run"]
+    waiting = [
+        r for r in results if r.ok and r.manifest and r.manifest.verdict and r.manifest.verdict.status == "not_run"
+    ]
     if waiting and not quiet and not json:
         for result in waiting:
             assert result.manifest is not None and result.manifest.verdict is not None
@@ -131,11 +182,14 @@ def _row(result: ExportResult) -> list[str]:
     colours = {"passed": "green", "failed": "red", "not_run": "yellow"}
     word = verdict.status.replace("_", " ")
     return [
-        result.target, f"[{colours[verdict.status]}]{word}[/]",
+        result.target,
+        f"[{colours[verdict.status]}]{word}[/]",
         f"{verdict.error:.1e}" if verdict.error is not None else "–",
         f"{verdict.discrimination:.3g}" if verdict.discrimination is not None else "–",
-        size_text(artifact_bytes(result)), "cached" if result.cached else f"{lowering.seconds:.1f}",
-        size_text(lowering.peak_memory_bytes), str(result.path),
+        size_text(artifact_bytes(result)),
+        "cached" if result.cached else f"{lowering.seconds:.1f}",
+        size_text(lowering.peak_memory_bytes),
+        str(result.path),
     ]
 
 

@@ -7,17 +7,27 @@ from typing import Annotated, Any
 
 import typer
 
-from edgevit.cli.console import Json, print_json, print_table, quantity, size_text, stdout
+from edgevit.cli.console import Json, examples, print_json, print_table, quantity, size_text, stdout
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(epilog="Examples:\n\n  edgevit inspect tiny_vit_5m_224\n\n  edgevit inspect model.tflite --json")(inspect)
+    app.command(epilog=examples("inspect tiny_vit_5m_224", "inspect model.tflite --json"))(inspect)
 
 
 def inspect(
-    what: Annotated[str, typer.Argument(metavar="MODEL|BUNDLE|FILE", help="A model name, a bundle folder, or a .onnx, .tflite, .pte or .mlpackage.")],
-    graph: Annotated[bool, typer.Option("--graph", help="For a model: capture it and show which rewrites fire for each backend (needs torch).")] = False,
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL|BUNDLE|FILE", help="A model name, a bundle folder, or a .onnx, .tflite, .pte or .mlpackage."
+        ),
+    ],
+    graph: Annotated[
+        bool,
+        typer.Option(
+            "--graph", help="For a model: capture it and show which rewrites fire for each backend (needs torch)."
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Show parameters, inputs and outputs, operators, preprocessing and the embedded manifest."""
@@ -86,25 +96,35 @@ def _show(document: dict[str, Any]) -> None:
         console.print("no edgevit manifest inside: written by another tool", style="yellow")
     else:
         _show_manifest(manifest)
-    print_table(["operator", "count"], [[name, str(count)] for name, count in document["operators"].items()], right=("count",))
+    print_table(
+        ["operator", "count"], [[name, str(count)] for name, count in document["operators"].items()], right=("count",)
+    )
+
+
+def _rule_text(rule: dict[str, Any]) -> str:
+    crop = f"crop {rule['crop_pct']:g} ({rule['crop_mode']})"
+    return f"{rule['interpolation']}, antialiased, {crop}, mean {list(rule['mean'])}, std {list(rule['std'])}"
 
 
 def _show_manifest(manifest: dict[str, Any]) -> None:
     model, source, output, rule = manifest["model"], manifest["input"], manifest["output"], manifest["preprocess"]
     labels = manifest["labels"]
     rows = {
-        "model": f"{model['name']} ({model['family']}), {quantity(model['parameters'])} parameters, {model['weights']['kind']} weights",
+        "model": f"{model['name']} ({model['family']}), {quantity(model['parameters'])} parameters",
+        "weights": f"{model['weights']['kind']}, {model['weights']['source']}; licence {model['licence']}",
         "target": f"{manifest['target']['runtime']}, {manifest['target']['precision']}",
-        "input": f"{source['name']}: {source['layout']} {source['dtype']} {source['shape']}, {source['colour']}, {source['values']}",
-        "preprocess": f"{rule['interpolation']} to {rule['size']}, crop {rule['crop_pct']:g} ({rule['crop_mode']}), mean {rule['mean']}, std {rule['std']}"
-        + (", normalised inside" if rule["normalise_in_graph"] else ""),
+        "input": f"{source['name']}: {source['layout']} {source['dtype']} {source['shape']}, "
+        f"{source['colour']}, {source['values']}",
+        "preprocess": _rule_text(rule) + (", normalised inside" if rule["normalise_in_graph"] else ""),
         "output": f"{output['name']}: {output['classes']} {output['kind']}",
         "labels": ", ".join(labels[:4]) + (f" … ({len(labels)})" if len(labels) > 4 else ""),
         "toolchain": ", ".join(f"{name} {version}" for name, version in manifest["toolchain"].items()),
     }
     verdict = manifest.get("verdict")
     if verdict:
-        rows["verdict"] = verdict["status"] + (f", error {verdict['error']:.1e} of the range" if verdict.get("error") is not None else "")
+        rows["verdict"] = verdict["status"] + (
+            f", error {verdict['error']:.1e} of the range" if verdict.get("error") is not None else ""
+        )
     for key, value in rows.items():
         stdout().print(f"  {key:11} {value}", markup=False)
 
@@ -113,11 +133,14 @@ def _show_model(document: dict[str, Any]) -> None:
     spec = document["model"]
     rule = spec["preprocessing"]
     rows = {
-        "name": spec["name"], "family": f"{spec['family']} ({spec['paper']})" if spec["paper"] else spec["family"],
+        "name": spec["name"],
+        "family": f"{spec['family']} ({spec['paper']})" if spec["paper"] else spec["family"],
         "weights": f"{spec['source']}, licence {spec['licence']}",
-        "parameters": quantity(spec["parameters"]), "MACs": quantity(spec["macs"]),
-        "input": f"{rule['size'][0]}x{rule['size'][1]} RGB", "classes": f"{spec['num_classes']} ({spec['labels']})",
-        "preprocess": f"{rule['interpolation']}, antialiased, crop {rule['crop_pct']:g} ({rule['crop_mode']}), mean {list(rule['mean'])}, std {list(rule['std'])}",
+        "parameters": quantity(spec["parameters"]),
+        "MACs": quantity(spec["macs"]),
+        "input": f"{rule['size'][0]}x{rule['size'][1]} RGB",
+        "classes": f"{spec['num_classes']} ({spec['labels']})",
+        "preprocess": _rule_text(rule),
         "top-1": f"{spec['top1']:.2f} % ({spec['top1_source']})" if spec["top1"] is not None else "no figure recorded",
     }
     for key, value in rows.items():
@@ -125,4 +148,8 @@ def _show_model(document: dict[str, Any]) -> None:
     if "rewrites" in document:
         backends = list(document["rewrites"])
         names = sorted({name for found in document["rewrites"].values() for name in found})
-        print_table(["rewrite", *backends], [[name, *(str(document["rewrites"][b].get(name, "–")) for b in backends)] for name in names], right=backends)
+        print_table(
+            ["rewrite", *backends],
+            [[name, *(str(document["rewrites"][b].get(name, "–")) for b in backends)] for name in names],
+            right=backends,
+        )

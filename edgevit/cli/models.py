@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgevit.cli.console import Json, print_json, print_table, quantity
+from edgevit.cli.console import Json, examples, print_json, print_table, quantity
 
 if TYPE_CHECKING:
     from edgevit.core.spec import ModelSpec
@@ -26,7 +26,7 @@ class SortKey(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(epilog="Examples:\n\n  edgevit models 'tiny*' --sort macs\n\n  edgevit models --max-macs 1000 --min-top1 75 --json")(models)
+    app.command(epilog=examples("models 'tiny*' --sort macs", "models --max-macs 1000 --min-top1 75 --json"))(models)
 
 
 def models(
@@ -79,6 +79,12 @@ def _row(spec: ModelSpec) -> list[str]:
     height, width = spec.preprocessing.size
     top1 = f"{spec.top1:.1f}" if spec.top1 is not None else "–"
     return [
-        spec.name, spec.family, quantity(spec.parameters), quantity(spec.macs), f"{height}x{width}", top1,
-        spec.top1_source or "–", spec.licence,
+        spec.name,
+        spec.family,
+        quantity(spec.parameters),
+        quantity(spec.macs),
+        f"{height}x{width}",
+        top1,
+        spec.top1_source or "–",
+        spec.licence,
     ]

@@ -31,18 +31,35 @@ class OutputName(StrEnum):
     LOGITS = "logits"
 
 
-WeightsOption = Annotated[str, typer.Option("--weights", "-w", metavar="pretrained|random|FILE", help="Weights: from the hub, live random ones, or a .safetensors or .pth file.")]
-ClassesOption = Annotated[int | None, typer.Option("--num-classes", min=1, help="Head size, where it is not the model's own.")]
-LabelsOption = Annotated[Path | None, typer.Option("--labels", metavar="FILE", help="Class names, one a line, in output order.")]
+WeightsOption = Annotated[
+    str,
+    typer.Option(
+        "--weights",
+        "-w",
+        metavar="pretrained|random|FILE",
+        help="Weights: from the hub, live random ones, or a .safetensors or .pth file.",
+    ),
+]
+ClassesOption = Annotated[
+    int | None, typer.Option("--num-classes", min=1, help="Head size, where it is not the model's own.")
+]
+LabelsOption = Annotated[
+    Path | None, typer.Option("--labels", metavar="FILE", help="Class names, one a line, in output order.")
+]
 SizeOption = Annotated[int | None, typer.Option("--size", min=1, help="Side of the square input in pixels.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Of random weights.")]
 
 
-def model_options(weights: str, num_classes: int | None, labels: Path | None, size: int | None, seed: int) -> dict[str, Any]:
+def model_options(
+    weights: str, num_classes: int | None, labels: Path | None, size: int | None, seed: int
+) -> dict[str, Any]:
     """The arguments of `edgevit.models.load.load_model` from the shared options."""
     from edgevit.models.labels import read_labels
 
     return {
-        "weights": weights, "num_classes": num_classes, "labels": read_labels(labels) if labels else None,
-        "size": size, "seed": seed,
+        "weights": weights,
+        "num_classes": num_classes,
+        "labels": read_labels(labels) if labels else None,
+        "size": size,
+        "seed": seed,
     }

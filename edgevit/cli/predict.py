@@ -7,12 +7,17 @@ from typing import Annotated
 
 import typer
 
-from edgevit.cli.console import Json, print_json, print_table
+from edgevit.cli.console import Json, examples, print_json, print_table
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(epilog="Examples:\n\n  edgevit predict build/tinyvit_digits/onnx-fp32 seven.png\n\n  edgevit predict build/shvit_s4/litert-fp32 photos/*.jpg --top 3 --json")(predict)
+    app.command(
+        epilog=examples(
+            "predict build/tinyvit_digits/onnx-fp32 seven.png",
+            "predict build/shvit_s4/litert-fp32 photos/*.jpg --top 3 --json",
+        )
+    )(predict)
 
 
 def predict(
@@ -29,16 +34,25 @@ def predict(
     found = [(path, deployed.predict(path, top, max_megapixels)) for path in image]
     kind = deployed.bundle.manifest.output.kind
     if json:
-        print_json({
-            "bundle": str(bundle), "kind": kind,
-            "predictions": [
-                {"image": str(path), "classes": [{"index": p.index, "label": p.label, "score": p.score} for p in best]}
-                for path, best in found
-            ],
-        })
+        print_json(
+            {
+                "bundle": str(bundle),
+                "kind": kind,
+                "predictions": [
+                    {
+                        "image": str(path),
+                        "classes": [{"index": p.index, "label": p.label, "score": p.score} for p in best],
+                    }
+                    for path, best in found
+                ],
+            }
+        )
         return
     rows = [
         [str(path) if rank == 0 else "", p.label, f"{p.score:.1%}" if kind == "probabilities" else f"{p.score:.3f}"]
-        for path, best in found for rank, p in enumerate(best)
+        for path, best in found
+        for rank, p in enumerate(best)
     ]
-    print_table(["image", "class", "probability" if kind == "probabilities" else "logit"], rows, right=("probability", "logit"))
+    print_table(
+        ["image", "class", "probability" if kind == "probabilities" else "logit"], rows, right=("probability", "logit")
+    )

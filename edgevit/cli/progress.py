@@ -10,7 +10,12 @@ from contextlib import contextmanager
 from edgevit.cli.console import stderr
 from edgevit.core.events import Event, Listener, ignore
 
-_ENDED = {"done": "[green]done[/]", "cached": "[green]cached[/]", "rejected": "[red]rejected[/]", "failed": "[red]failed[/]"}
+_ENDED = {
+    "done": "[green]done[/]",
+    "cached": "[green]cached[/]",
+    "rejected": "[red]rejected[/]",
+    "failed": "[red]failed[/]",
+}
 
 
 @contextmanager
@@ -27,7 +32,9 @@ def listening(quiet: bool) -> Iterator[Listener]:
         def say(event: Event) -> None:
             with lock:
                 detail = f": {event.detail}" if event.detail else ""
-                console.print(f"{time.monotonic() - started:6.1f} s  {event.target} {event.stage}{detail}", markup=False)
+                console.print(
+                    f"{time.monotonic() - started:6.1f} s  {event.target} {event.stage}{detail}", markup=False
+                )
 
         yield say
 
@@ -35,7 +42,12 @@ def listening(quiet: bool) -> Iterator[Listener]:
 def _live() -> Iterator[Listener]:
     from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-    columns = (SpinnerColumn(finished_text=" "), TextColumn("{task.description:28}"), TextColumn("{task.fields[stage]}"), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(finished_text=" "),
+        TextColumn("{task.description:28}"),
+        TextColumn("{task.fields[stage]}"),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=stderr(), transient=True) as progress:
         tasks: dict[str, TaskID] = {}
         lock = threading.Lock()

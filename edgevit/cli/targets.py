@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from edgevit.cli.console import Json, print_json, print_table, stdout
+from edgevit.cli.console import Json, examples, print_json, print_table, stdout
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(epilog="Examples:\n\n  edgevit targets\n\n  edgevit targets raspberry-pi-5 --json")(targets)
+    app.command(epilog=examples("targets", "targets raspberry-pi-5 --json"))(targets)
 
 
 def targets(
@@ -24,7 +24,9 @@ def targets(
     if name:
         runtime = resolve_target(name)
         device = devices().get(name)
-        document = {"runtime": runtime.model_dump(mode="json")} | ({"device": device.model_dump(mode="json")} if device else {})
+        document = {"runtime": runtime.model_dump(mode="json")} | (
+            {"device": device.model_dump(mode="json")} if device else {}
+        )
         if json:
             print_json(document)
             return
@@ -35,15 +37,24 @@ def targets(
                     stdout().print(f"  {key}: {', '.join(value) if isinstance(value, list) else value}", markup=False)
         return
     if json:
-        print_json({
-            "runtimes": [runtime.model_dump(mode="json") for runtime in runtimes().values()],
-            "devices": [device.model_dump(mode="json") for device in devices().values()],
-        })
+        print_json(
+            {
+                "runtimes": [runtime.model_dump(mode="json") for runtime in runtimes().values()],
+                "devices": [device.model_dump(mode="json") for device in devices().values()],
+            }
+        )
         return
     print_table(
         ["runtime", "backend", "version", "precisions", "runs here", "what"],
         [
-            [r.name + (" *" if r.default else ""), r.backend, r.version, " ".join(r.precisions), "yes" if r.runs_here else "no", r.title]
+            [
+                r.name + (" *" if r.default else ""),
+                r.backend,
+                r.version,
+                " ".join(r.precisions),
+                "yes" if r.runs_here else "no",
+                r.title,
+            ]
             for r in runtimes().values()
         ],
     )

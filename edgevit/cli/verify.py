@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgevit.cli.console import Json, Quiet, print_json, print_table, stderr
+from edgevit.cli.console import Json, Quiet, examples, print_json, print_table, stderr
 from edgevit.cli.options import ClassesOption, LabelsOption, SeedOption, SizeOption, WeightsOption, model_options
 
 if TYPE_CHECKING:
@@ -18,21 +18,27 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command(
-        epilog="Examples:\n\n  edgevit verify build/tinyvit_digits/onnx-fp32\n\n"
-        "  edgevit verify build/shvit_s4/* --reference shvit_s4 --weights shvit_s4.pth --images photos",
+        epilog=examples(
+            "verify build/tinyvit_digits/onnx-fp32",
+            "verify build/shvit_s4/* --reference shvit_s4 --weights shvit_s4.pth --images photos",
+        ),
     )(verify)
 
 
 def verify(
     bundle: Annotated[list[Path], typer.Argument(help="Bundle folders.")],
-    reference: Annotated[str | None, typer.Option(metavar="MODEL", help="Compare with this PyTorch model, not with the golden outputs.")] = None,
+    reference: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Compare with this PyTorch model, not with the golden outputs.")
+    ] = None,
     weights: WeightsOption = "pretrained",
     num_classes: ClassesOption = None,
     labels: LabelsOption = None,
     size: SizeOption = None,
     seed: SeedOption = 0,
     images: Annotated[Path | None, typer.Option(metavar="DIR", help="Further pictures; needs --reference.")] = None,
-    bisect: Annotated[bool, typer.Option("--bisect", help="If it fails, find the first operator that departs; needs --reference.")] = False,
+    bisect: Annotated[
+        bool, typer.Option("--bisect", help="If it fails, find the first operator that departs; needs --reference.")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -45,7 +51,9 @@ def verify(
     from edgevit.verify.check import verify_bundle
 
     if (bisect or images) and reference is None:
-        raise UsageError(f"--{'bisect' if bisect else 'images'} needs PyTorch's answers", cure="name the model: --reference MODEL")
+        raise UsageError(
+            f"--{'bisect' if bisect else 'images'} needs PyTorch's answers", cure="name the model: --reference MODEL"
+        )
     bundles = [read_bundle(path) for path in bundle]
     loaded = None
     if reference is not None:
@@ -72,7 +80,8 @@ def _report(bundles: list[Bundle], verdicts: list[VerdictInfo], json: bool, quie
         return
     print_table(
         ["bundle", "verdict", "error", "limit", "discrimination", "top-1", "runtime"],
-        [_row(bundle, verdict) for bundle, verdict in pairs], right=("error", "limit", "discrimination"),
+        [_row(bundle, verdict) for bundle, verdict in pairs],
+        right=("error", "limit", "discrimination"),
     )
     for bundle, verdict in pairs:
         for reason in verdict.reasons if not quiet or verdict.status == "failed" else ():
@@ -90,7 +99,11 @@ def _row(bundle: Bundle, verdict: VerdictInfo) -> list[str]:
         return "–" if value is None else format(value, form)
 
     return [
-        str(bundle.path), f"[{colour}]{verdict.status.replace('_', ' ')}[/]", number(verdict.error, ".1e"),
-        number(verdict.tolerance, "g"), number(verdict.discrimination, ".3g"),
-        {True: "equal", False: "differs", None: "–"}[verdict.top1_equal], verdict.runtime,
+        str(bundle.path),
+        f"[{colour}]{verdict.status.replace('_', ' ')}[/]",
+        number(verdict.error, ".1e"),
+        number(verdict.tolerance, "g"),
+        number(verdict.discrimination, ".3g"),
+        {True: "equal", False: "differs", None: "–"}[verdict.top1_equal],
+        verdict.runtime,
     ]

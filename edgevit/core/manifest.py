@@ -7,13 +7,13 @@ The same schema is written to ``manifest.json`` and, without the parts known onl
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgevit.errors import BadFile
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 1
 MAX_BYTES = 4 << 20
 MARKER = "edgevit_manifest"
 
@@ -157,7 +157,8 @@ def parse_manifest(text: str | bytes, where: str) -> Manifest:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise BadFile(
-            f"the manifest is not valid: {key}: {first['msg']}", where=where,
+            f"the manifest is not valid: {key}: {first['msg']}",
+            where=where,
             cure="export the bundle again with this version of edgevit",
         ) from error
     except (ValueError, RecursionError) as error:

@@ -46,9 +46,7 @@ def _split(split: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         return glyphs[:HELD_OUT], labels[:HELD_OUT]
     if split == "train":
         return glyphs[HELD_OUT:], labels[HELD_OUT:]
-    raise UsageError(
-        f"there is no digits split named {split!r}", cure="use digits:train or digits:test"
-    )
+    raise UsageError(f"there is no digits split named {split!r}", cure="use digits:train or digits:test")
 
 
 def _resize(glyph: NDArray[np.float64], side: int) -> NDArray[np.float64]:
@@ -61,15 +59,16 @@ def _resize(glyph: NDArray[np.float64], side: int) -> NDArray[np.float64]:
     return rows[:, low] * (1 - part) + rows[:, high] * part
 
 
-def _blend(canvas: NDArray[np.float64], mask: NDArray[np.float64], top: int, left: int,
-           colour: NDArray[np.float64]) -> None:
+def _blend(
+    canvas: NDArray[np.float64], mask: NDArray[np.float64], at: tuple[int, ...], colour: NDArray[np.float64]
+) -> None:
+    top, left = at
     area = canvas[top : top + mask.shape[0], left : left + mask.shape[1]]
     alpha = mask[: area.shape[0], : area.shape[1], None]
     area[...] = area * (1 - alpha) + colour * alpha
 
 
-def draw(glyph: NDArray[np.float64], rng: np.random.Generator,
-         clutter: NDArray[np.float64]) -> Image:
+def draw(glyph: NDArray[np.float64], rng: np.random.Generator, clutter: NDArray[np.float64]) -> Image:
     """Draw one digit on a fresh canvas.
 
     Args:
@@ -89,10 +88,9 @@ def draw(glyph: NDArray[np.float64], rng: np.random.Generator,
         height, width = rng.integers(3, 6, 2)
         y, x = rng.integers(0, stroke.shape[0] - 5, 2)
         piece = stroke[y : y + height, x : x + width] * rng.uniform(0.3, 0.7)
-        _blend(canvas, piece, *rng.integers(0, SIZE - 4, 2), rng.uniform(0.3, 1.0, 3))
+        _blend(canvas, piece, tuple(rng.integers(0, SIZE - 4, 2)), rng.uniform(0.3, 1.0, 3))
     side = int(rng.integers(*_GLYPH_SIDES, endpoint=True))
-    _blend(canvas, _resize(glyph, side), *rng.integers(0, SIZE - side + 1, 2),
-           rng.uniform(0.65, 1.0, 3))
+    _blend(canvas, _resize(glyph, side), tuple(rng.integers(0, SIZE - side + 1, 2)), rng.uniform(0.65, 1.0, 3))
     canvas = canvas + rng.normal(0, 0.05, canvas.shape)
     return (np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8)
 

@@ -47,7 +47,8 @@ def read_picture(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> Picture:
             megapixels = picture.width * picture.height / 1e6
             if megapixels > max_megapixels:
                 raise BadFile(
-                    f"the picture has {megapixels:.1f} megapixels, more than {max_megapixels:g}", where=str(path),
+                    f"the picture has {megapixels:.1f} megapixels, more than {max_megapixels:g}",
+                    where=str(path),
                     cure="make it smaller, or raise --max-megapixels",
                 )
             return ImageOps.exif_transpose(picture).convert("RGB")
@@ -55,7 +56,8 @@ def read_picture(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> Picture:
         if isinstance(error, BadFile):
             raise
         raise BadFile(
-            "the file is not a picture that can be read", where=f"{path}: {error}",
+            "the file is not a picture that can be read",
+            where=f"{path}: {error}",
             cure="it may be damaged or cut off: open it in a viewer, or convert it to PNG or JPEG",
         ) from error
     finally:
@@ -76,8 +78,10 @@ def to_model_size(picture: Picture, rule: Preprocessing) -> Pixels:
 
     picture = picture.convert("RGB")
     filters = {
-        "bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR,
-        "nearest": Image.Resampling.NEAREST, "lanczos": Image.Resampling.LANCZOS,
+        "bicubic": Image.Resampling.BICUBIC,
+        "bilinear": Image.Resampling.BILINEAR,
+        "nearest": Image.Resampling.NEAREST,
+        "lanczos": Image.Resampling.LANCZOS,
     }
     width, height = _resized(picture.size, rule)
     if picture.size != (width, height):
@@ -133,7 +137,9 @@ def picture_paths(folder: Path) -> list[Path]:
         raise BadFile(f"there is no folder {folder}")
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not found:
-        raise BadFile("the folder has no pictures", where=str(folder), cure=f"put {', '.join(sorted(SUFFIXES))} files in it")
+        raise BadFile(
+            "the folder has no pictures", where=str(folder), cure=f"put {', '.join(sorted(SUFFIXES))} files in it"
+        )
     return found
 
 
@@ -150,7 +156,11 @@ def labelled_folder(folder: Path, labels: tuple[str, ...]) -> Iterator[tuple[Pat
         raise BadFile(f"there is no folder {folder}")
     names = sorted(child.name for child in folder.iterdir() if child.is_dir())
     if not names:
-        raise BadFile("the folder has no sub-folders", where=str(folder), cure="put the pictures of each class in a sub-folder of its own")
+        raise BadFile(
+            "the folder has no sub-folders",
+            where=str(folder),
+            cure="put the pictures of each class in a sub-folder of its own",
+        )
     classes = {label: index for index, label in enumerate(labels)}
     by_index = {str(index): index for index in range(len(labels))}
     in_order = dict(zip(names, range(len(labels)), strict=False)) if len(names) == len(labels) else {}
@@ -161,4 +171,8 @@ def labelled_folder(folder: Path, labels: tuple[str, ...]) -> Iterator[tuple[Pat
                     yield path, table[name]
             return
     stranger = next(name for name in names if name not in classes)
-    raise BadFile(f"the sub-folder {stranger!r} stands for no class of the model", where=str(folder), cure="name each sub-folder by a label or a class index")
+    raise BadFile(
+        f"the sub-folder {stranger!r} stands for no class of the model",
+        where=str(folder),
+        cure="name each sub-folder by a label or a class index",
+    )

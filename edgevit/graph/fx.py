@@ -7,7 +7,7 @@ parameters, buffers and constants as ``get_attr`` nodes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch.fx import GraphModule, Node
@@ -22,9 +22,16 @@ def calls(graph_module: GraphModule, *targets: Any) -> Iterator[Node]:
             yield node
 
 
-def is_call(node: Any, *targets: Any) -> bool:
+def is_call(node: Any, *targets: Any) -> TypeGuard[Node]:
     """Whether ``node`` is a call of one of ``targets``."""
     return isinstance(node, Node) and node.op == "call_function" and node.target in targets
+
+
+def operand(node: Node, index: int = 0) -> Node:
+    """A positional argument that is itself a node, the first if no index is given."""
+    found = node.args[index]
+    assert isinstance(found, Node), f"{node} takes {found!r}"
+    return found
 
 
 def argument(node: Node, name: str, default: Any = None) -> Any:
@@ -97,8 +104,10 @@ def finish(graph_module: GraphModule) -> None:
 
 def _drop_unread_attributes(graph_module: GraphModule) -> None:
     read = {str(node.target) for node in graph_module.graph.nodes if node.op == "get_attr"}
-    for path in [*dict(graph_module.named_parameters(remove_duplicate=False)),
-                 *dict(graph_module.named_buffers(remove_duplicate=False))]:
+    for path in [
+        *dict(graph_module.named_parameters(remove_duplicate=False)),
+        *dict(graph_module.named_buffers(remove_duplicate=False)),
+    ]:
         if path not in read:
             owner, _, leaf = path.rpartition(".")
             delattr(attribute(graph_module, owner) if owner else graph_module, leaf)

@@ -34,7 +34,7 @@ class Prepared:
 
 def graph_of(program: ExportedProgram) -> GraphModule:
     """A program's graph with its weights as attributes, free to edit."""
-    return program.module(check_guards=False)  # type: ignore[return-value]
+    return program.module(check_guards=False)
 
 
 def apply_rewrites(graph_module: GraphModule, chosen: Iterable[Rewrite]) -> dict[str, int]:
@@ -55,8 +55,9 @@ def _rules(core: GraphModule, chosen: Iterable[Rewrite]) -> tuple[dict[Any, Any]
     return rules, counts
 
 
-def prepare(program: ExportedProgram, interface: Interface, chosen: Iterable[Rewrite],
-            taps: Sequence[str] = ()) -> Prepared:
+def prepare(
+    program: ExportedProgram, interface: Interface, chosen: Iterable[Rewrite], taps: Sequence[str] = ()
+) -> Prepared:
     """Rewrite a captured program and wrap it with its preprocessing and output activation.
 
     Args:

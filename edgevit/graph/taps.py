@@ -11,8 +11,16 @@ from torch.fx import GraphModule, Node
 from edgevit.graph.fx import aten, finish
 
 _SHAPE_ONLY = (
-    aten.view.default, aten.reshape.default, aten.permute.default, aten.transpose.int, aten.flatten.using_ints,
-    aten.unsqueeze.default, aten.squeeze.dim, aten.expand.default, aten.contiguous.default, aten.slice.Tensor,
+    aten.view.default,
+    aten.reshape.default,
+    aten.permute.default,
+    aten.transpose.int,
+    aten.flatten.using_ints,
+    aten.unsqueeze.default,
+    aten.squeeze.dim,
+    aten.expand.default,
+    aten.contiguous.default,
+    aten.slice.Tensor,
     aten.select.int,
 )
 
@@ -39,9 +47,10 @@ def tappable(core: GraphModule) -> list[Tap]:
     found = []
     for node in core.graph.nodes:
         value = node.meta.get("val")
-        if node.op == "call_function" and node.target not in _SHAPE_ONLY and isinstance(value, torch.Tensor):
-            if value.is_floating_point() and value.numel() > 1:
-                found.append(Tap(node.name, str(node.target), _module_path(node), value.numel()))
+        if node.op != "call_function" or node.target in _SHAPE_ONLY or not isinstance(value, torch.Tensor):
+            continue
+        if value.is_floating_point() and value.numel() > 1:
+            found.append(Tap(node.name, str(node.target), _module_path(node), value.numel()))
     return found
 
 

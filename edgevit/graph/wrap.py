@@ -65,8 +65,10 @@ def half_precision(core: GraphModule) -> GraphModule:
 class Wrapped(nn.Module):
     """The whole deployed function, traceable by `torch.export`."""
 
-    def __init__(self, core: GraphModule, interface: Interface,
-                 rules: Mapping[Any, Callable[..., Any]]) -> None:
+    scale: torch.Tensor
+    shift: torch.Tensor
+
+    def __init__(self, core: GraphModule, interface: Interface, rules: Mapping[Any, Callable[..., Any]]) -> None:
         super().__init__()
         self.core = half_precision(core) if interface.half else core
         self._interface = interface
@@ -98,8 +100,7 @@ class Wrapped(nn.Module):
         return torch.softmax(logits, dim=-1) if self._interface.probabilities else logits
 
 
-def compose(core: GraphModule, interface: Interface,
-            rules: Mapping[Any, Callable[..., Any]]) -> ExportedProgram:
+def compose(core: GraphModule, interface: Interface, rules: Mapping[Any, Callable[..., Any]]) -> ExportedProgram:
     """Trace the wrapped core once more into the program that a backend lowers."""
     module = Wrapped(core, interface, rules)
     with torch.no_grad():

@@ -26,8 +26,12 @@ def tinyvit_digits() -> nn.Module:
     from timm.models.tiny_vit import TinyVit
 
     model = TinyVit(
-        num_classes=10, embed_dims=(32, 48, 72, 96), depths=(1, 2, 2, 1), num_heads=(2, 3, 4, 6),
-        window_sizes=(4, 4, 4, 2), drop_path_rate=0.0,
+        num_classes=10,
+        embed_dims=(32, 48, 72, 96),
+        depths=(1, 2, 2, 1),
+        num_heads=(2, 3, 4, 6),
+        window_sizes=(4, 4, 4, 2),
+        drop_path_rate=0.0,
     )
     _unstride(model.patch_embed.conv1.conv)
     return model
@@ -38,7 +42,10 @@ def shvit_digits() -> nn.Module:
     from timm.models.shvit import SHViT
 
     model = SHViT(
-        num_classes=10, embed_dim=(48, 80, 112), partial_dim=(16, 20, 24), depth=(1, 2, 2),
+        num_classes=10,
+        embed_dim=(48, 80, 112),
+        partial_dim=(16, 20, 24),
+        depth=(1, 2, 2),
         types=("i", "s", "s"),
     )
     _unstride(model.patch_embed[0].c, model.patch_embed[2].c)
@@ -78,9 +85,15 @@ def efficientformerv2_digits() -> nn.Module:
     from timm.models.efficientformer_v2 import EfficientFormerV2
 
     model = EfficientFormerV2(
-        depths=(1, 1, 2, 2), img_size=64, embed_dims=(24, 40, 64, 96),
-        downsamples=(False, True, True, True), mlp_ratios=4, num_vit=1, num_classes=10,
-        distillation=True, layer_scale_init_value=1e-1,
+        depths=(1, 1, 2, 2),
+        img_size=64,
+        embed_dims=(24, 40, 64, 96),
+        downsamples=(False, True, True, True),
+        mlp_ratios=4,
+        num_vit=1,
+        num_classes=10,
+        distillation=True,
+        layer_scale_init_value=1e-1,
     )
     _unstride(model.stem.conv1.conv)
     return model
@@ -91,7 +104,12 @@ def deit_digits() -> nn.Module:
     from timm.models.vision_transformer import VisionTransformer
 
     return VisionTransformer(
-        img_size=32, patch_size=4, num_classes=10, embed_dim=96, depth=4, num_heads=3,
+        img_size=32,
+        patch_size=4,
+        num_classes=10,
+        embed_dim=96,
+        depth=4,
+        num_heads=3,
     )
 
 

@@ -51,7 +51,8 @@ def _read_safetensors(path: Path) -> State:
         return load_file(path)
     except SafetensorError as error:
         raise BadFile(
-            "not a valid safetensors file", where=f"{path}: {error}",
+            "not a valid safetensors file",
+            where=f"{path}: {error}",
             cure="copy or download the file again: it is truncated or damaged",
         ) from error
 
@@ -83,7 +84,8 @@ def _culprit(text: str) -> str:
 
 def _not_a_checkpoint(path: Path) -> BadFile:
     return BadFile(
-        "not a PyTorch checkpoint", where=str(path),
+        "not a PyTorch checkpoint",
+        where=str(path),
         cure="give --weights a file written by torch.save(model.state_dict(), FILE) or a .safetensors file",
     )
 
@@ -123,18 +125,22 @@ def load_state(model: nn.Module, state: State, *, source: str, classifier: str |
     if head is not None and head != head_size(own, classifier):
         raise WeightsMismatch(
             f"the checkpoint's head has {head} classes, the model's {head_size(own, classifier)}",
-            where=f"{source}: {classifier}.weight", cure=f"pass --num-classes {head}",
+            where=f"{source}: {classifier}.weight",
+            cure=f"pass --num-classes {head}",
         )
     missing = [key for key in own if key not in state and not _optional(key)]
     unknown = [key for key in state if key not in own and not _optional(key)]
     differ = [
         f"{key} is {tuple(state[key].shape)}, should be {tuple(own[key].shape)}"
-        for key in own if key in state and state[key].shape != own[key].shape
+        for key in own
+        if key in state and state[key].shape != own[key].shape
     ]
     if missing or unknown or differ:
         raise WeightsMismatch(
             "the checkpoint does not fit the model",
-            where="\n".join([source, *_listing("missing", missing), *_listing("unknown", unknown), *_listing("shape", differ)]),
+            where="\n".join(
+                [source, *_listing("missing", missing), *_listing("unknown", unknown), *_listing("shape", differ)]
+            ),
             cure="check the model's name: edgevit models lists the variants of each family",
         )
     model.load_state_dict({key: value for key, value in state.items() if key in own}, strict=False)

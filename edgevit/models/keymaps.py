@@ -43,10 +43,11 @@ def _conv_norm(rest: str) -> str:
 
 
 _TINYVIT: tuple[Rename, ...] = (
-    (re.compile(r"patch_embed\.seq\.([02])(\..*)"),
-     lambda m: f"patch_embed.conv{1 + int(m[1]) // 2}{_conv_norm(m[2])}"),
-    (re.compile(r"layers\.(\d+)\.downsample(\..*)"),
-     lambda m: f"stages.{int(m[1]) + 1}.downsample{_conv_norm(m[2])}"),
+    (
+        re.compile(r"patch_embed\.seq\.([02])(\..*)"),
+        lambda m: f"patch_embed.conv{1 + int(m[1]) // 2}{_conv_norm(m[2])}",
+    ),
+    (re.compile(r"layers\.(\d+)\.downsample(\..*)"), lambda m: f"stages.{int(m[1]) + 1}.downsample{_conv_norm(m[2])}"),
     (re.compile(r"layers\.(\d+)\.blocks(\..*)"), lambda m: f"stages.{m[1]}.blocks{_conv_norm(m[2])}"),
     (re.compile(r"norm_head\.(.*)"), lambda m: f"head.norm.{m[1]}"),
     (re.compile(r"head\.(weight|bias)"), lambda m: f"head.fc.{m[1]}"),
@@ -56,10 +57,11 @@ _SHVIT: tuple[Rename, ...] = (
     (re.compile(r"blocks1\.(.*)"), lambda m: f"stages.0.blocks.{m[1]}"),
     (re.compile(r"blocks([23])\.0\.([01])\.(.*)"), lambda m: f"stages.{int(m[1]) - 1}.downsample.{m[2]}.{m[3]}"),
     (re.compile(r"blocks([23])\.1\.(.*)"), lambda m: f"stages.{int(m[1]) - 1}.downsample.2.{m[2]}"),
-    (re.compile(r"blocks([23])\.2\.([01])\.(.*)"),
-     lambda m: f"stages.{int(m[1]) - 1}.downsample.{3 + int(m[2])}.{m[3]}"),
-    (re.compile(r"blocks([23])\.(\d+)\.(.*)"),
-     lambda m: f"stages.{int(m[1]) - 1}.blocks.{int(m[2]) - 3}.{m[3]}"),
+    (
+        re.compile(r"blocks([23])\.2\.([01])\.(.*)"),
+        lambda m: f"stages.{int(m[1]) - 1}.downsample.{3 + int(m[2])}.{m[3]}",
+    ),
+    (re.compile(r"blocks([23])\.(\d+)\.(.*)"), lambda m: f"stages.{int(m[1]) - 1}.blocks.{int(m[2]) - 3}.{m[3]}"),
 )
 
 

@@ -22,7 +22,9 @@ def read_labels(path: Path) -> tuple[str, ...]:
         raise BadFile("the labels file is not readable UTF-8 text", where=str(path)) from error
     labels = tuple(line.strip() for line in lines)
     if not labels or "" in labels:
-        raise BadFile("the labels file has an empty line or none at all", where=str(path), cure="write one label a line")
+        raise BadFile(
+            "the labels file has an empty line or none at all", where=str(path), cure="write one label a line"
+        )
     repeated = sorted({label for label in labels if labels.count(label) > 1})
     if repeated:
         raise BadFile(f"the labels file repeats {repeated[0]!r}", where=str(path), cure="make every label different")

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from edgevit.core.digest import sha256_file
 from edgevit.core.spec import ModelSpec, Preprocessing
@@ -29,7 +29,7 @@ class Weights:
         sha256: of the file, or an empty string.
     """
 
-    kind: str
+    kind: Literal["pretrained", "random", "file"]
     source: str
     sha256: str = ""
 
@@ -45,8 +45,15 @@ class LoadedModel:
     weights: Weights
 
 
-def load_model(name: str, *, weights: str = "pretrained", num_classes: int | None = None,
-               labels: tuple[str, ...] | None = None, size: int | None = None, seed: int = 0) -> LoadedModel:
+def load_model(
+    name: str,
+    *,
+    weights: str = "pretrained",
+    num_classes: int | None = None,
+    labels: tuple[str, ...] | None = None,
+    size: int | None = None,
+    seed: int = 0,
+) -> LoadedModel:
     """Build a model.
 
     Args:
@@ -70,7 +77,9 @@ def load_model(name: str, *, weights: str = "pretrained", num_classes: int | Non
     names = labels_for(spec.labels if classes == spec.num_classes else "numbers", classes, labels)
     side = (size, size) if size else spec.preprocessing.size
     if min(side) < 16 or max(side) > 4096:
-        raise UsageError(f"an input of {side[0]}x{side[1]} pixels is out of range", cure="give --size between 16 and 4096")
+        raise UsageError(
+            f"an input of {side[0]}x{side[1]} pixels is out of range", cure="give --size between 16 and 4096"
+        )
     if weights == "random":
         from edgevit.testing import wake
 
@@ -124,7 +133,7 @@ def _build(spec: ModelSpec, classes: int, side: tuple[int, int], pretrained: boo
         options |= json.loads((Path(spec.name) / "config.json").read_text(encoding="utf-8")).get("model_args", {})
     elif spec.origin == "hf-hub":
         source = spec.name
-    if side != spec.preprocessing.size and not spec.origin == "hf-hub":
+    if side != spec.preprocessing.size and spec.origin != "hf-hub":
         try:
             return timm.create_model(source, pretrained=pretrained, img_size=side[0], **options)
         except TypeError:
@@ -197,7 +206,6 @@ def _download(spec: ModelSpec, classes: int, side: tuple[int, int]) -> tuple[nn.
             f"the pretrained weights of {spec.name} could not be downloaded",
             where=f"https://huggingface.co/{hub}: {type(error).__name__}",
             cure=f"with a network: hf download {hub} model.safetensors; then pass --weights FILE "
-                 "(or --weights random to try the toolchain)",
+            "(or --weights random to try the toolchain)",
         ) from error
     return module, Weights("pretrained", f"hf-hub:{hub}")
-

@@ -29,7 +29,8 @@ def list_models(pattern: str = "*") -> list[ModelSpec]:
     if not any(mark in wanted for mark in "*?["):
         wanted = f"*{wanted}*"
     return [
-        spec for spec in zoo().values()
+        spec
+        for spec in zoo().values()
         if fnmatchcase(spec.name.lower(), wanted) or fnmatchcase(spec.family.lower(), wanted)
     ]
 

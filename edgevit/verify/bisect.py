@@ -11,6 +11,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,8 +70,9 @@ class _Search:
     limits: Limits
 
 
-def bisect(program: Path, manifest: Manifest, runtime: Runtime, inputs: NDArray[Any], scratch: Path, log: Path,
-           limits: Limits) -> Finding:
+def bisect(
+    program: Path, manifest: Manifest, runtime: Runtime, inputs: NDArray[Any], scratch: Path, log: Path, limits: Limits
+) -> Finding:
     """Bisect a captured program on one runtime.
 
     Args:
@@ -117,10 +119,7 @@ def _errors(search: _Search, chosen: list[Tap]) -> list[float]:
     expected = _reference(search, names)
     found = _artifact(search, names, expected.shape[1])
     edges = np.cumsum([0, *(tap.numel for tap in chosen)])
-    return [
-        _departure(expected[:, start:stop], found[:, start:stop])
-        for start, stop in zip(edges[:-1], edges[1:], strict=True)
-    ]
+    return [_departure(expected[:, start:stop], found[:, start:stop]) for start, stop in pairwise(edges)]
 
 
 def _departure(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
@@ -135,7 +134,10 @@ def _interface(search: _Search) -> dict[str, Any]:
     image = search.manifest.input.kind == "image"
     return {
         "layout": backend.layout(search.runtime.variant) if image else "tensor",
-        "size": rule.size, "mean": rule.mean, "std": rule.std, "probabilities": False,
+        "size": rule.size,
+        "mean": rule.mean,
+        "std": rule.std,
+        "probabilities": False,
         "half": search.manifest.target.precision == "fp16" and backend.half_program(search.runtime.variant),
     }
 
@@ -161,9 +163,14 @@ def _artifact(search: _Search, names: list[str], numbers: int) -> NDArray[np.flo
     manifest = search.manifest.model_copy(update={"output": output, "labels": (), "lowering": None, "verdict": None})
     file = search.scratch / f"taps{find_backend(manifest.target.backend).suffix}"
     job = {
-        "job": "lower", "program": str(search.program), "manifest": manifest.model_dump(mode="json", exclude_none=True),
-        "interface": _interface(search), "variant": search.runtime.variant, "version": search.runtime.version,
-        "out": str(file), "taps": names,
+        "job": "lower",
+        "program": str(search.program),
+        "manifest": manifest.model_dump(mode="json", exclude_none=True),
+        "interface": _interface(search),
+        "variant": search.runtime.variant,
+        "version": search.runtime.version,
+        "out": str(file),
+        "taps": names,
     }
     run_job(job, search.scratch, search.log, search.limits)
     return run_artifact(manifest, file, search.inputs, search.scratch, search.log, search.limits)

@@ -28,8 +28,14 @@ if TYPE_CHECKING:
 _EXACT = 1e-6
 
 
-def verify_bundle(bundle: Bundle, *, reference: nn.Module | None = None, images: Path | None = None,
-                  log: Path | None = None, limits: Limits | None = None) -> VerdictInfo:
+def verify_bundle(
+    bundle: Bundle,
+    *,
+    reference: nn.Module | None = None,
+    images: Path | None = None,
+    log: Path | None = None,
+    limits: Limits | None = None,
+) -> VerdictInfo:
     """Judge a bundle again.
 
     The golden pictures must still become exactly the golden inputs, the manifest inside the model
@@ -62,7 +68,10 @@ def verify_bundle(bundle: Bundle, *, reference: nn.Module | None = None, images:
     if reference is not None:
         pictures += [read_picture(path) for path in (picture_paths(images) if images else [])]
         expected = reference_outputs(
-            reference, pictures, rule, probabilities=manifest.output.kind == "probabilities",
+            reference,
+            pictures,
+            rule,
+            probabilities=manifest.output.kind == "probabilities",
         )
         inputs = _as_manifest(bundle, make_inputs(pictures, rule, manifest.input.kind))
     reason = why_not_here(manifest)
@@ -85,7 +94,9 @@ def _as_manifest(bundle: Bundle, inputs: NDArray[Any]) -> NDArray[Any]:
     return inputs
 
 
-def _preprocessing_faults(bundle: Bundle, pictures: list[Picture], inputs: NDArray[Any], rule: Preprocessing) -> list[str]:
+def _preprocessing_faults(
+    bundle: Bundle, pictures: list[Picture], inputs: NDArray[Any], rule: Preprocessing
+) -> list[str]:
     """Whether the golden pictures still become the golden inputs, byte for byte."""
     if not pictures or len(pictures) != len(inputs):
         return [f"there are {len(pictures)} golden pictures for {len(inputs)} golden inputs"]
@@ -94,7 +105,11 @@ def _preprocessing_faults(bundle: Bundle, pictures: list[Picture], inputs: NDArr
         return [f"the golden pictures become inputs of shape {made.shape}, not {inputs.shape}"]
     worst = float(np.abs(made.astype(np.float64) - inputs.astype(np.float64)).max())
     limit = 0.0 if made.dtype == np.uint8 else _EXACT
-    return [f"the golden pictures become other inputs than the golden ones (difference {worst:g})"] if worst > limit else []
+    return (
+        [f"the golden pictures become other inputs than the golden ones (difference {worst:g})"]
+        if worst > limit
+        else []
+    )
 
 
 def _embedded_faults(bundle: Bundle) -> list[str]:
@@ -103,4 +118,6 @@ def _embedded_faults(bundle: Bundle) -> list[str]:
     if text is None:
         return ["the model file carries no manifest"]
     inside = parse_manifest(text, str(bundle.entry))
-    return [] if inside.embedded() == bundle.manifest.embedded() else ["the manifest inside the model file is another one"]
+    return (
+        [] if inside.embedded() == bundle.manifest.embedded() else ["the manifest inside the model file is another one"]
+    )

@@ -78,17 +78,17 @@ def compare(reference: Floats, outputs: Floats, *, kind: str, precision: str) ->
     spread = float(expected.max() - expected.min())
     worst = float(np.abs(expected - found).max())
     error = worst / spread if spread > 0 else float("inf")
-    between = min(
-        float(np.abs(expected[i] - expected[j]).max()) for i in range(len(expected)) for j in range(i)
-    )
-    discrimination = between / max(worst, np.finfo(np.float32).tiny)
+    between: float = min(float(np.abs(expected[i] - expected[j]).max()) for i in range(len(expected)) for j in range(i))
+    discrimination = between / max(worst, float(np.finfo(np.float32).tiny))
     top1_equal = _same_top1(expected, found, tie=_TIE * tolerance * spread)
     reasons = []
     if error > tolerance:
         reasons.append(f"the error is {error:.2g} of the output's range, more than {tolerance:g}")
     if discrimination < floor:
-        reasons.append(f"inputs are told apart by only {discrimination:.3g} times the error, less than {floor:g}: "
-                       "a wrong artifact could pass")
+        reasons.append(
+            f"inputs are told apart by only {discrimination:.3g} times the error, less than {floor:g}: "
+            "a wrong artifact could pass"
+        )
     if not top1_equal:
         reasons.append("the most likely class differs for at least one probe")
     return Comparison(not reasons, error, tolerance, discrimination, top1_equal, tuple(reasons))

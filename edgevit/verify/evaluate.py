@@ -56,8 +56,13 @@ def pictures_of(dataset: str, labels: tuple[str, ...]) -> Iterator[tuple[Picture
         yield read_picture(path), label
 
 
-def _measure(scores: Callable[[Picture], NDArray[np.float32]], dataset: str, labels: tuple[str, ...],
-             limit: int | None, advance: Advance) -> Evaluation:
+def _measure(
+    scores: Callable[[Picture], NDArray[np.float32]],
+    dataset: str,
+    labels: tuple[str, ...],
+    limit: int | None,
+    advance: Advance,
+) -> Evaluation:
     predictions, truth = [], []
     for index, (picture, label) in enumerate(pictures_of(dataset, labels)):
         if index == limit:
@@ -71,8 +76,9 @@ def _measure(scores: Callable[[Picture], NDArray[np.float32]], dataset: str, lab
     return Evaluation(correct / len(truth), len(truth), tuple(predictions), tuple(truth))
 
 
-def evaluate_bundle(deployed: Deployed, dataset: str, *, limit: int | None = None,
-                    advance: Advance = lambda done: None) -> Evaluation:
+def evaluate_bundle(
+    deployed: Deployed, dataset: str, *, limit: int | None = None, advance: Advance = lambda done: None
+) -> Evaluation:
     """Accuracy of a bundle in its own runtime on this machine.
 
     Args:
@@ -84,8 +90,9 @@ def evaluate_bundle(deployed: Deployed, dataset: str, *, limit: int | None = Non
     return _measure(deployed.scores, dataset, deployed.labels, limit, advance)
 
 
-def evaluate_model(loaded: LoadedModel, dataset: str, *, limit: int | None = None,
-                   advance: Advance = lambda done: None) -> Evaluation:
+def evaluate_model(
+    loaded: LoadedModel, dataset: str, *, limit: int | None = None, advance: Advance = lambda done: None
+) -> Evaluation:
     """Accuracy of the PyTorch model in float32; arguments as for `evaluate_bundle`."""
     import torch
 

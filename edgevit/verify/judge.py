@@ -17,8 +17,15 @@ from edgevit.core.target import runtimes
 from edgevit.verify.compare import compare
 
 
-def run_artifact(manifest: Manifest, file: Path, inputs: NDArray[Any], scratch: Path, log: Path,
-                 limits: Limits, stop: threading.Event | None = None) -> NDArray[np.float32]:
+def run_artifact(
+    manifest: Manifest,
+    file: Path,
+    inputs: NDArray[Any],
+    scratch: Path,
+    log: Path,
+    limits: Limits,
+    stop: threading.Event | None = None,
+) -> NDArray[np.float32]:
     """Run a model file in a process of its own.
 
     Args:
@@ -41,8 +48,11 @@ def run_artifact(manifest: Manifest, file: Path, inputs: NDArray[Any], scratch: 
     given, taken = scratch / "run_inputs.safetensors", scratch / "run_outputs.safetensors"
     save_file({"inputs": np.ascontiguousarray(inputs)}, given)
     job = {
-        "job": "run", "backend": manifest.target.backend, "file": str(file),
-        "inputs": str(given), "outputs": str(taken),
+        "job": "run",
+        "backend": manifest.target.backend,
+        "file": str(file),
+        "inputs": str(given),
+        "outputs": str(taken),
     }
     run_job(job, scratch, log, limits, stop)
     return load_file(taken)["outputs"]

@@ -49,8 +49,9 @@ def make_inputs(pictures: list[Picture], rule: Preprocessing, kind: str) -> NDAr
     return pixels if kind == "image" else normalise(pixels, rule)
 
 
-def reference_outputs(module: nn.Module, pictures: list[Picture], rule: Preprocessing, *,
-                      probabilities: bool) -> NDArray[np.float32]:
+def reference_outputs(
+    module: nn.Module, pictures: list[Picture], rule: Preprocessing, *, probabilities: bool
+) -> NDArray[np.float32]:
     """PyTorch's answers, through timm's own evaluation transform.
 
     The transform is not edgevit's, so that an error in edgevit's preprocessing shows as an error
@@ -63,22 +64,29 @@ def reference_outputs(module: nn.Module, pictures: list[Picture], rule: Preproce
     from timm.data import create_transform
 
     transform = create_transform(
-        (3, *rule.size), is_training=False, interpolation=rule.interpolation, mean=rule.mean,
-        std=rule.std, crop_pct=rule.crop_pct, crop_mode=rule.crop_mode,
+        (3, *rule.size),
+        is_training=False,
+        interpolation=rule.interpolation,
+        mean=rule.mean,
+        std=rule.std,
+        crop_pct=rule.crop_pct,
+        crop_mode=rule.crop_mode,
     )
     with torch.no_grad():
         logits = torch.cat([module(transform(picture)[None]) for picture in pictures]).float()
         return (torch.softmax(logits, -1) if probabilities else logits).numpy()
 
 
-def make_golden(module: nn.Module, rule: Preprocessing, *, kind: str, probabilities: bool,
-                extra: list[Picture] | None = None) -> Golden:
+def make_golden(
+    module: nn.Module, rule: Preprocessing, *, kind: str, probabilities: bool, extra: list[Picture] | None = None
+) -> Golden:
     """The golden vectors of one model: the structured probes and any real pictures given."""
     from PIL import Image
 
     arrays = probe_pictures(rule.size) + [np.asarray(picture.convert("RGB")) for picture in extra or []]
     pictures = [Image.fromarray(array) for array in arrays]
     return Golden(
-        tuple(arrays), make_inputs(pictures, rule, kind),
+        tuple(arrays),
+        make_inputs(pictures, rule, kind),
         reference_outputs(module, pictures, rule, probabilities=probabilities),
     )

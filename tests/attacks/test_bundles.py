@@ -54,7 +54,11 @@ ATTACKS: dict[str, tuple[Attack, type[EdgevitError], str]] = {
     "a changed byte": (flip_a_byte, CheckFailed, "not what the manifest says"),
     "a file cut short": (lambda f: os.truncate(next(f.glob("*.onnx")), 100), CheckFailed, "not what the manifest says"),
     "a missing file": (lambda f: (f / "labels.txt").unlink(), CheckFailed, "labels.txt is missing"),
-    "a stowaway": (lambda f: (f / "run.sh").write_text("rm -rf /") and None, CheckFailed, "run.sh is not in the manifest"),
+    "a stowaway": (
+        lambda f: (f / "run.sh").write_text("rm -rf /") and None,
+        CheckFailed,
+        "run.sh is not in the manifest",
+    ),
     "a symbolic link": (link_the_model, BadFile, "symbolic link"),
     "a linked manifest": (link_the_manifest, BadFile, "manifest"),
     "a linked folder": (lambda f: (f / "more").symlink_to("/etc"), BadFile, "symbolic link"),
@@ -70,7 +74,11 @@ ATTACKS: dict[str, tuple[Attack, type[EdgevitError], str]] = {
     "an unknown key": (edit_manifest(lambda d: d.update(run="calc.exe")), BadFile, "run"),
     "a newer schema": (edit_manifest(lambda d: d.update(schema_version=2)), BadFile, "schema_version"),
     "no file list": (edit_manifest(lambda d: d.pop("files")), BadFile, "lists no files"),
-    "a manifest without end": (lambda f: (f / "manifest.json").write_text(" " * (5 << 20)) and None, BadFile, "larger than 4 MiB"),
+    "a manifest without end": (
+        lambda f: (f / "manifest.json").write_text(" " * (5 << 20)) and None,
+        BadFile,
+        "larger than 4 MiB",
+    ),
     "no manifest": (lambda f: (f / "manifest.json").unlink(), BadFile, "no manifest"),
     "not JSON": (lambda f: (f / "manifest.json").write_bytes(b"\x80\x04") and None, BadFile, "JSON"),
 }
@@ -85,9 +93,13 @@ def test_a_hostile_bundle_is_refused(exported: Callable[..., Path], tmp_path: Pa
         read_bundle(tmp_path / "bundle")
 
 
-@pytest.mark.parametrize(("name", "status"), [("a changed byte", 3), ("a path upwards", 2), ("an unknown key", 2), ("a symbolic link", 2)])
+@pytest.mark.parametrize(
+    ("name", "status"), [("a changed byte", 3), ("a path upwards", 2), ("an unknown key", 2), ("a symbolic link", 2)]
+)
 @pytest.mark.parametrize("command", [["verify"], ["bundle", "check"], ["inspect"]], ids=" ".join)
-def test_every_command_refuses_it_in_three_lines(exported: Callable[..., Path], tmp_path: Path, name: str, status: int, command: list[str]) -> None:
+def test_every_command_refuses_it_in_three_lines(
+    exported: Callable[..., Path], tmp_path: Path, name: str, status: int, command: list[str]
+) -> None:
     shutil.copytree(exported("tinyvit_digits", "onnx"), tmp_path / "bundle")
     ATTACKS[name][0](tmp_path / "bundle")
     done = cli(*command, tmp_path / "bundle")

@@ -34,7 +34,12 @@ def test_a_damaged_file_is_refused_or_read(exported: Callable[..., Path], tmp_pa
     backend = find_backend(target)
 
     @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-    @given(st.lists(st.tuples(st.integers(0, min(len(original), 40_000) - 1), st.integers(0, 255)), min_size=1, max_size=20), st.integers(0, len(original)))
+    @given(
+        st.lists(
+            st.tuples(st.integers(0, min(len(original), 40_000) - 1), st.integers(0, 255)), min_size=1, max_size=20
+        ),
+        st.integers(0, len(original)),
+    )
     def damage(edits: list[tuple[int, int]], length: int) -> None:
         data = bytearray(original)
         for at, value in edits:

@@ -38,7 +38,10 @@ def test_the_manifest_says_what_the_lowering_cost(exported: Exported, target: st
     assert 1e8 < lowering.peak_memory_bytes < 2e10
 
 
-@pytest.mark.parametrize(("target", "some"), [("onnx", "Conv"), ("litert", "CONV_2D"), ("executorch", "delegate: XnnpackBackend"), ("coreml", "ios17.conv")])
+@pytest.mark.parametrize(
+    ("target", "some"),
+    [("onnx", "Conv"), ("litert", "CONV_2D"), ("executorch", "delegate: XnnpackBackend"), ("coreml", "ios17.conv")],
+)
 def test_operators_are_counted(exported: Exported, target: str, some: str) -> None:
     bundle = read_bundle(exported("tinyvit_digits", target))
     counts = backend_of(bundle.entry).operators(bundle.entry)
@@ -122,7 +125,9 @@ def test_a_core_ml_package_that_lies_is_caught(exported: Exported) -> None:
 
 def test_core_ml_does_not_pretend_to_predict_here(exported: Exported) -> None:
     with pytest.raises(EnvironmentIncomplete, match="macOS"):
-        load(exported("tinyvit_digits", "coreml")).predict(read_bundle(exported("tinyvit_digits", "coreml")).path / "golden/probe_0.png")
+        load(exported("tinyvit_digits", "coreml")).predict(
+            read_bundle(exported("tinyvit_digits", "coreml")).path / "golden/probe_0.png"
+        )
 
 
 @pytest.mark.parametrize("target", RUNNABLE)

@@ -35,13 +35,18 @@ def left_behind(folder: Path) -> list[str]:
     return [path.name for path in folder.rglob(".*")]
 
 
-@pytest.mark.parametrize(("change", "source", "output"), [
-    ({"input": "tensor"}, ("NCHW", "float32"), "probabilities"),
-    ({"output": "logits"}, ("NHWC", "uint8"), "logits"),
-    ({"input": "tensor", "output": "logits", "size": 64}, ("NCHW", "float32"), "logits"),
-    ({"labels": tuple("abcdefghij")}, ("NHWC", "uint8"), "probabilities"),
-])
-def test_options_reach_the_file(tmp_path: Path, change: dict[str, object], source: tuple[str, str], output: str) -> None:
+@pytest.mark.parametrize(
+    ("change", "source", "output"),
+    [
+        ({"input": "tensor"}, ("NCHW", "float32"), "probabilities"),
+        ({"output": "logits"}, ("NHWC", "uint8"), "logits"),
+        ({"input": "tensor", "output": "logits", "size": 64}, ("NCHW", "float32"), "logits"),
+        ({"labels": tuple("abcdefghij")}, ("NHWC", "uint8"), "probabilities"),
+    ],
+)
+def test_options_reach_the_file(
+    tmp_path: Path, change: dict[str, object], source: tuple[str, str], output: str
+) -> None:
     result = run(tmp_path, **change)
     assert result.error is None
     manifest = result.manifest
@@ -64,7 +69,9 @@ def test_the_executorch_core_ml_delegate_is_a_target_of_its_own(tmp_path: Path) 
     assert result.target == "executorch-coreml-fp16"
     from edgevit.backends.base import backend_of
 
-    assert "delegate: CoreMLBackend" in backend_of(read_bundle(result.path).entry).operators(read_bundle(result.path).entry)
+    assert "delegate: CoreMLBackend" in backend_of(read_bundle(result.path).entry).operators(
+        read_bundle(result.path).entry
+    )
 
 
 def test_a_bundle_has_everything(tmp_path: Path) -> None:
@@ -83,7 +90,7 @@ def test_no_verify_says_so(tmp_path: Path) -> None:
 
 def test_the_same_export_comes_from_the_cache(tmp_path: Path) -> None:
     first, second = run(tmp_path / "a"), run(tmp_path / "b")
-    assert not second.manifest.files != first.manifest.files
+    assert second.manifest.files == first.manifest.files
     assert second.cached
     assert not run(tmp_path / "c", cache=False).cached
     assert read_bundle(second.path).manifest == first.manifest
@@ -105,20 +112,32 @@ def test_other_weights_are_another_key(tmp_path: Path) -> None:
     from edgevit.build.describe import cache_key
     from edgevit.core.target import resolve_target
 
-    keys = {cache_key(dataclasses.replace(BASE, **change), resolve_target("onnx")) for change in (
-        {}, {"weights": "random"}, {"weights": "random", "seed": 1}, {"precision": "fp16"}, {"size": 64}, {"input": "tensor"}, {"labels": ("a",)},
-    )}
+    keys = {
+        cache_key(dataclasses.replace(BASE, **change), resolve_target("onnx"))
+        for change in (
+            {},
+            {"weights": "random"},
+            {"weights": "random", "seed": 1},
+            {"precision": "fp16"},
+            {"size": 64},
+            {"input": "tensor"},
+            {"labels": ("a",)},
+        )
+    }
     assert len(keys) == 7
 
 
-@pytest.mark.parametrize(("change", "says"), [
-    ({"targets": ()}, "no target"),
-    ({"precision": "int8"}, "int8"),
-    ({"targets": ("onnx", "onxx")}, "onxx"),
-    ({"model": "shvit_digitz"}, "shvit_digitz"),
-    ({"weights": "nowhere.pth"}, "nowhere.pth"),
-    ({"size": 7}, "out of range"),
-])
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"targets": ()}, "no target"),
+        ({"precision": "int8"}, "int8"),
+        ({"targets": ("onnx", "onxx")}, "onxx"),
+        ({"model": "shvit_digitz"}, "shvit_digitz"),
+        ({"weights": "nowhere.pth"}, "nowhere.pth"),
+        ({"size": 7}, "out of range"),
+    ],
+)
 def test_a_wrong_request_writes_nothing(tmp_path: Path, change: dict[str, object], says: str) -> None:
     with pytest.raises(UsageError, match=says):
         run(tmp_path / "out", **change)
@@ -137,14 +156,19 @@ def worker(folder: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     monkeypatch.setattr(jobs.subprocess, "Popen", popen)
 
 
-@pytest.mark.parametrize(("code", "says"), [
-    ("import os; os.abort()", "crashed with SIGABRT"),
-    ("import ctypes; ctypes.string_at(0)", "crashed with SIGSEGV"),
-    ("raise SystemExit(9)", "status 9"),
-    ("import time; time.sleep(60)", "longer than its limit"),
-    ("x = [bytearray(b'x' * (1 << 20)) for _ in range(1500)]; import time; time.sleep(30)", "more than its limit"),
-])
-def test_a_worker_that_dies_is_that_targets_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, says: str) -> None:
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("import os; os.abort()", "crashed with SIGABRT"),
+        ("import ctypes; ctypes.string_at(0)", "crashed with SIGSEGV"),
+        ("raise SystemExit(9)", "status 9"),
+        ("import time; time.sleep(60)", "longer than its limit"),
+        ("x = [bytearray(b'x' * (1 << 20)) for _ in range(1500)]; import time; time.sleep(30)", "more than its limit"),
+    ],
+)
+def test_a_worker_that_dies_is_that_targets_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, says: str
+) -> None:
     worker(tmp_path, monkeypatch, code)
     limits = Limits(seconds=8 if "longer" in says else 60, memory_bytes=600 << 20)
     with pytest.raises(ConversionFailed, match=says) as caught:
@@ -168,8 +192,24 @@ def test_one_targets_crash_leaves_the_others_alone(tmp_path: Path, monkeypatch: 
 
 
 def start(out: Path, *more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "edgevit.cli.app", "export", "tinyvit_digits", "-t", "litert", "-t", "executorch", "-o", str(out), "--no-cache", *more]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL)
+    command = [
+        sys.executable,
+        "-m",
+        "edgevit.cli.app",
+        "export",
+        "tinyvit_digits",
+        "-t",
+        "litert",
+        "-t",
+        "executorch",
+        "-o",
+        str(out),
+        "--no-cache",
+        *more,
+    ]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL
+    )
 
 
 def wait_for_lowering(process: subprocess.Popen[str]) -> list[psutil.Process]:
@@ -183,7 +223,7 @@ def wait_for_lowering(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 def assert_gone(workers: list[psutil.Process]) -> None:
     assert workers
-    gone, alive = psutil.wait_procs(workers, timeout=15)
+    _, alive = psutil.wait_procs(workers, timeout=15)
     assert not alive
 
 
@@ -214,7 +254,9 @@ def test_a_killed_export_is_cleaned_up_by_the_next(tmp_path: Path) -> None:
 def small_disk(tmp_path: Path) -> object:
     folder = tmp_path / "disk"
     folder.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)], capture_output=True, check=False)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)], capture_output=True, check=False
+    )
     if done.returncode:
         pytest.skip("mounting a tmpfs is not allowed here")
     yield folder
@@ -282,14 +324,33 @@ def test_cache_show_and_clear(tmp_path: Path) -> None:
 
 def test_an_unwritable_cache_is_no_obstacle(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file")
-    done = cli("export", "shvit_digits", "-t", "onnx", "-o", tmp_path / "out", env={"EDGEVIT_CACHE": str(tmp_path / "cache")})
+    done = cli(
+        "export", "shvit_digits", "-t", "onnx", "-o", tmp_path / "out", env={"EDGEVIT_CACHE": str(tmp_path / "cache")}
+    )
     assert done.returncode == 0, done.stderr
 
 
 def test_two_exports_at_once(tmp_path: Path) -> None:
     running = [
-        subprocess.Popen([sys.executable, "-m", "edgevit.cli.app", "export", "shvit_digits", "-t", "onnx", "-o", str(tmp_path), "--no-cache", "-q"],
-                         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ)
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "edgevit.cli.app",
+                "export",
+                "shvit_digits",
+                "-t",
+                "onnx",
+                "-o",
+                str(tmp_path),
+                "--no-cache",
+                "-q",
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ,
+        )
         for _ in range(2)
     ]
     for process in running:

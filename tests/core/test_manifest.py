@@ -10,14 +10,39 @@ from edgevit.core.manifest import MAX_BYTES, Manifest, parse_manifest
 from edgevit.errors import BadFile
 
 VALID = {
-    "schema_version": 1, "edgevit": "0.1.0",
-    "model": {"name": "m", "family": "ViT", "source": "m", "parameters": 3, "licence": "mit", "weights": {"kind": "random", "source": "seed 0"}},
+    "schema_version": 1,
+    "edgevit": "0.1.0",
+    "model": {
+        "name": "m",
+        "family": "ViT",
+        "source": "m",
+        "parameters": 3,
+        "licence": "mit",
+        "weights": {"kind": "random", "source": "seed 0"},
+    },
     "target": {"backend": "onnx", "runtime": "onnxruntime-1", "precision": "fp32"},
-    "toolchain": {"torch": "2.13.0"}, "entry": "m.onnx",
-    "input": {"name": "image", "kind": "image", "layout": "NHWC", "dtype": "uint8", "shape": [1, 8, 8, 3], "values": "0..255"},
-    "preprocess": {"size": [8, 8], "crop_pct": 0.9, "crop_mode": "center", "interpolation": "bicubic", "antialias": True,
-                   "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2], "normalise_in_graph": True},
-    "output": {"name": "probabilities", "kind": "probabilities", "classes": 2}, "labels": ["a", "é"],
+    "toolchain": {"torch": "2.13.0"},
+    "entry": "m.onnx",
+    "input": {
+        "name": "image",
+        "kind": "image",
+        "layout": "NHWC",
+        "dtype": "uint8",
+        "shape": [1, 8, 8, 3],
+        "values": "0..255",
+    },
+    "preprocess": {
+        "size": [8, 8],
+        "crop_pct": 0.9,
+        "crop_mode": "center",
+        "interpolation": "bicubic",
+        "antialias": True,
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.2, 0.2, 0.2],
+        "normalise_in_graph": True,
+    },
+    "output": {"name": "probabilities", "kind": "probabilities", "classes": 2},
+    "labels": ["a", "é"],
 }
 
 
@@ -34,14 +59,17 @@ def test_embedded_leaves_out_what_only_the_making_tells() -> None:
     assert Manifest.model_validate_json(whole.embedded()) == parse_manifest(json.dumps(VALID), "here")
 
 
-@pytest.mark.parametrize(("change", "says"), [
-    ({"surprise": 1}, "surprise"),
-    ({"schema_version": 2}, "schema_version"),
-    ({"labels": "ab"}, "labels"),
-    ({"preprocess": {**VALID["preprocess"], "crop_pct": 0}}, "crop_pct"),
-    ({"input": {**VALID["input"], "shape": [1, 2]}}, "shape"),
-    ({"model": {**VALID["model"], "weights": {"kind": "stolen", "source": ""}}}, "kind"),
-])
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"surprise": 1}, "surprise"),
+        ({"schema_version": 2}, "schema_version"),
+        ({"labels": "ab"}, "labels"),
+        ({"preprocess": {**VALID["preprocess"], "crop_pct": 0}}, "crop_pct"),
+        ({"input": {**VALID["input"], "shape": [1, 2]}}, "shape"),
+        ({"model": {**VALID["model"], "weights": {"kind": "stolen", "source": ""}}}, "kind"),
+    ],
+)
 def test_wrong_values_are_named(change: dict[str, object], says: str) -> None:
     with pytest.raises(BadFile, match=says):
         parse_manifest(json.dumps({**VALID, **change}), "here")

@@ -21,11 +21,20 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         cached.cache_clear()
 
 
-@pytest.mark.parametrize(("name", "runtime"), [
-    ("onnx", "onnxruntime-1"), ("tflite", "litert-2"), ("litert", "litert-2"), ("coreml", "coreml-ios17"),
-    ("executorch", "executorch-xnnpack"), ("executorch-coreml", "executorch-coreml"), ("raspberry-pi-5", "litert-2"),
-    ("iphone-15", "coreml-ios17"), ("browser", "litert-js"),
-])
+@pytest.mark.parametrize(
+    ("name", "runtime"),
+    [
+        ("onnx", "onnxruntime-1"),
+        ("tflite", "litert-2"),
+        ("litert", "litert-2"),
+        ("coreml", "coreml-ios17"),
+        ("executorch", "executorch-xnnpack"),
+        ("executorch-coreml", "executorch-coreml"),
+        ("raspberry-pi-5", "litert-2"),
+        ("iphone-15", "coreml-ios17"),
+        ("browser", "litert-js"),
+    ],
+)
 def test_a_backend_a_runtime_or_a_device(name: str, runtime: str) -> None:
     assert resolve_target(name).name == runtime
 

@@ -23,16 +23,25 @@ def timm_input(picture: Image.Image, rule: Preprocessing) -> np.ndarray:
     from timm.data import create_transform
 
     transform = create_transform(
-        (3, *rule.size), is_training=False, interpolation=rule.interpolation, mean=rule.mean, std=rule.std,
-        crop_pct=rule.crop_pct, crop_mode=rule.crop_mode,
+        (3, *rule.size),
+        is_training=False,
+        interpolation=rule.interpolation,
+        mean=rule.mean,
+        std=rule.std,
+        crop_pct=rule.crop_pct,
+        crop_mode=rule.crop_mode,
     )
     return transform(picture).numpy()
 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.integers(9, 90), st.integers(9, 90), st.integers(16, 48), st.sampled_from([0.8, 0.875, 0.9, 0.95, 1.0]),
-    st.sampled_from(["bicubic", "bilinear"]), st.sampled_from(["center", "squash"]),
+    st.integers(9, 90),
+    st.integers(9, 90),
+    st.integers(16, 48),
+    st.sampled_from([0.8, 0.875, 0.9, 0.95, 1.0]),
+    st.sampled_from(["bicubic", "bilinear"]),
+    st.sampled_from(["center", "squash"]),
 )
 def test_the_same_pixels_as_timm(width: int, height: int, side: int, crop: float, filter_: str, mode: str) -> None:
     rule = Preprocessing((side, side), crop, mode, filter_)
@@ -71,13 +80,16 @@ def damaged(path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("make", "says"), [
-    (lambda p: p, "there is no picture"),
-    (lambda p: p.write_bytes(b"") and p or p, "empty file"),
-    (lambda p: (p.write_text("not a picture"), p)[1], "not a picture"),
-    (damaged, "not a picture"),
-    (lambda p: (Image.new("1", (10_000, 5_001)).save(p), p)[1], "50.0 megapixels"),
-])
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda p: p, "there is no picture"),
+        (lambda p: (p.write_bytes(b"") and p) or p, "empty file"),
+        (lambda p: (p.write_text("not a picture"), p)[1], "not a picture"),
+        (damaged, "not a picture"),
+        (lambda p: (Image.new("1", (10_000, 5_001)).save(p), p)[1], "50.0 megapixels"),
+    ],
+)
 def test_bad_pictures(tmp_path: Path, make: object, says: str) -> None:
     with pytest.raises(BadFile, match=says):
         read_picture(make(tmp_path / "p.png"))  # type: ignore[operator]
@@ -97,7 +109,9 @@ def folder_of(tmp_path: Path, names: list[str]) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(("names", "classes"), [(["cat", "dog"], [0, 1]), (["dog"], [1]), (["0", "1"], [0, 1]), (["n01", "n02"], [0, 1])])
+@pytest.mark.parametrize(
+    ("names", "classes"), [(["cat", "dog"], [0, 1]), (["dog"], [1]), (["0", "1"], [0, 1]), (["n01", "n02"], [0, 1])]
+)
 def test_folders_of_classes(tmp_path: Path, names: list[str], classes: list[int]) -> None:
     found = list(labelled_folder(folder_of(tmp_path, names), ("cat", "dog")))
     assert [label for _, label in found] == classes

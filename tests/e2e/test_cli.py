@@ -77,13 +77,18 @@ def test_predict_for_people(exported: Exported, tmp_path: Path) -> None:
     assert "%" in done.stdout
 
 
-@pytest.mark.parametrize(("make", "says"), [
-    (lambda p: None, "there is no picture"),
-    (lambda p: p.write_bytes(b""), "empty file"),
-    (lambda p: p.write_bytes(b"\x89PNG\r\n\x1a\n garbage"), "not a picture"),
-    (lambda p: Image.new("1", (10_000, 5_001)).save(p), "50.0 megapixels"),
-])
-def test_predict_with_a_bad_picture(exported: Exported, tmp_path: Path, make: Callable[[Path], None], says: str) -> None:
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda p: None, "there is no picture"),
+        (lambda p: p.write_bytes(b""), "empty file"),
+        (lambda p: p.write_bytes(b"\x89PNG\r\n\x1a\n garbage"), "not a picture"),
+        (lambda p: Image.new("1", (10_000, 5_001)).save(p), "50.0 megapixels"),
+    ],
+)
+def test_predict_with_a_bad_picture(
+    exported: Exported, tmp_path: Path, make: Callable[[Path], None], says: str
+) -> None:
     make(tmp_path / "p.png")
     done = cli("predict", exported(), tmp_path / "p.png")
     assert done.returncode == 2
@@ -111,7 +116,12 @@ def test_inspect_a_file_of_another_tool(tmp_path: Path) -> None:
     import onnx
     from onnx import helper
 
-    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [helper.make_tensor_value_info("x", 1, [1])], [helper.make_tensor_value_info("y", 1, [1])])
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", 1, [1])],
+        [helper.make_tensor_value_info("y", 1, [1])],
+    )
     onnx.save(helper.make_model(graph), tmp_path / "m.onnx")
     done = cli("inspect", tmp_path / "m.onnx")
     assert done.returncode == 0
@@ -166,20 +176,27 @@ def test_bundle_commands(exported: Exported) -> None:
     assert "sha256" in cli("bundle", "show", exported()).stdout
 
 
-@pytest.mark.parametrize(("arguments", "status", "says"), [
-    (["export", "tiny_vit_5m_22", "-t", "onnx"], 2, "did you mean tiny_vit_5m_224"),
-    (["export", "tinyvit_digits", "-t", "onxx"], 2, "did you mean onnx"),
-    (["export", "tinyvit_digits"], 2, "--target"),
-    (["export", "tiny_vit_5m_224", "-t", "onnx"], 5, "hf download timm/tiny_vit_5m_224.dist_in22k_ft_in1k"),
-    (["export", "tinyvit_digits", "-t", "onnx", "--num-classes", "7"], 2, "untrained"),
-    (["export", "tinyvit_digits", "-t", "onnx", "--labels", "nowhere.txt"], 2, "there is no labels file"),
-    (["export", "levit_128s", "-t", "onnx", "--weights", "random", "--size", "100"], 2, "cannot take an input of 100x100"),
-    (["evaluate", "tinyvit_digits", "digits:validation"], 2, "digits:train or digits:test"),
-    (["evaluate", "tinyvit_digits", "nowhere"], 2, "there is no folder nowhere"),
-    (["verify", "nowhere"], 2, "there is no bundle nowhere"),
-    (["inspect", "nowhere.onnx"], 2, "nowhere.onnx"),
-    (["frobnicate"], 2, "frobnicate"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        (["export", "tiny_vit_5m_22", "-t", "onnx"], 2, "did you mean tiny_vit_5m_224"),
+        (["export", "tinyvit_digits", "-t", "onxx"], 2, "did you mean onnx"),
+        (["export", "tinyvit_digits"], 2, "--target"),
+        (["export", "tiny_vit_5m_224", "-t", "onnx"], 5, "hf download timm/tiny_vit_5m_224.dist_in22k_ft_in1k"),
+        (["export", "tinyvit_digits", "-t", "onnx", "--num-classes", "7"], 2, "untrained"),
+        (["export", "tinyvit_digits", "-t", "onnx", "--labels", "nowhere.txt"], 2, "there is no labels file"),
+        (
+            ["export", "levit_128s", "-t", "onnx", "--weights", "random", "--size", "100"],
+            2,
+            "cannot take an input of 100x100",
+        ),
+        (["evaluate", "tinyvit_digits", "digits:validation"], 2, "digits:train or digits:test"),
+        (["evaluate", "tinyvit_digits", "nowhere"], 2, "there is no folder nowhere"),
+        (["verify", "nowhere"], 2, "there is no bundle nowhere"),
+        (["inspect", "nowhere.onnx"], 2, "nowhere.onnx"),
+        (["frobnicate"], 2, "frobnicate"),
+    ],
+)
 def test_mistakes_get_one_clear_message(tmp_path: Path, arguments: list[str], status: int, says: str) -> None:
     done = cli(*arguments, cwd=tmp_path)
     assert done.returncode == status, done.stderr
@@ -202,7 +219,13 @@ def test_vv_shows_the_traceback() -> None:
 
 def test_a_bug_is_logged_and_not_thrown_at_the_user(tmp_path: Path) -> None:
     code = "import edgevit.cli.app as a, edgevit.models.registry as r, sys\nr.list_models = lambda p: 1 / 0\nsys.argv = ['edgevit', 'models']\na.main()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "EDGEVIT_CACHE": str(tmp_path)}, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "EDGEVIT_CACHE": str(tmp_path)},
+        check=False,
+    )
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "ZeroDivisionError" in next((tmp_path / "logs").glob("crash-*.log")).read_text()
@@ -210,7 +233,10 @@ def test_a_bug_is_logged_and_not_thrown_at_the_user(tmp_path: Path) -> None:
 
 def test_dry_run_plans_and_writes_nothing(tmp_path: Path) -> None:
     document = cli_json("export", "tiny_vit_5m_224", "-t", "coreml", "-t", "raspberry-pi-5", "--dry-run", cwd=tmp_path)
-    assert [row["bundle"] for row in document["plan"]] == ["build/tiny_vit_5m_224/coreml-fp32", "build/tiny_vit_5m_224/litert-fp32"]
+    assert [row["bundle"] for row in document["plan"]] == [
+        "build/tiny_vit_5m_224/coreml-fp32",
+        "build/tiny_vit_5m_224/litert-fp32",
+    ]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -223,12 +249,19 @@ def test_configuration_goes_flag_environment_file(tmp_path: Path) -> None:
 
     assert planned() == "dist/tinyvit_digits/onnx-fp16"
     assert planned(env={"EDGEVIT_EXPORT_PRECISION": "fp32"}) == "dist/tinyvit_digits/onnx-fp32"
-    assert planned("-p", "fp16", "-o", "flag", env={"EDGEVIT_EXPORT_PRECISION": "fp32"}) == "flag/tinyvit_digits/onnx-fp16"
+    assert (
+        planned("-p", "fp16", "-o", "flag", env={"EDGEVIT_EXPORT_PRECISION": "fp32"}) == "flag/tinyvit_digits/onnx-fp16"
+    )
 
 
-@pytest.mark.parametrize(("text", "says"), [
-    ("[exprot]\n", "did you mean export"), ("[export]\nprecison = 'fp16'\n", "did you mean precision"), ("[export\n", "not valid TOML"),
-])
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[exprot]\n", "did you mean export"),
+        ("[export]\nprecison = 'fp16'\n", "did you mean precision"),
+        ("[export\n", "not valid TOML"),
+    ],
+)
 def test_a_mistake_in_the_configuration(tmp_path: Path, text: str, says: str) -> None:
     (tmp_path / "edgevit.toml").write_text(text)
     done = cli("models", cwd=tmp_path)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from edgevit.graph.capture import capture
 from edgevit.graph.fx import RuleInterpreter, aten
@@ -88,37 +88,187 @@ CASES = {
     "dropout": ("drop_noops", Wrap(lambda s, x: F.dropout(x, 0.5, s.training) + 1), IMAGE, 1, aten.dropout.default),
     "same view": ("drop_noops", Wrap(lambda s, x: x.view(x.shape) * 2), IMAGE, 1, aten.view.default),
     "contiguous already": ("drop_noops", Wrap(lambda s, x: x.contiguous() * 2), IMAGE, 1, aten.contiguous.default),
-    "contiguous that counts": ("drop_noops", Wrap(lambda s, x: x.transpose(1, 2).contiguous().view(1, -1) * 2), IMAGE, 0, None),
+    "contiguous that counts": (
+        "drop_noops",
+        Wrap(lambda s, x: x.transpose(1, 2).contiguous().view(1, -1) * 2),
+        IMAGE,
+        0,
+        None,
+    ),
     "real view": ("drop_noops", Wrap(lambda s, x: x.view(1, 6, 81) * 2), IMAGE, 0, None),
-    "bias table": ("fold_constants", Wrap(lambda s, x: x + s.table[:, s.index.long() * 1], table=torch.randn(6, 20), index=torch.arange(9)), IMAGE.mean(2), 1, aten.index.Tensor),
+    "bias table": (
+        "fold_constants",
+        Wrap(lambda s, x: x + s.table[:, s.index.long() * 1], table=torch.randn(6, 20), index=torch.arange(9)),
+        IMAGE.mean(2),
+        1,
+        aten.index.Tensor,
+    ),
     "grid": ("fold_constants", Wrap(lambda s, x: x * torch.linspace(0, 1, 9)), IMAGE, 1, aten.linspace.default),
-    "conv bn": ("fold_batch_norm", live(Wrap(lambda s, x: s.bn(s.conv(x)), conv=nn.Conv2d(6, 4, 3, bias=False), bn=nn.BatchNorm2d(4))), IMAGE, 1, aten.batch_norm.default),
-    "conv bias bn groups": ("fold_batch_norm", live(Wrap(lambda s, x: s.bn(s.conv(x)), conv=nn.Conv2d(6, 6, 3, groups=3, stride=2), bn=nn.BatchNorm2d(6))), IMAGE, 1, aten.batch_norm.default),
-    "bn without affine": ("fold_batch_norm", live(Wrap(lambda s, x: s.bn(s.conv(x)), conv=nn.Conv2d(6, 4, 1), bn=nn.BatchNorm2d(4, affine=False))), IMAGE, 1, aten.batch_norm.default),
-    "conv1d bn": ("fold_batch_norm", live(Wrap(lambda s, x: s.bn(s.conv(x)), conv=nn.Conv1d(6, 4, 3), bn=nn.BatchNorm1d(4))), IMAGE[:, :, 0], 1, aten.batch_norm.default),
-    "linear bn": ("fold_batch_norm", live(Wrap(lambda s, x: s.bn(s.fc(x)), fc=nn.Linear(6, 5), bn=nn.BatchNorm1d(5))), ROWS, 1, aten.batch_norm.default),
-    "tokens linear bn": ("fold_batch_norm", live(Wrap(lambda s, x: s.bn(s.fc(x).flatten(0, 1)).reshape(1, 9, 5), fc=nn.Linear(6, 5), bn=nn.BatchNorm1d(5))), torch.randn(1, 9, 6), 1, aten.batch_norm.default),
-    "bn linear": ("fold_batch_norm", live(Wrap(lambda s, x: s.fc(s.bn(x)), fc=nn.Linear(6, 5), bn=nn.BatchNorm1d(6))), ROWS, 1, aten.batch_norm.default),
-    "bn of a shared conv": ("fold_batch_norm", live(Wrap(lambda s, x: s.bn(y := s.conv(x)) + y, conv=nn.Conv2d(6, 4, 3), bn=nn.BatchNorm2d(4))), IMAGE, 0, None),
+    "conv bn": (
+        "fold_batch_norm",
+        live(Wrap(lambda s, x: s.bn(s.conv(x)), conv=nn.Conv2d(6, 4, 3, bias=False), bn=nn.BatchNorm2d(4))),
+        IMAGE,
+        1,
+        aten.batch_norm.default,
+    ),
+    "conv bias bn groups": (
+        "fold_batch_norm",
+        live(Wrap(lambda s, x: s.bn(s.conv(x)), conv=nn.Conv2d(6, 6, 3, groups=3, stride=2), bn=nn.BatchNorm2d(6))),
+        IMAGE,
+        1,
+        aten.batch_norm.default,
+    ),
+    "bn without affine": (
+        "fold_batch_norm",
+        live(Wrap(lambda s, x: s.bn(s.conv(x)), conv=nn.Conv2d(6, 4, 1), bn=nn.BatchNorm2d(4, affine=False))),
+        IMAGE,
+        1,
+        aten.batch_norm.default,
+    ),
+    "conv1d bn": (
+        "fold_batch_norm",
+        live(Wrap(lambda s, x: s.bn(s.conv(x)), conv=nn.Conv1d(6, 4, 3), bn=nn.BatchNorm1d(4))),
+        IMAGE[:, :, 0],
+        1,
+        aten.batch_norm.default,
+    ),
+    "linear bn": (
+        "fold_batch_norm",
+        live(Wrap(lambda s, x: s.bn(s.fc(x)), fc=nn.Linear(6, 5), bn=nn.BatchNorm1d(5))),
+        ROWS,
+        1,
+        aten.batch_norm.default,
+    ),
+    "tokens linear bn": (
+        "fold_batch_norm",
+        live(Wrap(lambda s, x: s.bn(s.fc(x).flatten(0, 1)).reshape(1, 9, 5), fc=nn.Linear(6, 5), bn=nn.BatchNorm1d(5))),
+        torch.randn(1, 9, 6),
+        1,
+        aten.batch_norm.default,
+    ),
+    "bn linear": (
+        "fold_batch_norm",
+        live(Wrap(lambda s, x: s.fc(s.bn(x)), fc=nn.Linear(6, 5), bn=nn.BatchNorm1d(6))),
+        ROWS,
+        1,
+        aten.batch_norm.default,
+    ),
+    "bn of a shared conv": (
+        "fold_batch_norm",
+        live(Wrap(lambda s, x: s.bn(y := s.conv(x)) + y, conv=nn.Conv2d(6, 4, 3), bn=nn.BatchNorm2d(4))),
+        IMAGE,
+        0,
+        None,
+    ),
     "bn alone": ("fold_batch_norm", live(Wrap(lambda s, x: s.bn(x), bn=nn.BatchNorm2d(6))), IMAGE, 0, None),
-    "layer scale": ("fold_layer_scale", live(Wrap(lambda s, x: s.fc(x) * s.gamma, fc=nn.Linear(6, 5), gamma=torch.rand(5))), ROWS, 1, aten.mul.Tensor),
-    "layer scale conv": ("fold_layer_scale", live(Wrap(lambda s, x: s.gamma * s.conv(x), conv=nn.Conv2d(6, 4, 3), gamma=torch.rand(4, 1, 1))), IMAGE, 1, aten.mul.Tensor),
-    "scalar scale": ("fold_layer_scale", live(Wrap(lambda s, x: s.conv(x) * 0.3, conv=nn.Conv2d(6, 4, 3))), IMAGE, 1, aten.mul.Tensor),
-    "scale on the wrong axis": ("fold_layer_scale", live(Wrap(lambda s, x: s.conv(x) * s.gamma, conv=nn.Conv2d(6, 7, 3), gamma=torch.rand(7))), IMAGE, 0, None),
-    "scale of a shared layer": ("fold_layer_scale", live(Wrap(lambda s, x: (y := s.fc(x)) * s.gamma + y, fc=nn.Linear(6, 5), gamma=torch.rand(5))), ROWS, 0, None),
-    "residual depthwise": ("merge_residual_conv", live(Wrap(lambda s, x: x + s.conv(x), conv=nn.Conv2d(6, 6, 3, padding=1, groups=6))), IMAGE, 1, aten.add.Tensor),
-    "residual depthwise 5x5": ("merge_residual_conv", live(Wrap(lambda s, x: s.conv(x) + x, conv=nn.Conv2d(6, 6, 5, padding=2, groups=6, bias=False))), IMAGE, 1, aten.add.Tensor),
-    "residual dense": ("merge_residual_conv", live(Wrap(lambda s, x: x + s.conv(x), conv=nn.Conv2d(6, 6, 3, padding=1))), IMAGE, 0, None),
-    "residual dilated": ("merge_residual_conv", live(Wrap(lambda s, x: x + s.conv(x), conv=nn.Conv2d(6, 6, 3, padding=2, dilation=2, groups=6))), IMAGE, 0, None),
-    "expand_as": ("bypass_expand", Wrap(lambda s, x: F.relu(x) * x.sum(-1, keepdim=True).expand_as(x)), IMAGE, 1, aten.expand_as.default),
-    "expand that counts": ("bypass_expand", Wrap(lambda s, x: x.sum(-1, keepdim=True).expand_as(x) * x.mean(-1, keepdim=True)), IMAGE, 0, None),
+    "layer scale": (
+        "fold_layer_scale",
+        live(Wrap(lambda s, x: s.fc(x) * s.gamma, fc=nn.Linear(6, 5), gamma=torch.rand(5))),
+        ROWS,
+        1,
+        aten.mul.Tensor,
+    ),
+    "layer scale conv": (
+        "fold_layer_scale",
+        live(Wrap(lambda s, x: s.gamma * s.conv(x), conv=nn.Conv2d(6, 4, 3), gamma=torch.rand(4, 1, 1))),
+        IMAGE,
+        1,
+        aten.mul.Tensor,
+    ),
+    "scalar scale": (
+        "fold_layer_scale",
+        live(Wrap(lambda s, x: s.conv(x) * 0.3, conv=nn.Conv2d(6, 4, 3))),
+        IMAGE,
+        1,
+        aten.mul.Tensor,
+    ),
+    "scale on the wrong axis": (
+        "fold_layer_scale",
+        live(Wrap(lambda s, x: s.conv(x) * s.gamma, conv=nn.Conv2d(6, 7, 3), gamma=torch.rand(7))),
+        IMAGE,
+        0,
+        None,
+    ),
+    "scale of a shared layer": (
+        "fold_layer_scale",
+        live(Wrap(lambda s, x: (y := s.fc(x)) * s.gamma + y, fc=nn.Linear(6, 5), gamma=torch.rand(5))),
+        ROWS,
+        0,
+        None,
+    ),
+    "residual depthwise": (
+        "merge_residual_conv",
+        live(Wrap(lambda s, x: x + s.conv(x), conv=nn.Conv2d(6, 6, 3, padding=1, groups=6))),
+        IMAGE,
+        1,
+        aten.add.Tensor,
+    ),
+    "residual depthwise 5x5": (
+        "merge_residual_conv",
+        live(Wrap(lambda s, x: s.conv(x) + x, conv=nn.Conv2d(6, 6, 5, padding=2, groups=6, bias=False))),
+        IMAGE,
+        1,
+        aten.add.Tensor,
+    ),
+    "residual dense": (
+        "merge_residual_conv",
+        live(Wrap(lambda s, x: x + s.conv(x), conv=nn.Conv2d(6, 6, 3, padding=1))),
+        IMAGE,
+        0,
+        None,
+    ),
+    "residual dilated": (
+        "merge_residual_conv",
+        live(Wrap(lambda s, x: x + s.conv(x), conv=nn.Conv2d(6, 6, 3, padding=2, dilation=2, groups=6))),
+        IMAGE,
+        0,
+        None,
+    ),
+    "expand_as": (
+        "bypass_expand",
+        Wrap(lambda s, x: F.relu(x) * x.sum(-1, keepdim=True).expand_as(x)),
+        IMAGE,
+        1,
+        aten.expand_as.default,
+    ),
+    "expand that counts": (
+        "bypass_expand",
+        Wrap(lambda s, x: x.sum(-1, keepdim=True).expand_as(x) * x.mean(-1, keepdim=True)),
+        IMAGE,
+        0,
+        None,
+    ),
     "attention": ("plain_attention", Wrap(attend), QUERY, 1, aten.scaled_dot_product_attention.default),
-    "attention with bias": ("plain_attention", Wrap(attend, mask=torch.randn(6, 10, 10)), QUERY, 1, aten.scaled_dot_product_attention.default),
-    "attention with a hard mask": ("plain_attention", Wrap(attend, mask=torch.ones(10, 10).tril().bool()), QUERY, 1, None),
+    "attention with bias": (
+        "plain_attention",
+        Wrap(attend, mask=torch.randn(6, 10, 10)),
+        QUERY,
+        1,
+        aten.scaled_dot_product_attention.default,
+    ),
+    "attention with a hard mask": (
+        "plain_attention",
+        Wrap(attend, mask=torch.ones(10, 10).tril().bool()),
+        QUERY,
+        1,
+        None,
+    ),
     "softmax": ("flat_softmax", Wrap(lambda s, x: x.softmax(-1)), QUERY, 1, None),
     "softmax over channels": ("flat_softmax", Wrap(lambda s, x: x.softmax(1)), QUERY, 1, None),
-    "bicubic": ("resize_as_matmul", Wrap(lambda s, x: F.interpolate(x, size=(14, 5), mode="bicubic")), IMAGE, 1, aten.upsample_bicubic2d.vec),
-    "bicubic corners": ("resize_as_matmul", Wrap(lambda s, x: F.interpolate(x, size=(4, 20), mode="bicubic", align_corners=True)), IMAGE, 1, aten.upsample_bicubic2d.vec),
+    "bicubic": (
+        "resize_as_matmul",
+        Wrap(lambda s, x: F.interpolate(x, size=(14, 5), mode="bicubic")),
+        IMAGE,
+        1,
+        aten.upsample_bicubic2d.vec,
+    ),
+    "bicubic corners": (
+        "resize_as_matmul",
+        Wrap(lambda s, x: F.interpolate(x, size=(4, 20), mode="bicubic", align_corners=True)),
+        IMAGE,
+        1,
+        aten.upsample_bicubic2d.vec,
+    ),
     "bicubic by scale": ("resize_as_matmul", Wrap(lambda s, x: windows(x)), IMAGE, 1, aten.upsample_bicubic2d.vec),
 }
 
@@ -150,12 +300,22 @@ def test_equal_tables_stay_one() -> None:
 
 
 def interface(size: tuple[int, int], **change: object) -> Interface:
-    values = {"layout": "tensor", "size": size, "mean": (0.5,) * 3, "std": (0.25,) * 3, "probabilities": False, **change}
+    values = {
+        "layout": "tensor",
+        "size": size,
+        "mean": (0.5,) * 3,
+        "std": (0.25,) * 3,
+        "probabilities": False,
+        **change,
+    }
     return Interface(**values)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("backend", ["onnx", "executorch", "litert", "coreml"])
-@pytest.mark.parametrize("name", [*BUILDERS, "mobilevit_xxs", "levit_128s", "repvit_m0_9", "fastvit_t8", "crossvit_tiny_240", "efficientvit_m0"])
+@pytest.mark.parametrize(
+    "name",
+    [*BUILDERS, "mobilevit_xxs", "levit_128s", "repvit_m0_9", "fastvit_t8", "crossvit_tiny_240", "efficientvit_m0"],
+)
 def test_a_prepared_model_computes_what_the_model_does(name: str, backend: str) -> None:
     loaded = load_model(name, weights="random")
     size = loaded.preprocessing.size
@@ -166,7 +326,12 @@ def test_a_prepared_model_computes_what_the_model_does(name: str, backend: str) 
         found = prepared.program.module(check_guards=False)(image)
     assert float((found - expected).abs().max()) < 2e-5 * float(expected.max() - expected.min())
     left = {node.target for node in prepared.program.graph.nodes}
-    assert not left & {aten.dropout.default, aten.batch_norm.default} or name in ("levit_128s", "efficientvit_m0", "efficientformerv2_digits", "crossvit_tiny_240")
+    assert not left & {aten.dropout.default, aten.batch_norm.default} or name in (
+        "levit_128s",
+        "efficientvit_m0",
+        "efficientformerv2_digits",
+        "crossvit_tiny_240",
+    )
 
 
 def test_capture_leaves_the_model_alone() -> None:
@@ -185,6 +350,10 @@ def test_the_wrapper_normalises_as_the_reference_does() -> None:
     planes = pixels.permute(0, 3, 1, 2).float()
     with torch.no_grad():
         expected = torch.softmax(model((planes / 255 - 0.5) / 0.25), -1)
-        for layout, given in (("image_nhwc_uint8", pixels), ("image_nchw_float", planes), ("tensor", (planes / 255 - 0.5) / 0.25)):
+        for layout, given in (
+            ("image_nhwc_uint8", pixels),
+            ("image_nchw_float", planes),
+            ("tensor", (planes / 255 - 0.5) / 0.25),
+        ):
             ready = prepare(program, interface((8, 8), layout=layout, probabilities=True), ())
             torch.testing.assert_close(ready.program.module(check_guards=False)(given), expected, atol=1e-6, rtol=1e-5)

@@ -34,7 +34,10 @@ def official_shvit(key: str) -> str:
     return re.sub(r"^stages\.([12])\.downsample\.([34])\.", lambda m: f"blocks{int(m[1]) + 1}.2.{int(m[2]) - 3}.", key)
 
 
-@pytest.mark.parametrize(("name", "rename"), [("tiny_vit_5m_224", official_tinyvit), ("shvit_s1", official_shvit), ("shvit_s4", official_shvit)])
+@pytest.mark.parametrize(
+    ("name", "rename"),
+    [("tiny_vit_5m_224", official_tinyvit), ("shvit_s1", official_shvit), ("shvit_s4", official_shvit)],
+)
 def test_an_official_checkpoint_computes_the_same(name: str, rename: object, tmp_path: Path) -> None:
     reference = load_model(name, weights="random", seed=5)
     state = {rename(key): value for key, value in reference.module.state_dict().items()}  # type: ignore[operator]
@@ -52,7 +55,11 @@ def test_two_distilled_heads_become_their_mean() -> None:
     reference = load_model("shvit_s1", weights="random", seed=6).module
     other = load_model("shvit_s1", weights="random", seed=7).module
     state = {official_shvit(key): value for key, value in reference.state_dict().items()}
-    state |= {key.replace("head.", "head_dist.", 1): value for key, value in other.state_dict().items() if key.startswith("head.")}
+    state |= {
+        key.replace("head.", "head_dist.", 1): value
+        for key, value in other.state_dict().items()
+        if key.startswith("head.")
+    }
     merged = load_model("shvit_s1", weights="random", seed=8).module
     merged.load_state_dict(to_timm_layout(state), strict=False)
     features = torch.randn(4, 320)

@@ -21,7 +21,7 @@ from edgevit.testing import structured_images
 
 class Evil:
     def __reduce__(self) -> tuple[object, tuple[str]]:
-        return (Path.touch, (Path("/tmp/edgevit-was-here"),))  # noqa: S108
+        return (Path.touch, (Path("/tmp/edgevit-was-here"),))
 
 
 def write(path: Path, data: bytes) -> Path:
@@ -46,19 +46,22 @@ def evil_zip(path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("name", "make", "says"), [
-    ("none.pth", lambda p: p, "there is no weights file"),
-    ("empty.pth", lambda p: write(p, b""), "empty"),
-    ("text.pth", lambda p: write(p, b"these are words\n"), "not a PyTorch checkpoint"),
-    ("evil.pth", evil, "would run code|not a PyTorch checkpoint"),
-    ("evil_zip.pth", evil_zip, "would run code"),
-    ("short.safetensors", truncated, "not a valid safetensors"),
-    ("huge.safetensors", gigabyte_header, "not a valid safetensors"),
-    ("list.pth", lambda p: (torch.save([1, 2], p), p)[1], "not a PyTorch checkpoint"),
-    ("nothing.pth", lambda p: (torch.save({"a": 1}, p), p)[1], "not a PyTorch checkpoint"),
-])
+@pytest.mark.parametrize(
+    ("name", "make", "says"),
+    [
+        ("none.pth", lambda p: p, "there is no weights file"),
+        ("empty.pth", lambda p: write(p, b""), "empty"),
+        ("text.pth", lambda p: write(p, b"these are words\n"), "not a PyTorch checkpoint"),
+        ("evil.pth", evil, "would run code|not a PyTorch checkpoint"),
+        ("evil_zip.pth", evil_zip, "would run code"),
+        ("short.safetensors", truncated, "not a valid safetensors"),
+        ("huge.safetensors", gigabyte_header, "not a valid safetensors"),
+        ("list.pth", lambda p: (torch.save([1, 2], p), p)[1], "not a PyTorch checkpoint"),
+        ("nothing.pth", lambda p: (torch.save({"a": 1}, p), p)[1], "not a PyTorch checkpoint"),
+    ],
+)
 def test_bad_files(tmp_path: Path, name: str, make: object, says: str) -> None:
-    mark = Path("/tmp/edgevit-was-here")  # noqa: S108
+    mark = Path("/tmp/edgevit-was-here")
     mark.unlink(missing_ok=True)
     with pytest.raises(BadFile, match=says):
         read_checkpoint(make(tmp_path / name))  # type: ignore[operator]
@@ -149,7 +152,9 @@ def test_random_weights_are_live() -> None:
     loaded = load_model("efficientformerv2_s0", weights="random")
     for name, parameter in loaded.module.named_parameters():
         assert float(parameter.std()) > 1e-3 or parameter.numel() == 1, name
-    images = torch.stack([torch.from_numpy(image) for image in structured_images(2, (224, 224))]).permute(0, 3, 1, 2) / 255.0
+    images = (
+        torch.stack([torch.from_numpy(image) for image in structured_images(2, (224, 224))]).permute(0, 3, 1, 2) / 255.0
+    )
     with torch.no_grad():
         one, other = loaded.module((images - 0.45) / 0.23)
     assert float((one - other).abs().max()) > 0.2 * float(one.std())
@@ -167,7 +172,12 @@ def test_a_local_folder_with_weights(tmp_path: Path) -> None:
 
     module = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=4)
     cfg = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3, "num_classes": 4, "classifier": "head"}
-    config = {"architecture": "vit_tiny_patch16_224", "num_classes": 4, "model_args": {"img_size": 32}, "pretrained_cfg": cfg}
+    config = {
+        "architecture": "vit_tiny_patch16_224",
+        "num_classes": 4,
+        "model_args": {"img_size": 32},
+        "pretrained_cfg": cfg,
+    }
     (tmp_path / "config.json").write_text(json.dumps(config))
     save_file(module.state_dict(), tmp_path / "model.safetensors")
     loaded = load_model(str(tmp_path))

@@ -13,10 +13,37 @@ from edgevit.models.bundled import BUILDERS
 from edgevit.models.registry import find_model, list_models, spec_from_cfg, zoo
 
 FAMILIES = {
-    "TinyViT", "SHViT", "MobileViT", "MobileViTv2", "EfficientFormer", "EfficientFormerV2", "LeViT", "RepViT", "FastViT",
-    "EfficientViT (MIT)", "EfficientViT (MSRA)", "EdgeNeXt", "SwiftFormer", "MobileNetV4", "DeiT", "DeiT III", "ViT",
-    "FlexiViT", "Swin", "PVT v2", "Twins", "PiT", "CrossViT", "TNT", "Visformer", "XCiT", "MViTv2", "Hiera", "ConvMixer",
-    "Sequencer", "ViTamin",
+    "TinyViT",
+    "SHViT",
+    "MobileViT",
+    "MobileViTv2",
+    "EfficientFormer",
+    "EfficientFormerV2",
+    "LeViT",
+    "RepViT",
+    "FastViT",
+    "EfficientViT (MIT)",
+    "EfficientViT (MSRA)",
+    "EdgeNeXt",
+    "SwiftFormer",
+    "MobileNetV4",
+    "DeiT",
+    "DeiT III",
+    "ViT",
+    "FlexiViT",
+    "Swin",
+    "PVT v2",
+    "Twins",
+    "PiT",
+    "CrossViT",
+    "TNT",
+    "Visformer",
+    "XCiT",
+    "MViTv2",
+    "Hiera",
+    "ConvMixer",
+    "Sequencer",
+    "ViTamin",
 }
 ZOO = [name for name, spec in zoo().items() if spec.origin == "zoo"]
 
@@ -41,8 +68,16 @@ def test_a_row_says_what_timm_says(name: str) -> None:
     cfg = get_pretrained_cfg(spec.source, allow_unregistered=False)
     assert cfg is not None
     fresh = spec_from_cfg(
-        name, spec.source, cfg.to_dict(), origin="zoo", family=spec.family, paper=spec.paper,
-        parameters=spec.parameters, macs=spec.macs, top1=spec.top1, top1_source=spec.top1_source,
+        name,
+        spec.source,
+        cfg.to_dict(),
+        origin="zoo",
+        family=spec.family,
+        paper=spec.paper,
+        parameters=spec.parameters,
+        macs=spec.macs,
+        top1=spec.top1,
+        top1_source=spec.top1_source,
     )
     assert fresh == spec
     assert cfg.tag == spec.source.partition(".")[2]
@@ -67,7 +102,10 @@ def test_another_timm_name_and_its_tag() -> None:
     assert (spec.origin, spec.preprocessing.size, spec.num_classes) == ("timm", (224, 224), 1000)
 
 
-@pytest.mark.parametrize(("name", "near"), [("tinyvit_5m_224", "tiny_vit_5m_224"), ("shvit_s9", "shvit_s4"), ("resnet18.b1_in1k", "resnet18.a1_in1k")])
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("tinyvit_5m_224", "tiny_vit_5m_224"), ("shvit_s9", "shvit_s4"), ("resnet18.b1_in1k", "resnet18.a1_in1k")],
+)
 def test_a_misspelt_name_offers_the_nearest(name: str, near: str) -> None:
     with pytest.raises(UnknownName) as caught:
         find_model(name)
@@ -75,13 +113,23 @@ def test_a_misspelt_name_offers_the_nearest(name: str, near: str) -> None:
 
 
 def test_a_local_timm_folder(tmp_path: Path) -> None:
-    cfg = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3, "num_classes": 7, "interpolation": "bilinear"}
-    (tmp_path / "config.json").write_text(json.dumps({"architecture": "vit_tiny_patch16_224", "num_classes": 7, "pretrained_cfg": cfg}))
+    cfg = {
+        "input_size": [3, 32, 32],
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+        "num_classes": 7,
+        "interpolation": "bilinear",
+    }
+    (tmp_path / "config.json").write_text(
+        json.dumps({"architecture": "vit_tiny_patch16_224", "num_classes": 7, "pretrained_cfg": cfg})
+    )
     spec = find_model(str(tmp_path))
     assert (spec.origin, spec.num_classes, spec.preprocessing.size) == ("local", 7, (32, 32))
 
 
-@pytest.mark.parametrize(("pattern", "member"), [("tiny*", "tiny_vit_5m_224"), ("SHViT", "shvit_s1"), ("digits", "deit_digits")])
+@pytest.mark.parametrize(
+    ("pattern", "member"), [("tiny*", "tiny_vit_5m_224"), ("SHViT", "shvit_s1"), ("digits", "deit_digits")]
+)
 def test_lists_by_name_or_family(pattern: str, member: str) -> None:
     assert member in [spec.name for spec in list_models(pattern)]
 

@@ -61,7 +61,15 @@ def softmax_twice(module: nn.Module, interface: dict[str, object]) -> None:
     module.head.fc = nn.Sequential(module.head.fc, nn.Softmax(-1))
 
 
-SABOTAGES = [permute_outputs, drop_a_branch, flip_one_weight, swap_mean_and_std, swap_red_and_blue, forget_to_divide_by_255, softmax_twice]
+SABOTAGES = [
+    permute_outputs,
+    drop_a_branch,
+    flip_one_weight,
+    swap_mean_and_std,
+    swap_red_and_blue,
+    forget_to_divide_by_255,
+    softmax_twice,
+]
 
 
 def sabotaged(source: Path, folder: Path, sabotage: Sabotage | None) -> Bundle:
@@ -71,7 +79,13 @@ def sabotaged(source: Path, folder: Path, sabotage: Sabotage | None) -> Bundle:
     loaded = load_model(manifest.model.name)
     module = copy.deepcopy(loaded.module)
     rule = loaded.preprocessing
-    values: dict[str, object] = {"layout": "image_nhwc_uint8", "size": rule.size, "mean": rule.mean, "std": rule.std, "probabilities": True}
+    values: dict[str, object] = {
+        "layout": "image_nhwc_uint8",
+        "size": rule.size,
+        "mean": rule.mean,
+        "std": rule.std,
+        "probabilities": True,
+    }
     if sabotage:
         sabotage(module, values)
     backend = find_backend(manifest.target.backend)
@@ -83,20 +97,26 @@ def sabotaged(source: Path, folder: Path, sabotage: Sabotage | None) -> Bundle:
 
 
 @pytest.mark.parametrize("sabotage", [None, *SABOTAGES], ids=lambda s: s.__name__ if s else "untouched")
-def test_a_sabotaged_model_is_rejected(exported: Callable[..., Path], tmp_path: Path, sabotage: Sabotage | None) -> None:
+def test_a_sabotaged_model_is_rejected(
+    exported: Callable[..., Path], tmp_path: Path, sabotage: Sabotage | None
+) -> None:
     bundle = sabotaged(exported("tinyvit_digits", "onnx"), tmp_path / "b", sabotage)
     verdict = verify_bundle(bundle)
     assert verdict.status == ("failed" if sabotage else "passed"), verdict
 
 
 @pytest.mark.parametrize("target", ["litert", "executorch"])
-def test_one_flipped_weight_is_rejected_in_every_runtime(exported: Callable[..., Path], tmp_path: Path, target: str) -> None:
+def test_one_flipped_weight_is_rejected_in_every_runtime(
+    exported: Callable[..., Path], tmp_path: Path, target: str
+) -> None:
     bundle = sabotaged(exported("tinyvit_digits", target), tmp_path / "b", flip_one_weight)
     assert verify_bundle(bundle).status == "failed"
 
 
 @pytest.mark.parametrize("target", ["onnx", "litert", "executorch"])
-def test_a_weight_changed_in_the_file_itself_is_rejected(exported: Callable[..., Path], tmp_path: Path, target: str) -> None:
+def test_a_weight_changed_in_the_file_itself_is_rejected(
+    exported: Callable[..., Path], tmp_path: Path, target: str
+) -> None:
     """Flip the sign bits of one live tensor's values where they lie in the file."""
     source = exported("tinyvit_digits", target)
     shutil.copytree(source, tmp_path / "b")
@@ -114,8 +134,19 @@ def test_a_weight_changed_in_the_file_itself_is_rejected(exported: Callable[...,
     assert verify_bundle(read_bundle(tmp_path / "b")).status == "failed"
 
 
-@pytest.mark.parametrize("change", [{"size": (33, 33)}, {"crop_pct": 0.97}, {"interpolation": "bilinear"}, {"mean": (0.25,) * 3}, {"crop_mode": "squash"}])
-def test_another_preprocessing_rule_is_rejected(exported: Callable[..., Path], tmp_path: Path, change: dict[str, object]) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"size": (33, 33)},
+        {"crop_pct": 0.97},
+        {"interpolation": "bilinear"},
+        {"mean": (0.25,) * 3},
+        {"crop_mode": "squash"},
+    ],
+)
+def test_another_preprocessing_rule_is_rejected(
+    exported: Callable[..., Path], tmp_path: Path, change: dict[str, object]
+) -> None:
     """A resize off by one, another crop or filter: the golden pictures no longer give the golden inputs."""
     shutil.copytree(exported("tinyvit_digits", "onnx"), tmp_path / "b")
     manifest = read_bundle(tmp_path / "b").manifest
@@ -232,7 +263,15 @@ def test_bisect_names_the_operator_of_a_sabotaged_rewrite(tmp_path: Path, monkey
     order = {tap.node: index for index, tap in enumerate(module_taps)}
     assert faulty in order
     monkeypatch.setattr(module, "_artifact", artifact)
-    found = module.bisect(tmp_path / "program.pt2", bundle_manifest, resolve_target("onnx"), inputs, tmp_path, tmp_path / "log", module.Limits())
+    found = module.bisect(
+        tmp_path / "program.pt2",
+        bundle_manifest,
+        resolve_target("onnx"),
+        inputs,
+        tmp_path,
+        tmp_path / "log",
+        module.Limits(),
+    )
     assert found.tap is not None
     assert found.tap.node == faulty
     assert found.tap.module
@@ -246,7 +285,15 @@ def test_bisect_clears_the_toolchain_when_the_file_was_damaged(tmp_path: Path) -
     loaded = load_model("shvit_digits")
     torch.export.save(capture(loaded.module, (32, 32)), tmp_path / "program.pt2")
     inputs = np.random.default_rng(0).integers(0, 255, (2, 32, 32, 3), dtype=np.uint8)
-    found = bisect(tmp_path / "program.pt2", _described("shvit_digits"), resolve_target("onnx"), inputs, tmp_path, tmp_path / "log", Limits())
+    found = bisect(
+        tmp_path / "program.pt2",
+        _described("shvit_digits"),
+        resolve_target("onnx"),
+        inputs,
+        tmp_path,
+        tmp_path / "log",
+        Limits(),
+    )
     assert found.tap is None
     assert "damaged" in found.sentence()
 

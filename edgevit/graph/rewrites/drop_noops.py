@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch.fx import GraphModule, Node
 
-from edgevit.graph.fx import aten, calls, finish, replace, shape
+from edgevit.graph.fx import aten, calls, finish, operand, replace, shape
 from edgevit.graph.rewrites import Rewrite
 
 _NOOPS = (
@@ -19,7 +19,7 @@ _SHAPE_ONLY = (aten.expand.default, aten.view.default, aten.reshape.default)
 
 
 def _changes_nothing(node: Node) -> bool:
-    source = node.args[0]
+    source = operand(node)
     if node.target in _SHAPE_ONLY:
         return shape(node) is not None and shape(node) == shape(source)
     if node.target is aten.contiguous.default:
@@ -33,7 +33,7 @@ def edit(graph_module: GraphModule) -> int:
     removed = 0
     for node in calls(graph_module, *_NOOPS, *_SHAPE_ONLY, aten.contiguous.default):
         if _changes_nothing(node):
-            replace(node, node.args[0])
+            replace(node, operand(node))
             removed += 1
     finish(graph_module)
     return removed

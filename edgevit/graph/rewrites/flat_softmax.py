@@ -31,5 +31,9 @@ def rules() -> Mapping[Any, Callable[..., Any]]:
 
 
 REWRITE = Rewrite(
-    "flat_softmax", __doc__.splitlines()[0], order=105, backends=frozenset({"executorch"}), rules=rules,
+    "flat_softmax",
+    __doc__.splitlines()[0],
+    order=105,
+    backends=frozenset({"executorch"}),
+    rules=rules,
 )

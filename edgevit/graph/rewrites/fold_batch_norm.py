@@ -7,7 +7,19 @@ from dataclasses import dataclass
 import torch
 from torch.fx import GraphModule, Node
 
-from edgevit.graph.fx import add_constant, argument, aten, calls, constant, finish, is_call, replace, shape, sole_user
+from edgevit.graph.fx import (
+    add_constant,
+    argument,
+    aten,
+    calls,
+    constant,
+    finish,
+    is_call,
+    operand,
+    replace,
+    shape,
+    sole_user,
+)
 from edgevit.graph.rewrites import Rewrite
 
 _BATCH_NORMS = (aten.batch_norm.default, aten._native_batch_norm_legit_no_training.default)
@@ -70,11 +82,11 @@ def scale_outputs(graph_module: GraphModule, node: Node, affine: _Affine) -> boo
 
 def _producer(node: Node) -> Node | None:
     """The linear or convolution whose output channels are the normalised channels."""
-    source = node.args[0]
+    source = operand(node)
     if is_call(source, *_CONVOLUTIONS) and sole_user(source):
         return source
     while is_call(source, *_RESHAPES) and sole_user(source) and _same_last_axis(source):
-        source = source.args[0]
+        source = operand(source)
     normalised = shape(node)
     channels_last = normalised is not None and len(normalised) == 2
     if is_call(source, aten.linear.default) and sole_user(source) and channels_last:
@@ -98,7 +110,7 @@ def _fold_into_consumer(graph_module: GraphModule, node: Node, affine: _Affine) 
     weight, bias = found[0].double(), found[1]
     shift = weight @ affine.shift
     set_layer(graph_module, user, weight * affine.scale, shift if bias is None else shift + bias.double())
-    replace(node, node.args[0])
+    replace(node, operand(node))
     return True
 
 
@@ -112,7 +124,7 @@ def edit(graph_module: GraphModule) -> int:
             continue
         producer = _producer(node)
         if producer is not None and scale_outputs(graph_module, producer, affine):
-            replace(node, node.args[0])
+            replace(node, operand(node))
             folded += 1
         else:
             folded += _fold_into_consumer(graph_module, node, affine)

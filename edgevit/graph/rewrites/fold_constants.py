@@ -22,8 +22,9 @@ def _depends_on_nothing(node: Node, known: dict[Node, Any]) -> bool:
     return _is_pure(node) and all(source in known for source in node.all_input_nodes)
 
 
-def _add_shared(graph_module: GraphModule, before: Node, value: torch.Tensor,
-                made: list[tuple[torch.Tensor, Node]]) -> Node:
+def _add_shared(
+    graph_module: GraphModule, before: Node, value: torch.Tensor, made: list[tuple[torch.Tensor, Node]]
+) -> Node:
     """Equal tables stay one table in the file."""
     for other, node in made:
         if other.shape == value.shape and other.dtype == value.dtype and torch.equal(other, value):
@@ -43,7 +44,7 @@ def edit(graph_module: GraphModule) -> int:
             known[node] = attribute(graph_module, str(node.target))
         elif _depends_on_nothing(node, known):
             args, kwargs = map_arg((node.args, node.kwargs), known.__getitem__)
-            known[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+            known[node] = node.target(*args, **kwargs)
     for node, value in known.items():
         is_frontier = any(user not in known for user in node.users)
         if node.op == "call_function" and isinstance(value, torch.Tensor) and is_frontier:

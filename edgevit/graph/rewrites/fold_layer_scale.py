@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch.fx import GraphModule, Node
 
@@ -9,7 +11,7 @@ from edgevit.graph.fx import aten, calls, constant, finish, is_call, replace, sh
 from edgevit.graph.rewrites import Rewrite
 from edgevit.graph.rewrites.fold_batch_norm import _Affine, scale_outputs
 
-_CHANNEL_AXIS = {aten.linear.default: -1, aten.conv2d.default: -3, aten.conv1d.default: -2}
+_CHANNEL_AXIS: dict[Any, int] = {aten.linear.default: -1, aten.conv2d.default: -3, aten.conv1d.default: -2}
 
 
 def _factor(graph_module: GraphModule, value: object, layer: Node) -> torch.Tensor | None:
@@ -37,7 +39,8 @@ def edit(graph_module: GraphModule) -> int:
     """Fold every such product; returns how many were folded."""
     folded = 0
     for node in calls(graph_module, aten.mul.Tensor, aten.mul_.Tensor):
-        for layer, value in (node.args[:2], node.args[1::-1]):
+        left, right = node.args[:2]
+        for layer, value in ((left, right), (right, left)):
             if not is_call(layer, *_CHANNEL_AXIS) or sole_user(layer) is not node:
                 continue
             factor = _factor(graph_module, value, layer)

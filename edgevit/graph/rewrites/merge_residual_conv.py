@@ -28,7 +28,8 @@ def edit(graph_module: GraphModule) -> int:
     """Merge every such residual; returns how many were merged."""
     merged = 0
     for node in calls(graph_module, aten.add.Tensor, aten.add_.Tensor):
-        for residual, layer in (node.args[:2], node.args[1::-1]):
+        left, right = node.args[:2]
+        for residual, layer in ((left, right), (right, left)):
             if not is_call(layer, aten.conv2d.default) or layer.args[0] is not residual:
                 continue
             weight = _keeps_positions(graph_module, layer)

@@ -17,9 +17,16 @@ from edgevit.graph.fx import aten
 from edgevit.graph.rewrites import Rewrite
 
 
-def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
-              attn_mask: torch.Tensor | None = None, dropout_p: float = 0.0,
-              is_causal: bool = False, scale: float | None = None, **options: Any) -> torch.Tensor:
+def attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    **options: Any,
+) -> torch.Tensor:
     """softmax(q k^T * scale + mask) v for 4-D [B, H, N, D] operands; others pass unchanged."""
     boolean_mask = attn_mask is not None and attn_mask.dtype == torch.bool
     if query.dim() != 4 or key.shape[1] != query.shape[1] or is_causal or boolean_mask:
@@ -44,6 +51,9 @@ def rules() -> Mapping[Any, Callable[..., Any]]:
 
 
 REWRITE = Rewrite(
-    "plain_attention", __doc__.splitlines()[0], order=100, backends=frozenset({"executorch"}),
+    "plain_attention",
+    __doc__.splitlines()[0],
+    order=100,
+    backends=frozenset({"executorch"}),
     rules=rules,
 )

@@ -50,6 +50,9 @@ def edit(graph_module: GraphModule) -> int:
 
 
 REWRITE = Rewrite(
-    "resize_as_matmul", __doc__.splitlines()[0], order=70,
-    backends=frozenset({"coreml", "litert", "executorch"}), edit=edit,
+    "resize_as_matmul",
+    __doc__.splitlines()[0],
+    order=70,
+    backends=frozenset({"coreml", "litert", "executorch"}),
+    edit=edit,
 )
