@@ -13,11 +13,10 @@ from edgevit.bundle.deployed import Deployed, load
 from edgevit.bundle.read import read_bundle
 from edgevit.core.events import Listener, ignore
 from edgevit.core.manifest import VerdictInfo
-from edgevit.core.spec import ModelSpec
 from edgevit.models.registry import list_models
 from edgevit.verify.evaluate import Evaluation
 
-__all__ = ["Deployed", "evaluate", "export", "load", "models", "verify"]
+__all__ = ["Deployed", "evaluate", "export", "list_models", "load", "verify_bundle"]
 
 
 def export(model: str, targets: Sequence[str], *, listen: Listener = ignore, **options: Any) -> list[ExportResult]:
@@ -35,7 +34,7 @@ def export(model: str, targets: Sequence[str], *, listen: Listener = ignore, **o
     return run_export(ExportOptions(model, tuple(targets), **options), listen)
 
 
-def verify(
+def verify_bundle(
     bundle: Path | str, *, reference: str | None = None, images: Path | str | None = None, **model_options: Any
 ) -> VerdictInfo:
     """Judge a bundle again, against its golden vectors or a PyTorch model.
@@ -46,14 +45,14 @@ def verify(
         images: a folder of further pictures; needs a reference.
         model_options: as for `edgevit.models.load.load_model`, e.g. ``weights``.
     """
-    from edgevit.verify.check import verify_bundle
+    from edgevit.verify.check import verify_bundle as judge_bundle
 
     module = None
     if reference is not None:
         from edgevit.models.load import load_model
 
         module = load_model(reference, **model_options).module
-    return verify_bundle(read_bundle(Path(bundle)), reference=module, images=Path(images) if images else None)
+    return judge_bundle(read_bundle(Path(bundle)), reference=module, images=Path(images) if images else None)
 
 
 def evaluate(model: str | Path, dataset: str, **options: Any) -> Evaluation:
@@ -72,8 +71,3 @@ def evaluate(model: str | Path, dataset: str, **options: Any) -> Evaluation:
     from edgevit.models.load import load_model
 
     return evaluate_model(load_model(str(model), **options), dataset)
-
-
-def models(pattern: str = "*") -> list[ModelSpec]:
-    """The known models whose name or family matches a glob."""
-    return list_models(pattern)

@@ -38,6 +38,7 @@ class Recipe:
         peak: highest learning rate of the one-cycle schedule.
         draws: how many different canvases of each digit are cycled through.
         shift: images are moved by up to so many pixels, edges repeated.
+        warp: images are turned, sheared and stretched by a random matrix this far from the identity.
         first_draw: the first of those canvases.
         teacher: a bundled model whose soft answers count for half of the loss (DeiT's distillation).
     """
@@ -49,12 +50,14 @@ class Recipe:
     shift: int = 0
     teacher: str = ""
     first_draw: int = 0
+    warp: float = 0.0
 
 
 RECIPES = {
     "deit_digits": (
         Recipe(epochs=260, batch=32, peak=1.5e-3, draws=40, shift=4),
         Recipe(epochs=150, batch=32, peak=8e-4, draws=60, first_draw=40, shift=4, teacher="tinyvit_digits"),
+        Recipe(epochs=120, batch=32, peak=1e-3, draws=60, first_draw=100, shift=3, teacher="tinyvit_digits", warp=0.2),
     ),
 }
 WEIGHTS = Path(__file__).parents[1] / "edgevit/models/weights"
@@ -79,6 +82,15 @@ def shifted(images: torch.Tensor, most: int) -> torch.Tensor:
     )
 
 
+def warped(images: torch.Tensor, most: float) -> torch.Tensor:
+    """Turn, shear, stretch and move each image by a random affine map."""
+    if not most:
+        return images
+    maps = torch.eye(2, 3).repeat(len(images), 1, 1) + (torch.rand(len(images), 2, 3) * 2 - 1) * most
+    grid = F.affine_grid(maps, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
 def distillation(teacher: nn.Module, outputs: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     """KL divergence from the teacher's answers."""
     with torch.no_grad():
@@ -99,7 +111,7 @@ def train_one_epoch(
     for batch in torch.randperm(len(labels)).split(recipe.batch):
         if len(batch) < recipe.batch:
             continue
-        given = shifted(images[batch], recipe.shift)
+        given = warped(shifted(images[batch], recipe.shift), recipe.warp)
         outputs = model(given)
         heads = outputs if isinstance(outputs, tuple) else (outputs,)
         loss = sum(F.cross_entropy(head, labels[batch], label_smoothing=0.05) for head in heads)

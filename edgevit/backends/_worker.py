@@ -74,6 +74,13 @@ def _run(job: dict[str, Any]) -> dict[str, Any]:
     return {"seconds": round(time.monotonic() - started, 2)}
 
 
+def _root_cause(error: BaseException) -> str:
+    """Toolchains wrap their errors several times; the innermost says what was wrong."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {error}"
+
+
 JOBS = {"lower": _lower, "run": _run}
 
 
@@ -85,7 +92,7 @@ def main(path: Path) -> int:
         result = {"ok": True, **JOBS[job["job"]](job)}
     except Exception as error:
         traceback.print_exc()
-        result = {"ok": False, "error": f"{type(error).__name__}: {error}"}
+        result = {"ok": False, "error": _root_cause(error)}
     path.with_suffix(".result").write_text(json.dumps(result), encoding="utf-8")
     sys.stdout.flush()
     os._exit(0 if result["ok"] else 1)

@@ -124,5 +124,6 @@ class RuleInterpreter(torch.fx.Interpreter):
         self._rules = rules
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """One call, by its rule where there is one."""
         rule = self._rules.get(target)
         return rule(*args, **kwargs) if rule else super().call_function(target, args, kwargs)

@@ -84,3 +84,12 @@ def test_a_bad_target_file_is_named(config: Path) -> None:
     (config / "devices/bad.toml").write_text('title = "T"\nwheels = 4\n')
     with pytest.raises(BadFile, match="wheels"):
         devices()
+
+
+def test_the_shipped_schema_is_current() -> None:
+    import runpy
+
+    root = Path(__file__).parents[2]
+    assert (root / "targets/schema.json").read_text() == runpy.run_path(str(root / "tools/target_schema.py"))[
+        "schema"
+    ]()

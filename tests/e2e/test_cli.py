@@ -305,8 +305,8 @@ def test_the_python_interface(exported: Exported, tmp_path: Path) -> None:
 
     results = edgevit.export("tinyvit_digits", ["onnx"], out=str(tmp_path))
     assert results[0].ok
-    assert edgevit.verify(results[0].path).status == "passed"
+    assert edgevit.verify_bundle(results[0].path).status == "passed"
     Image.fromarray(digits_arrays("test")[0][1]).save(tmp_path / "two.png")
     assert edgevit.load(results[0].path).predict(tmp_path / "two.png")[0].label == "2"
-    assert edgevit.models("shvit")[0].family == "SHViT"
+    assert edgevit.list_models("shvit")[0].family == "SHViT"
     assert edgevit.evaluate(results[0].path, "digits:test").accuracy >= 0.97

@@ -87,7 +87,6 @@ def windows(x: torch.Tensor) -> torch.Tensor:
 CASES = {
     "dropout": ("drop_noops", Wrap(lambda s, x: F.dropout(x, 0.5, s.training) + 1), IMAGE, 1, aten.dropout.default),
     "same view": ("drop_noops", Wrap(lambda s, x: x.view(x.shape) * 2), IMAGE, 1, aten.view.default),
-    "contiguous already": ("drop_noops", Wrap(lambda s, x: x.contiguous() * 2), IMAGE, 1, aten.contiguous.default),
     "contiguous that counts": (
         "drop_noops",
         Wrap(lambda s, x: x.transpose(1, 2).contiguous().view(1, -1) * 2),
@@ -250,6 +249,13 @@ CASES = {
         "plain_attention",
         Wrap(attend, mask=torch.ones(10, 10).tril().bool()),
         QUERY,
+        1,
+        None,
+    ),
+    "attention over windows": (
+        "flat_attention",
+        Wrap(attend),
+        torch.randn(1, 4, 6, 10, 12),
         1,
         None,
     ),
