@@ -53,11 +53,14 @@ def _lower(job: dict[str, Any]) -> dict[str, Any]:
     prepared = prepare(program, interface, rewrites_for(manifest.target.backend), job.get("taps", ()))
     backend = find_backend(manifest.target.backend)
     backend.lower(LowerRequest(prepared.program, manifest, job["variant"], job["version"], Path(job["out"])))
-    return {
+    facts = {
         "seconds": round(time.monotonic() - started, 2),
         "peak_memory_bytes": _peak_memory(),
         "rewrites": prepared.rewrites,
     }
+    if "inputs" in job:
+        _run({**job, "backend": manifest.target.backend, "file": job["out"]})
+    return facts
 
 
 def _run(job: dict[str, Any]) -> dict[str, Any]:

@@ -20,14 +20,13 @@ from edgevit.build.describe import cache_key, describe, model_folder, resolve_ta
 from edgevit.build.options import ExportOptions
 from edgevit.bundle.card import write_card, write_licence
 from edgevit.bundle.golden import write_golden
-from edgevit.bundle.read import Bundle, read_bundle
 from edgevit.bundle.sbom import write_sbom
 from edgevit.bundle.write import REJECTED, disk_full, explained_disk_errors, publish, staging, write_manifest
 from edgevit.core.events import Event, Listener, ignore
 from edgevit.core.manifest import Lowering, Manifest, VerdictInfo
 from edgevit.core.target import Runtime, folder_name
 from edgevit.errors import ConversionFailed, EdgevitError, MissingDependency
-from edgevit.verify.judge import judge, not_run, run_artifact, why_not_here
+from edgevit.verify.judge import give_inputs, judge, not_run, take_outputs, why_not_here
 from edgevit.verify.probes import Golden
 
 _MEMORY_PER_JOB = 4 << 30
@@ -229,11 +228,13 @@ def _lower_and_judge(shared: _Shared, runtime: Runtime, destination: Path, scrat
     bundle = scratch / "bundle"
     bundle.mkdir()
     manifest = shared.manifests[runtime.name]
-    shared.listen(Event(name, "lowering"))
-    made = _lower(shared, runtime, manifest, bundle / manifest.entry, scratch, log)
+    why_not = why_not_here(manifest) if shared.options.verify else "verification was switched off (--no-verify)"
+    exchange = {} if why_not else give_inputs(shared.goldens[runtime.name].inputs, scratch)
+    shared.listen(Event(name, "lowering", "" if why_not else "and running"))
+    made = _lower(shared, runtime, manifest, bundle / manifest.entry, exchange, log)
     manifest = manifest.model_copy(update={"lowering": Lowering(**made, log=f"{_LOGS}/{log.name}")})
-    shared.listen(Event(name, "running"))
-    verdict = _verdict(shared, runtime, manifest, bundle / manifest.entry, scratch, log)
+    shared.listen(Event(name, "judging"))
+    verdict = _verdict(shared, runtime, manifest, why_not, exchange, log)
     manifest = _complete(bundle, manifest.model_copy(update={"verdict": verdict}), shared.goldens[runtime.name])
     if verdict.status == "failed":
         return _reject(shared, bundle, destination, manifest, verdict)
@@ -246,8 +247,10 @@ def _lower_and_judge(shared: _Shared, runtime: Runtime, destination: Path, scrat
 
 
 def _lower(
-    shared: _Shared, runtime: Runtime, manifest: Manifest, out: Path, scratch: Path, log: Path
+    shared: _Shared, runtime: Runtime, manifest: Manifest, out: Path, exchange: dict[str, str], log: Path
 ) -> dict[str, Any]:
+    """Write the model file and, where inputs are given, run it once it is written."""
+    scratch = out.parent.parent
     backend, options = find_backend(runtime.backend), shared.options
     interface = {
         "layout": backend.layout(runtime.variant) if options.input == "image" else "tensor",
@@ -265,6 +268,7 @@ def _lower(
         "variant": runtime.variant,
         "version": runtime.version,
         "out": str(out),
+        **exchange,
     }
     try:
         return run_job(job, scratch, log, shared.limits, shared.stop)
@@ -275,17 +279,16 @@ def _lower(
 
 
 def _verdict(
-    shared: _Shared, runtime: Runtime, manifest: Manifest, file: Path, scratch: Path, log: Path
+    shared: _Shared, runtime: Runtime, manifest: Manifest, why_not: str, exchange: dict[str, str], log: Path
 ) -> VerdictInfo:
     golden = shared.goldens[runtime.name]
-    reason = why_not_here(manifest) if shared.options.verify else "verification was switched off (--no-verify)"
-    if reason:
-        return not_run(manifest, len(golden.outputs), reason)
-    outputs = run_artifact(manifest, file, golden.inputs, scratch, log, shared.limits, shared.stop)
-    verdict = judge(manifest, golden.outputs, outputs)
+    if why_not:
+        return not_run(manifest, len(golden.outputs), why_not)
+    verdict = judge(manifest, golden.outputs, take_outputs(exchange))
     if verdict.status == "failed" and shared.options.bisect:
         from edgevit.verify.bisect import bisect
 
+        scratch = Path(exchange["outputs"]).parent
         finding = bisect(shared.program, manifest, runtime, golden.inputs, scratch, log, shared.limits)
         verdict = verdict.model_copy(update={"reasons": (*verdict.reasons, finding.sentence())})
     return verdict
@@ -314,15 +317,3 @@ def _reject(shared: _Shared, bundle: Path, destination: Path, manifest: Manifest
         cure="add --bisect to find the first operator that departs, or choose another precision",
     )
     return ExportResult(destination.name, kept, manifest, error=error)
-
-
-def open_result(result: ExportResult) -> Bundle:
-    """The bundle of a finished export.
-
-    Raises:
-        EdgevitError: the target failed.
-    """
-    if result.error:
-        raise result.error
-    assert result.path is not None
-    return read_bundle(result.path, check=False)

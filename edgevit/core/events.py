@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-Stage = Literal["waiting", "loading", "lowering", "running", "judging", "done", "cached", "rejected", "failed"]
+Stage = Literal["waiting", "loading", "lowering", "judging", "done", "cached", "rejected", "failed"]
 
 
 @dataclass(frozen=True)

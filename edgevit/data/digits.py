@@ -116,7 +116,11 @@ def digits(split: str, draw_number: int = 0) -> Iterator[tuple[Image, int]]:
         yield draw(glyph, rng, glyphs), int(label)
 
 
+@lru_cache(maxsize=4)
 def digits_arrays(split: str, draw_number: int = 0) -> tuple[Image, NDArray[np.int64]]:
-    """The whole split at once: ([N, 32, 32, 3] uint8, [N] int64)."""
+    """The whole split at once: ([N, 32, 32, 3] uint8, [N] int64), read-only."""
     images, labels = zip(*digits(split, draw_number), strict=True)
-    return np.stack(images), np.asarray(labels, dtype=np.int64)
+    arrays = np.stack(images), np.asarray(labels, dtype=np.int64)
+    for array in arrays:
+        array.flags.writeable = False
+    return arrays

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevit.bundle.deployed import Deployed
-from edgevit.data.digits import digits
+from edgevit.data.digits import digits_arrays
 from edgevit.data.images import labelled_folder, normalise, read_picture, to_model_size
 from edgevit.errors import BadFile
 from edgevit.models.load import LoadedModel
@@ -49,8 +49,8 @@ def pictures_of(dataset: str, labels: tuple[str, ...]) -> Iterator[tuple[Picture
     from PIL import Image
 
     if dataset.startswith("digits:"):
-        for array, label in digits(dataset.partition(":")[2]):
-            yield Image.fromarray(array), label
+        for array, label in zip(*digits_arrays(dataset.partition(":")[2]), strict=True):
+            yield Image.fromarray(array), int(label)
         return
     for path, label in labelled_folder(Path(dataset), labels):
         yield read_picture(path), label

@@ -17,6 +17,22 @@ from edgevit.core.target import runtimes
 from edgevit.verify.compare import compare
 
 
+def give_inputs(inputs: NDArray[Any], scratch: Path) -> dict[str, str]:
+    """Lay inputs ready for a worker; returns the part of its job that says where they are."""
+    from safetensors.numpy import save_file
+
+    given = scratch / "run_inputs.safetensors"
+    save_file({"inputs": np.ascontiguousarray(inputs)}, given)
+    return {"inputs": str(given), "outputs": str(scratch / "run_outputs.safetensors")}
+
+
+def take_outputs(exchange: dict[str, str]) -> NDArray[np.float32]:
+    """What the worker answered: float32 [N, classes]."""
+    from safetensors.numpy import load_file
+
+    return load_file(exchange["outputs"])["outputs"]
+
+
 def run_artifact(
     manifest: Manifest,
     file: Path,
@@ -43,19 +59,10 @@ def run_artifact(
     Raises:
         ConversionFailed: the runtime refused the file or crashed.
     """
-    from safetensors.numpy import load_file, save_file
-
-    given, taken = scratch / "run_inputs.safetensors", scratch / "run_outputs.safetensors"
-    save_file({"inputs": np.ascontiguousarray(inputs)}, given)
-    job = {
-        "job": "run",
-        "backend": manifest.target.backend,
-        "file": str(file),
-        "inputs": str(given),
-        "outputs": str(taken),
-    }
+    exchange = give_inputs(inputs, scratch)
+    job = {"job": "run", "backend": manifest.target.backend, "file": str(file), **exchange}
     run_job(job, scratch, log, limits, stop)
-    return load_file(taken)["outputs"]
+    return take_outputs(exchange)
 
 
 def runtime_title(manifest: Manifest) -> str:

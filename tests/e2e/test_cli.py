@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,13 +19,17 @@ from PIL import Image
 from edgevit.data.digits import digits_arrays
 from edgevit.models.bundled import BUILDERS
 from edgevit.models.load import load_model
-from edgevit.verify.evaluate import evaluate_bundle, evaluate_model
+from edgevit.verify.evaluate import Evaluation, evaluate_bundle, evaluate_model
 from tests.conftest import FORMATS, RUNNABLE, cli, cli_json
 
 Exported = Callable[..., Path]
 
 
-@pytest.mark.xdist_group("evaluate")
+@cache
+def pytorch_answers(model: str) -> Evaluation:
+    return evaluate_model(load_model(model), "digits:test")
+
+
 @pytest.mark.parametrize("target", RUNNABLE)
 @pytest.mark.parametrize("model", list(BUILDERS))
 def test_every_bundle_predicts_what_pytorch_predicts(exported: Exported, model: str, target: str) -> None:
@@ -32,7 +37,7 @@ def test_every_bundle_predicts_what_pytorch_predicts(exported: Exported, model: 
     from edgevit.bundle.deployed import load
 
     found = evaluate_bundle(load(exported(model, target)), "digits:test")
-    expected = evaluate_model(load_model(model), "digits:test")
+    expected = pytorch_answers(model)
     assert found.predictions == expected.predictions
     assert found.accuracy == expected.accuracy
     assert found.accuracy >= 0.97
