@@ -261,6 +261,46 @@ CASES = {
     ),
     "softmax": ("flat_softmax", Wrap(lambda s, x: x.softmax(-1)), QUERY, 1, None),
     "softmax over channels": ("flat_softmax", Wrap(lambda s, x: x.softmax(1)), QUERY, 1, None),
+    "window partition": (
+        "drop_unit_axis",
+        live(
+            Wrap(
+                lambda s, x: (
+                    s.qkv(x.reshape(1, 2, 4, 3, 5, 6).transpose(2, 3))
+                    .reshape(1, 6, 20, 3, 2, 3)
+                    .permute(3, 0, 1, 4, 2, 5)
+                    .unbind(0)[1]
+                    * 2
+                ),
+                qkv=nn.Linear(6, 18),
+            )
+        ),
+        torch.randn(1, 8, 15, 6),
+        5,
+        None,
+    ),
+    "position bias": (
+        "drop_unit_axis",
+        Wrap(
+            lambda s, x: (
+                (x.view(1, 2, 3, 4, 3, 4) + s.rows[:, :, :, :, :, None] + s.columns[:, :, :, :, None, :])
+                .view(1, 2, 12, 12)
+                .softmax(-1)
+            ),
+            rows=torch.randn(1, 2, 3, 4, 3),
+            columns=torch.randn(1, 2, 3, 4, 4),
+        ),
+        torch.randn(1, 2, 12, 12),
+        5,
+        None,
+    ),
+    "six real axes": (
+        "drop_unit_axis",
+        Wrap(lambda s, x: x.reshape(2, 2, 2, 3, 2, 3).transpose(2, 3).reshape(2, 4, 3, 6) * 2),
+        torch.randn(2, 4, 6, 3),
+        0,
+        None,
+    ),
     "bicubic": (
         "resize_as_matmul",
         Wrap(lambda s, x: F.interpolate(x, size=(14, 5), mode="bicubic")),
