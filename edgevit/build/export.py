@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from numpy.typing import NDArray
 
 from edgevit.backends.base import Backend, find_backend, labels_text
 from edgevit.backends.jobs import Limits, run_job
@@ -65,7 +66,8 @@ class _Shared:
     options: ExportOptions
     program: Path
     manifests: dict[str, Manifest]
-    goldens: dict[str, Golden]
+    golden: Golden
+    inputs: dict[str, NDArray[Any]]
     logs: Path
     limits: Limits
     stop: threading.Event
@@ -183,31 +185,20 @@ def _capture(
     golden = make_golden(
         loaded.module,
         loaded.preprocessing,
-        kind=options.input,
         probabilities=options.output == "probabilities",
         extra=extra,
     )
     listen(Event(options.model, "loading", "capturing the program"))
     program = scratch / "program.pt2"
     torch.export.save(capture(loaded.module, loaded.preprocessing.size), program)
-    goldens = {name: _golden_for(golden, manifest) for name, manifest in manifests.items()}
+    inputs = {name: golden.inputs(loaded.preprocessing, manifest.input) for name, manifest in manifests.items()}
     jobs = _jobs_at_once(options, len(wanted))
     limits = Limits(
         seconds=options.timeout,
         memory_bytes=int((options.memory_gib or 0) * 2**30),
         threads=max(1, (os.cpu_count() or 1) // jobs),
     )
-    return _Shared(options, program, manifests, goldens, home / _LOGS, limits, stop, listen)
-
-
-def _golden_for(golden: Golden, manifest: Manifest) -> Golden:
-    """The golden inputs in the layout that a manifest asks for."""
-    import numpy as np
-
-    if manifest.input.kind == "image" and manifest.input.layout == "NCHW":
-        planes = np.ascontiguousarray(golden.inputs.transpose(0, 3, 1, 2).astype(np.float32))
-        return Golden(golden.pictures, planes, golden.outputs)
-    return golden
+    return _Shared(options, program, manifests, golden, inputs, home / _LOGS, limits, stop, listen)
 
 
 def _one_target(shared: _Shared, runtime: Runtime, home: Path) -> ExportResult:
@@ -229,13 +220,15 @@ def _lower_and_judge(shared: _Shared, runtime: Runtime, destination: Path, scrat
     bundle.mkdir()
     manifest = shared.manifests[runtime.name]
     why_not = why_not_here(manifest) if shared.options.verify else "verification was switched off (--no-verify)"
-    exchange = {} if why_not else give_inputs(shared.goldens[runtime.name].inputs, scratch)
+    exchange = {} if why_not else give_inputs(shared.inputs[runtime.name], scratch)
     shared.listen(Event(name, "lowering", "" if why_not else "and running"))
     made = _lower(shared, runtime, manifest, bundle / manifest.entry, exchange, log)
     manifest = manifest.model_copy(update={"lowering": Lowering(**made, log=f"{_LOGS}/{log.name}")})
     shared.listen(Event(name, "judging"))
     verdict = _verdict(shared, runtime, manifest, why_not, exchange, log)
-    manifest = _complete(bundle, manifest.model_copy(update={"verdict": verdict}), shared.goldens[runtime.name])
+    manifest = _complete(
+        bundle, manifest.model_copy(update={"verdict": verdict}), shared.golden, shared.inputs[runtime.name]
+    )
     if verdict.status == "failed":
         return _reject(shared, bundle, destination, manifest, verdict)
     publish(bundle, destination)
@@ -281,7 +274,7 @@ def _lower(
 def _verdict(
     shared: _Shared, runtime: Runtime, manifest: Manifest, why_not: str, exchange: dict[str, str], log: Path
 ) -> VerdictInfo:
-    golden = shared.goldens[runtime.name]
+    golden = shared.golden
     if why_not:
         return not_run(manifest, len(golden.outputs), why_not)
     verdict = judge(manifest, golden.outputs, take_outputs(exchange))
@@ -289,15 +282,15 @@ def _verdict(
         from edgevit.verify.bisect import bisect
 
         scratch = Path(exchange["outputs"]).parent
-        finding = bisect(shared.program, manifest, runtime, golden.inputs, scratch, log, shared.limits)
+        finding = bisect(shared.program, manifest, runtime, shared.inputs[runtime.name], scratch, log, shared.limits)
         verdict = verdict.model_copy(update={"reasons": (*verdict.reasons, finding.sentence())})
     return verdict
 
 
-def _complete(bundle: Path, manifest: Manifest, golden: Golden) -> Manifest:
+def _complete(bundle: Path, manifest: Manifest, golden: Golden, inputs: NDArray[Any]) -> Manifest:
     """Write everything that stands beside the model file."""
     with explained_disk_errors(bundle):
-        write_golden(bundle, golden.pictures, golden.inputs, golden.outputs)
+        write_golden(bundle, golden.pictures, inputs, golden.outputs)
         (bundle / "labels.txt").write_text(labels_text(manifest.labels), encoding="utf-8")
         write_licence(bundle, manifest)
         write_card(bundle, manifest)

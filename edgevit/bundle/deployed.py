@@ -14,7 +14,7 @@ from edgevit.backends.base import Runner, find_backend
 from edgevit.bundle.read import Bundle, read_bundle
 from edgevit.core.manifest import Manifest
 from edgevit.core.spec import Preprocessing
-from edgevit.data.images import MAX_MEGAPIXELS, normalise, read_picture, to_model_size
+from edgevit.data.images import MAX_MEGAPIXELS, as_input, read_picture, to_model_size
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -72,12 +72,7 @@ class Deployed:
     def prepare(self, picture: Picture) -> NDArray[Any]:
         """The exact input for a picture: batch of one, layout and dtype as the manifest says."""
         pixels = to_model_size(picture, self._rule)[None]
-        source = self.bundle.manifest.input
-        if source.kind == "tensor":
-            return normalise(pixels, self._rule)
-        if source.layout == "NCHW":
-            return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2).astype(np.float32))
-        return pixels
+        return as_input(pixels, self._rule, self.bundle.manifest.input)
 
     def scores(self, picture: Picture) -> NDArray[np.float32]:
         """The model's output for a picture: float32 [classes]."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevit.core.manifest import InputInfo
 from edgevit.core.spec import Preprocessing
 from edgevit.errors import BadFile, MissingDependency
 
@@ -125,6 +126,21 @@ def normalise(pixels: Pixels, rule: Preprocessing) -> NDArray[np.float32]:
     mean, std = (np.asarray(values, np.float32) for values in (rule.mean, rule.std))
     scaled = (pixels.astype(np.float32) / np.float32(255) - mean) / std
     return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+
+
+def as_input(pixels: Pixels, rule: Preprocessing, source: InputInfo) -> NDArray[np.uint8] | NDArray[np.float32]:
+    """Resized pictures in the layout, dtype and range that a model's input asks for.
+
+    Args:
+        pixels: [N, H, W, 3] uint8 RGB.
+        rule: mean and std, where the input is a normalised tensor.
+        source: the input, as the manifest describes it.
+    """
+    if source.kind == "tensor":
+        return normalise(pixels, rule)
+    if source.layout == "NCHW":
+        return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2).astype(np.float32))
+    return pixels
 
 
 def picture_paths(folder: Path) -> list[Path]:

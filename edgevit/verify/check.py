@@ -73,7 +73,7 @@ def verify_bundle(
             rule,
             probabilities=manifest.output.kind == "probabilities",
         )
-        inputs = _as_manifest(bundle, make_inputs(pictures, rule, manifest.input.kind))
+        inputs = make_inputs(pictures, rule, manifest.input)
     reason = why_not_here(manifest)
     if reason:
         verdict = not_run(manifest, len(expected), reason)
@@ -87,20 +87,13 @@ def verify_bundle(
     return verdict
 
 
-def _as_manifest(bundle: Bundle, inputs: NDArray[Any]) -> NDArray[Any]:
-    source = bundle.manifest.input
-    if source.kind == "image" and source.layout == "NCHW":
-        return np.ascontiguousarray(inputs.transpose(0, 3, 1, 2).astype(np.float32))
-    return inputs
-
-
 def _preprocessing_faults(
     bundle: Bundle, pictures: list[Picture], inputs: NDArray[Any], rule: Preprocessing
 ) -> list[str]:
     """Whether the golden pictures still become the golden inputs, byte for byte."""
     if not pictures or len(pictures) != len(inputs):
         return [f"there are {len(pictures)} golden pictures for {len(inputs)} golden inputs"]
-    made = _as_manifest(bundle, make_inputs(pictures, rule, bundle.manifest.input.kind))
+    made = make_inputs(pictures, rule, bundle.manifest.input)
     if made.shape != inputs.shape:
         return [f"the golden pictures become inputs of shape {made.shape}, not {inputs.shape}"]
     worst = float(np.abs(made.astype(np.float64) - inputs.astype(np.float64)).max())

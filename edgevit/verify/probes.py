@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevit.core.manifest import InputInfo
 from edgevit.core.spec import Preprocessing
-from edgevit.data.images import normalise, to_model_size
+from edgevit.data.images import as_input, to_model_size
 from edgevit.testing import structured_images
 
 if TYPE_CHECKING:
+    import torch
     from PIL.Image import Image as Picture
     from torch import nn
 
@@ -22,17 +25,21 @@ _SEED = 11
 
 @dataclass(frozen=True)
 class Golden:
-    """Pictures, the exact inputs made of them, and PyTorch's outputs.
+    """Pictures and PyTorch's answers to them.
 
     Attributes:
         pictures: [h, w, 3] uint8 RGB each, of various sizes.
-        inputs: uint8 [N, H, W, 3] for an image input, float32 [N, 3, H, W] for a tensor input.
         outputs: float32 [N, classes].
     """
 
     pictures: tuple[NDArray[np.uint8], ...]
-    inputs: NDArray[np.uint8] | NDArray[np.float32]
     outputs: NDArray[np.float32]
+
+    def inputs(self, rule: Preprocessing, source: InputInfo) -> NDArray[Any]:
+        """The exact inputs of the pictures for a model with that input."""
+        from PIL import Image
+
+        return make_inputs([Image.fromarray(picture) for picture in self.pictures], rule, source)
 
 
 def probe_pictures(size: tuple[int, int]) -> list[NDArray[np.uint8]]:
@@ -43,10 +50,27 @@ def probe_pictures(size: tuple[int, int]) -> list[NDArray[np.uint8]]:
     ]
 
 
-def make_inputs(pictures: list[Picture], rule: Preprocessing, kind: str) -> NDArray[np.uint8] | NDArray[np.float32]:
-    """What a model of that input kind is given for these pictures."""
-    pixels = np.stack([to_model_size(picture, rule) for picture in pictures])
-    return pixels if kind == "image" else normalise(pixels, rule)
+def make_inputs(pictures: list[Picture], rule: Preprocessing, source: InputInfo) -> NDArray[Any]:
+    """What a model with that input is given for these pictures."""
+    return as_input(np.stack([to_model_size(picture, rule) for picture in pictures]), rule, source)
+
+
+def timm_transform(rule: Preprocessing) -> Callable[[Picture], torch.Tensor]:
+    """timm's own evaluation transform: a picture to the normalised float32 [3, H, W]."""
+    from edgevit.models.mend import mend_torchvision
+
+    mend_torchvision()
+    from timm.data import create_transform
+
+    return create_transform(
+        (3, *rule.size),
+        is_training=False,
+        interpolation=rule.interpolation,
+        mean=rule.mean,
+        std=rule.std,
+        crop_pct=rule.crop_pct,
+        crop_mode=rule.crop_mode,
+    )
 
 
 def reference_outputs(
@@ -61,32 +85,19 @@ def reference_outputs(
         float32 [N, classes].
     """
     import torch
-    from timm.data import create_transform
 
-    transform = create_transform(
-        (3, *rule.size),
-        is_training=False,
-        interpolation=rule.interpolation,
-        mean=rule.mean,
-        std=rule.std,
-        crop_pct=rule.crop_pct,
-        crop_mode=rule.crop_mode,
-    )
+    transform = timm_transform(rule)
     with torch.no_grad():
         logits = torch.cat([module(transform(picture)[None]) for picture in pictures]).float()
         return (torch.softmax(logits, -1) if probabilities else logits).numpy()
 
 
 def make_golden(
-    module: nn.Module, rule: Preprocessing, *, kind: str, probabilities: bool, extra: list[Picture] | None = None
+    module: nn.Module, rule: Preprocessing, *, probabilities: bool, extra: list[Picture] | None = None
 ) -> Golden:
     """The golden vectors of one model: the structured probes and any real pictures given."""
     from PIL import Image
 
     arrays = probe_pictures(rule.size) + [np.asarray(picture.convert("RGB")) for picture in extra or []]
     pictures = [Image.fromarray(array) for array in arrays]
-    return Golden(
-        tuple(arrays),
-        make_inputs(pictures, rule, kind),
-        reference_outputs(module, pictures, rule, probabilities=probabilities),
-    )
+    return Golden(tuple(arrays), reference_outputs(module, pictures, rule, probabilities=probabilities))

@@ -14,24 +14,11 @@ from edgevit.core.spec import Preprocessing
 from edgevit.data.images import labelled_folder, normalise, picture_paths, read_picture, to_model_size
 from edgevit.errors import BadFile
 from edgevit.testing import structured_images
+from edgevit.verify.probes import timm_transform
 
 
 def timm_input(picture: Image.Image, rule: Preprocessing) -> np.ndarray:
-    from edgevit.models.mend import mend_torchvision
-
-    mend_torchvision()
-    from timm.data import create_transform
-
-    transform = create_transform(
-        (3, *rule.size),
-        is_training=False,
-        interpolation=rule.interpolation,
-        mean=rule.mean,
-        std=rule.std,
-        crop_pct=rule.crop_pct,
-        crop_mode=rule.crop_mode,
-    )
-    return transform(picture).numpy()
+    return timm_transform(rule)(picture).numpy()
 
 
 @settings(max_examples=60, deadline=None)

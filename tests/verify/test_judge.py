@@ -218,7 +218,7 @@ def test_most_single_weight_flips_are_noticed() -> None:
     from edgevit.verify.probes import make_golden, reference_outputs
 
     loaded = load_model("mobilevitv2_digits")
-    golden = make_golden(loaded.module, loaded.preprocessing, kind="image", probabilities=True)
+    golden = make_golden(loaded.module, loaded.preprocessing, probabilities=True)
     pictures = [Image.fromarray(picture) for picture in golden.pictures]
     rng, noticed, live = np.random.default_rng(0), 0, 0
     parameters = [parameter for parameter in loaded.module.parameters() if parameter.dim() > 1]
