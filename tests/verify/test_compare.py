@@ -75,7 +75,7 @@ def test_another_shape_fails() -> None:
 def test_a_swapped_winner_is_named() -> None:
     reference = LOGITS.copy()
     first, second = np.argsort(-reference[0])[:2]
-    reference[0, second] = reference[0, first] - 5e-5
+    reference[0, second] = reference[0, first] - 5e-4
     wrong = reference.copy()
     wrong[0, [first, second]] = wrong[0, [second, first]]
     found = compare(reference, wrong, kind="logits", precision="fp32")
