@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -359,4 +358,9 @@ def test_two_exports_at_once(tmp_path: Path) -> None:
     assert read_bundle(tmp_path / "shvit_digits/onnx-fp32").manifest.verdict.status == "passed"
 
 
-Exported = Callable[..., Path]
+def test_peak_memory_is_the_workers_own() -> None:
+    """A large process that starts a small one does not lend it its peak."""
+    ballast = bytearray(b"x" * (700 << 20))
+    code = "from edgevit.backends._worker import _peak_memory; print(_peak_memory())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert len(ballast) > int(done.stdout) > 1 << 20
