@@ -65,7 +65,13 @@ def export(name: str, precision: str) -> list[dict[str, Any]]:
                 {"target": f"{f}-{precision}", "ok": False, "verdict": None, "error": document["error"]}
                 for f in FORMATS
             ]
-        return document["results"]
+        return [without_paths(result) for result in document["results"]]
+
+
+def without_paths(result: dict[str, Any]) -> dict[str, Any]:
+    """A result without the folder it was made in, which is gone."""
+    error = {**result["error"], "where": ""} if result["error"] else None
+    return {**result, "path": None, "error": error}
 
 
 def cell(result: dict[str, Any]) -> str:
