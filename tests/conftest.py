@@ -19,8 +19,8 @@ from edgevit.build.export import ExportResult, export
 from edgevit.build.options import ExportOptions
 from edgevit.bundle.read import read_bundle
 
-RUNNABLE = ("onnx", "litert", "executorch")
-FORMATS = (*RUNNABLE, "coreml")
+FORMATS = ("onnx", "litert", "executorch", "coreml")
+REPRODUCIBLE = ("onnx", "litert", "executorch")
 
 
 @pytest.fixture(scope="session")

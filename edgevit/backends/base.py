@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevit.core.digest import package_versions
 from edgevit.core.manifest import Manifest
 from edgevit.errors import BadFile, UnknownName
 
@@ -65,6 +66,8 @@ class Backend:
         operators: how often each operator occurs in a file.
         read_embedded: the manifest text inside a file, or None.
         available: why files cannot be run on this machine, or an empty string.
+        engine: what runs files here, where the packages' names do not say it.
+        keeps_fp32: whether single operations of an fp16 program can stay in fp32.
     """
 
     name: str
@@ -82,6 +85,13 @@ class Backend:
     operators: Callable[[Path], Mapping[str, int]]
     read_embedded: Callable[[Path], str | None]
     available: Callable[[str], str]
+    engine: str = ""
+    keeps_fp32: bool = False
+
+    def runs_with(self) -> str:
+        """What runs files on this machine, with its version, for people."""
+        versions = [f"{name} {version}" for name, version in package_versions(self.runtime_packages).items()]
+        return ", ".join(part for part in (self.engine, *versions) if part)
 
 
 @lru_cache(maxsize=1)

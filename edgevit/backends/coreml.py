@@ -1,28 +1,30 @@
 """Core ML: ML Programs written by coremltools.
 
-Core ML itself runs on Apple systems only. On macOS `load` predicts with it; elsewhere a package is
-converted, read back and checked against its manifest, but not executed.
+On macOS Core ML itself executes them; elsewhere edgevit's own evaluator does, from the saved file.
 """
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevit.backends import _coreml_convert as convert
 from edgevit.backends.base import Backend, LowerRequest, Runner
-from edgevit.core.flat import fields, messages, string, string_map
 from edgevit.core.manifest import MARKER, Manifest
-from edgevit.errors import BadFile, EnvironmentIncomplete, MissingDependency
+from edgevit.errors import MissingDependency
+from edgevit.verify.mil import TITLE
+from edgevit.verify.mil.package import MODULES, Package, read_metadata, read_package
 
-NOT_HERE = "Core ML predicts on macOS only"
-_SPEC = Path("Data/com.apple.CoreML/model.mlmodel")
 _LABEL = "classLabel"
+
+
+def _on_macos() -> bool:
+    return sys.platform == "darwin"
 
 
 def lower(request: LowerRequest) -> None:
@@ -30,30 +32,30 @@ def lower(request: LowerRequest) -> None:
     import coremltools as ct
 
     manifest = request.manifest
-    _register_identities()
-    half = manifest.target.precision == "fp16"
+    convert.register_identities()
     options: dict[str, Any] = {}
     if manifest.output.kind == "probabilities":
         options["classifier_config"] = ct.ClassifierConfig(list(manifest.labels), predicted_feature_name=_LABEL)
     else:
         options["outputs"] = [ct.TensorType(name=manifest.output.name)]
+    kept = convert.KeepFp32(manifest.target.keep_fp32)
+    half = manifest.target.precision == "fp16"
     model = ct.convert(
-        request.program.run_decompositions({}),
+        convert.tag_modules(request.program.run_decompositions({})),
         inputs=[_input_type(manifest)],
         minimum_deployment_target=getattr(ct.target, request.version),
-        compute_precision=ct.precision.FLOAT16 if half else ct.precision.FLOAT32,
+        compute_precision=ct.transform.FP16ComputePrecision(kept.selector()) if half else ct.precision.FLOAT32,
         skip_model_load=True,
+        pass_pipeline=convert.exact_pipeline(),
         **options,
     )
+    kept.check()
     model.author, model.license, model.version = "edgevit", manifest.model.licence, manifest.edgevit
     model.short_description = f"{manifest.model.name}: {manifest.output.classes} classes"
     model.user_defined_metadata[MARKER] = manifest.embedded()
+    model.user_defined_metadata[MODULES] = convert.module_map(model._mil_program)
     model.save(str(request.out))
     check_saved(request.out, manifest)
-
-
-def _on_macos() -> bool:
-    return sys.platform == "darwin"
 
 
 def _input_type(manifest: Manifest) -> Any:
@@ -65,116 +67,66 @@ def _input_type(manifest: Manifest) -> Any:
     return ct.TensorType(name=manifest.input.name, shape=shape, dtype=np.float32)
 
 
-def _register_identities() -> None:
-    """coremltools has no lowering for ``alias``, which decompositions leave in windowed attention."""
-    from coremltools.converters.mil.frontend.torch import ops
-    from coremltools.converters.mil.frontend.torch.torch_op_registry import register_torch_op
-
-    def alias(context: Any, node: Any) -> None:
-        context.add(ops._get_inputs(context, node, expected=1)[0], node.name)
-
-    register_torch_op(override=True)(alias)
-
-
 def check_saved(path: Path, manifest: Manifest) -> None:
     """Read a saved package back and compare its interface with the manifest.
 
     Raises:
         ValueError: the package does not say what the manifest says.
     """
-    import coremltools as ct
-
-    spec = ct.models.MLModel(str(path), skip_model_load=True).get_spec()
-    source = spec.description.input[0]
-    height, width = manifest.preprocess.size
+    package = read_package(path)
+    source = package.inputs[0]
     if source.name != manifest.input.name:
         raise ValueError(f"the saved input is called {source.name}")
-    if manifest.input.kind == "image":
-        image = source.type.imageType
-        if (image.height, image.width) != (height, width):
-            raise ValueError(f"the saved image input is {image.height}x{image.width}")
-    classifies = manifest.output.kind == "probabilities"
-    if classifies and _class_labels(spec.mlProgram.functions["main"]) != list(manifest.labels):
+    if manifest.input.kind == "image" and source.size != manifest.preprocess.size:
+        raise ValueError("the saved image input is {}x{}".format(*(source.size or (0, 0))))
+    if manifest.output.kind == "probabilities" and package.classes() != manifest.labels:
         raise ValueError("the saved class labels differ from the manifest's")
-    if not list((path / "Data").rglob("weight.bin")):
-        raise ValueError("the package has no weight file")
-
-
-def _class_labels(function: Any) -> list[str]:
-    """The class names that the program's ``classify`` operation carries."""
-    for block in function.block_specializations.values():
-        for operation in block.operations:
-            if operation.type == "classify":
-                classes = operation.inputs["classes"].arguments[0].value.immediateValue.list.values
-                return [value.immediateValue.tensor.strings.values[0] for value in classes]
-    return []
 
 
 def load(path: Path) -> Runner:
-    """Predict with Core ML (macOS only).
+    """A function from one input to its scores: Core ML's on macOS, the evaluator's elsewhere.
 
     Raises:
-        EnvironmentIncomplete: this is not macOS.
+        MissingDependency: coremltools (macOS) or torch is not installed.
+        BadFile: the package is damaged.
     """
-    if not _on_macos():
-        raise EnvironmentIncomplete(
-            NOT_HERE, where=str(path), cure="copy the bundle to a Mac and run the same command there"
-        )
+    if _on_macos():
+        return _load_in_core_ml(path)
+    try:
+        from edgevit.verify.mil.runner import load as load_in_evaluator
+    except ImportError as error:
+        raise MissingDependency("torch", "running .mlpackage files", extra="torch") from error
+    return load_in_evaluator(path)
+
+
+def _load_in_core_ml(path: Path) -> Runner:
     try:
         import coremltools as ct
         from PIL import Image
     except ImportError as error:
         raise MissingDependency("coremltools", "running .mlpackage files", extra="coreml") from error
+    package: Package = read_package(path)
     model = ct.models.MLModel(str(path))
-    spec = model.get_spec()
-    name, takes_image = spec.description.input[0].name, spec.description.input[0].type.HasField("imageType")
-    probabilities = spec.description.predictedProbabilitiesName
-    labels = _class_labels(spec.mlProgram.functions["main"]) if probabilities else []
+    source, labels = package.inputs[0], package.classes()
 
     def run(inputs: NDArray[Any]) -> NDArray[np.float32]:
-        given = Image.fromarray(inputs[0]) if takes_image else inputs
-        outputs = model.predict({name: given})
+        given = Image.fromarray(inputs[0]) if source.kind == "image" else inputs
+        outputs = model.predict({source.name: given})
         if labels:
-            return np.asarray([[outputs[probabilities][label] for label in labels]], dtype=np.float32)
+            return np.asarray([[outputs[package.probabilities_output][label] for label in labels]], dtype=np.float32)
         return np.asarray(next(iter(outputs.values())), dtype=np.float32)
 
     return run
 
 
-def _spec_bytes(path: Path) -> bytes:
-    file = path / _SPEC
-    if not file.is_file():
-        raise BadFile("not a Core ML package", where=f"{path} has no {_SPEC.as_posix()}")
-    return file.read_bytes()
-
-
-def _operation_types(block: memoryview) -> Iterator[str]:
-    for operation in messages(block, 3):
-        yield string(operation, 1)
-        for inner in messages(operation, 4):
-            yield from _operation_types(inner)
-
-
 def operators(path: Path) -> Counter[str]:
     """Operation types of the ML Program, constants left out."""
-    found: Counter[str] = Counter()
-    for program in messages(_spec_bytes(path), 502):
-        for function in messages(program, 2):
-            for body in messages(function, 2):
-                for specialization in messages(body, 3):
-                    for block in messages(specialization, 2):
-                        found.update(_operation_types(block))
-    del found["const"]
-    return found
+    return Counter(one.type for one in read_package(path).function.operations if one.type != "const")
 
 
 def read_embedded(path: Path) -> str | None:
     """The manifest in the model description's user-defined metadata."""
-    for number, description in fields(_spec_bytes(path)):
-        if number == 2 and isinstance(description, memoryview):
-            for metadata in messages(description, 100):
-                return string_map(metadata, 100).get(MARKER)
-    return None
+    return read_metadata(path).get(MARKER)
 
 
 BACKEND = Backend(
@@ -182,7 +134,7 @@ BACKEND = Backend(
     suffix=".mlpackage",
     extra="coreml",
     packages=("torch", "coremltools"),
-    runtime_packages=("coremltools",),
+    runtime_packages=("coremltools",) if _on_macos() else ("torch",),
     layout=lambda variant: "image_nchw_float",
     half_program=lambda variant: False,
     input_name="image",
@@ -192,5 +144,7 @@ BACKEND = Backend(
     load=load,
     operators=operators,
     read_embedded=read_embedded,
-    available=lambda variant: "" if _on_macos() else NOT_HERE,
+    available=lambda variant: "",
+    engine="Core ML" if _on_macos() else TITLE,
+    keeps_fp32=True,
 )

@@ -42,9 +42,21 @@ def resolve_targets(options: ExportOptions) -> list[Runtime]:
                 cure="choose --precision fp32 or fp16",
             )
         check_precision(runtime, options.precision)
+        if options.keep_fp32:
+            _check_keep_fp32(runtime, options.precision)
         if runtime not in found:
             found.append(runtime)
     return found
+
+
+def _check_keep_fp32(runtime: Runtime, precision: str) -> None:
+    if precision != "fp16":
+        raise UsageError("--keep-fp32 is for fp16 programs", cure="add --precision fp16")
+    if not find_backend(runtime.backend).keeps_fp32:
+        raise UsageError(
+            f"{runtime.name} cannot keep single operations in fp32",
+            cure="leave --keep-fp32 out for this target, or choose --precision fp32",
+        )
 
 
 def toolchain_versions(backend: Backend) -> dict[str, str]:
@@ -73,6 +85,7 @@ def cache_key(options: ExportOptions, runtime: Runtime) -> str | None:
             "input": options.input,
             "output": options.output,
             "precision": options.precision,
+            "keep_fp32": options.keep_fp32,
             "verify": options.verify,
             "runtime": runtime.model_dump(mode="json"),
             "code": code_digest(),
@@ -98,7 +111,9 @@ def describe(loaded: LoadedModel, options: ExportOptions, runtime: Runtime) -> M
             licence=loaded.spec.licence,
             weights=WeightsInfo(kind=loaded.weights.kind, source=loaded.weights.source, sha256=loaded.weights.sha256),
         ),
-        target=TargetInfo(backend=runtime.backend, runtime=runtime.name, precision=options.precision),
+        target=TargetInfo(
+            backend=runtime.backend, runtime=runtime.name, precision=options.precision, keep_fp32=options.keep_fp32
+        ),
         toolchain=toolchain_versions(backend),
         entry=f"{file_stem(loaded)}{backend.suffix}",
         input=InputInfo(

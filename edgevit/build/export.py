@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from edgevit.backends.base import Backend, find_backend, labels_text
 from edgevit.backends.jobs import Limits, run_job
+from edgevit.backends.lowering import lower_job
 from edgevit.build import cache
 from edgevit.build.describe import cache_key, describe, model_folder, resolve_targets
 from edgevit.build.options import ExportOptions
@@ -244,25 +245,7 @@ def _lower(
 ) -> dict[str, Any]:
     """Write the model file and, where inputs are given, run it once it is written."""
     scratch = out.parent.parent
-    backend, options = find_backend(runtime.backend), shared.options
-    interface = {
-        "layout": backend.layout(runtime.variant) if options.input == "image" else "tensor",
-        "size": manifest.preprocess.size,
-        "mean": manifest.preprocess.mean,
-        "std": manifest.preprocess.std,
-        "probabilities": options.output == "probabilities",
-        "half": options.precision == "fp16" and backend.half_program(runtime.variant),
-    }
-    job = {
-        "job": "lower",
-        "program": str(shared.program),
-        "manifest": manifest.model_dump(mode="json", exclude_none=True),
-        "interface": interface,
-        "variant": runtime.variant,
-        "version": runtime.version,
-        "out": str(out),
-        **exchange,
-    }
+    job = lower_job(shared.program, manifest, runtime, out, **exchange)
     try:
         return run_job(job, scratch, log, shared.limits, shared.stop)
     except ConversionFailed as error:

@@ -26,6 +26,8 @@ class ExportOptions:
         input: ``image``: bytes in, normalised inside; ``tensor``: normalised float32 NCHW in.
         output: ``probabilities`` or ``logits``.
         precision: of the computation or of the stored weights, as the format has it.
+        keep_fp32: of an fp16 program, what stays in fp32: operator types, names of operations or
+            module paths, with wildcards.
         images: a folder of pictures that are added to the probes.
         verify: run and compare; without it the manifest says that nothing was checked.
         bisect: when the verdict fails, look for the first operator that departs.
@@ -46,6 +48,7 @@ class ExportOptions:
     input: InputKind = "image"
     output: OutputKind = "probabilities"
     precision: Precision = "fp32"
+    keep_fp32: tuple[str, ...] = ()
     images: Path | None = None
     verify: bool = True
     bisect: bool = False

@@ -63,6 +63,13 @@ def export(
     precision: Annotated[
         PrecisionName, typer.Option("--precision", "-p", help="Of the computation, or of the stored weights (LiteRT).")
     ] = PrecisionName.FP32,
+    keep_fp32: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="With fp16: an operator type, operation or module that stays in fp32; may be repeated (Core ML).",
+        ),
+    ] = None,
     images: Annotated[Path | None, typer.Option(metavar="DIR", help="Pictures that join the probes.")] = None,
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Run the artifact and compare it with PyTorch.")
@@ -96,6 +103,7 @@ def export(
         input=input.value,
         output=output.value,
         precision=precision.value,
+        keep_fp32=tuple(keep_fp32 or ()),
         images=images,
         verify=verify,
         bisect=bisect,

@@ -156,3 +156,19 @@ def string(data: Buffer, number: int) -> str:
 def string_map(data: Buffer, number: int) -> dict[str, str]:
     """A ``map<string, string>`` or repeated key/value messages."""
     return {string(entry, 1): string(entry, 2) for entry in messages(data, number)}
+
+
+def varints(data: Buffer, number: int) -> list[int]:
+    """A repeated signed integer field, packed or not."""
+    found: list[int] = []
+    for key, value in fields(data):
+        if key != number:
+            continue
+        if isinstance(value, int):
+            found.append(value)
+            continue
+        at = 0
+        while at < len(value):
+            one, at = _varint(value, at)
+            found.append(one)
+    return [one - (1 << 64) if one >= 1 << 63 else one for one in found]

@@ -44,11 +44,12 @@ class ModelInfo(Strict):
 
 
 class TargetInfo(Strict):
-    """What the file was made for."""
+    """What the file was made for; ``keep_fp32`` names operations of an fp16 program that stay in fp32."""
 
     backend: str
     runtime: str
     precision: Literal["fp32", "fp16", "int8"]
+    keep_fp32: tuple[str, ...] = ()
 
 
 class InputInfo(Strict):

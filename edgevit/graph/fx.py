@@ -83,6 +83,21 @@ def shape(node: Any) -> tuple[int, ...] | None:
     return tuple(value.shape) if isinstance(value, torch.Tensor) else None
 
 
+def module_path(node: Node) -> str:
+    """Dotted path of the module that a node was captured in, or an empty string.
+
+    A node that a rewrite put in has none of its own: it takes that of what it reads.
+    """
+    if "module_path" in node.meta:
+        return str(node.meta["module_path"])
+    stack = node.meta.get("nn_module_stack") or {}
+    paths = [str(path) for path, _ in stack.values()]
+    if paths:
+        return paths[-1].removeprefix("L['self'].")
+    above = (module_path(source) for source in node.all_input_nodes if source.op == "call_function")
+    return next((path for path in above if path), "")
+
+
 def sole_user(node: Node) -> Node | None:
     """The one user of a node, or None where there are several or none."""
     return next(iter(node.users)) if len(node.users) == 1 else None

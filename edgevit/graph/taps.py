@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 
-from edgevit.graph.fx import aten, finish
+from edgevit.graph.fx import aten, finish, module_path
 
 _SHAPE_ONLY = (
     aten.view.default,
@@ -50,14 +50,8 @@ def tappable(core: GraphModule) -> list[Tap]:
         if node.op != "call_function" or node.target in _SHAPE_ONLY or not isinstance(value, torch.Tensor):
             continue
         if value.is_floating_point() and value.numel() > 1:
-            found.append(Tap(node.name, str(node.target), _module_path(node), value.numel()))
+            found.append(Tap(node.name, str(node.target), module_path(node), value.numel()))
     return found
-
-
-def _module_path(node: Node) -> str:
-    stack = node.meta.get("nn_module_stack") or {}
-    paths = [str(path) for path, _ in stack.values()]
-    return paths[-1].removeprefix("L['self'].") if paths else ""
 
 
 def tap(core: GraphModule, names: Sequence[str]) -> None:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
+from torch.fx.traceback import preserve_node_meta
 
-from edgevit.graph.fx import RuleInterpreter, attribute
+from edgevit.graph.fx import RuleInterpreter, attribute, module_path
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -101,7 +102,17 @@ class Wrapped(nn.Module):
 
 
 def compose(core: GraphModule, interface: Interface, rules: Mapping[Any, Callable[..., Any]]) -> ExportedProgram:
-    """Trace the wrapped core once more into the program that a backend lowers."""
+    """Trace the wrapped core once more into the program that a backend lowers.
+
+    Every node of the result carries, as ``meta["custom"]["module"]``, the path of the module that it
+    came from; ``custom`` is what torch keeps through decompositions.
+    """
+    for node in core.graph.nodes:
+        node.meta["module_path"] = module_path(node)
+        node.meta["custom"] = {"module": node.meta["module_path"]}
     module = Wrapped(core, interface, rules)
-    with torch.no_grad():
-        return torch.export.export(module, (interface.example(),), strict=False)
+    with torch.no_grad(), preserve_node_meta():
+        program = torch.export.export(module, (interface.example(),), strict=False)
+    for node in program.graph.nodes:
+        node.meta["custom"] = {"module": (node.meta.get("custom") or {}).get("module", "")}
+    return program

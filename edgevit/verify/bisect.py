@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from edgevit.backends.base import find_backend
 from edgevit.backends.jobs import Limits, run_job
+from edgevit.backends.lowering import interface_of, lower_job
 from edgevit.core.manifest import Manifest
 from edgevit.core.target import Runtime, runtimes
 from edgevit.verify.compare import TOLERANCE
@@ -129,19 +130,6 @@ def _departure(expected: NDArray[np.float32], found: NDArray[np.float32]) -> flo
     return float(np.abs(expected - found).max()) / spread
 
 
-def _interface(search: _Search) -> dict[str, Any]:
-    backend, rule = find_backend(search.manifest.target.backend), search.manifest.preprocess
-    image = search.manifest.input.kind == "image"
-    return {
-        "layout": backend.layout(search.runtime.variant) if image else "tensor",
-        "size": rule.size,
-        "mean": rule.mean,
-        "std": rule.std,
-        "probabilities": False,
-        "half": search.manifest.target.precision == "fp16" and backend.half_program(search.runtime.variant),
-    }
-
-
 def _reference(search: _Search, names: list[str]) -> NDArray[np.float32]:
     """The values in PyTorch, in float32."""
     import torch
@@ -152,7 +140,8 @@ def _reference(search: _Search, names: list[str]) -> NDArray[np.float32]:
 
     core = rewritten_core(search.program, search.manifest.target.backend)
     tap(core, names)
-    wrapped = Wrapped(core, Interface(**{**_interface(search), "half": False}), {})
+    given = {**interface_of(search.manifest, search.runtime), "probabilities": False, "half": False}
+    wrapped = Wrapped(core, Interface(**given), {})
     with torch.no_grad():
         return torch.cat([wrapped(torch.from_numpy(one[None])) for one in search.inputs]).numpy()
 
@@ -162,16 +151,7 @@ def _artifact(search: _Search, names: list[str], numbers: int) -> NDArray[np.flo
     output = search.manifest.output.model_copy(update={"kind": "logits", "name": "taps", "classes": numbers})
     manifest = search.manifest.model_copy(update={"output": output, "labels": (), "lowering": None, "verdict": None})
     file = search.scratch / f"taps{find_backend(manifest.target.backend).suffix}"
-    job = {
-        "job": "lower",
-        "program": str(search.program),
-        "manifest": manifest.model_dump(mode="json", exclude_none=True),
-        "interface": _interface(search),
-        "variant": search.runtime.variant,
-        "version": search.runtime.version,
-        "out": str(file),
-        "taps": names,
-    }
+    job = lower_job(search.program, manifest, search.runtime, file, taps=names)
     run_job(job, search.scratch, search.log, search.limits)
     return run_artifact(manifest, file, search.inputs, search.scratch, search.log, search.limits)
 

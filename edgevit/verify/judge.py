@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from edgevit.backends.base import find_backend
 from edgevit.backends.jobs import Limits, run_job
-from edgevit.core.digest import package_versions
 from edgevit.core.manifest import Manifest, VerdictInfo
 from edgevit.core.target import runtimes
 from edgevit.verify.compare import compare
@@ -65,12 +64,6 @@ def run_artifact(
     return take_outputs(exchange)
 
 
-def runtime_title(manifest: Manifest) -> str:
-    """The runtime that executes this format here, with its version."""
-    names = find_backend(manifest.target.backend).runtime_packages
-    return " ".join(f"{name} {version}" for name, version in package_versions(names).items())
-
-
 def why_not_here(manifest: Manifest) -> str:
     """Why an artifact cannot be executed on this machine, or an empty string."""
     runtime = runtimes().get(manifest.target.runtime)
@@ -82,7 +75,7 @@ def judge(manifest: Manifest, reference: NDArray[np.float32], outputs: NDArray[n
     found = compare(reference, outputs, kind=manifest.output.kind, precision=manifest.target.precision)
     return VerdictInfo(
         status="passed" if found.passed else "failed",
-        runtime=runtime_title(manifest),
+        runtime=find_backend(manifest.target.backend).runs_with(),
         probes=len(reference),
         error=found.error if np.isfinite(found.error) else None,
         tolerance=found.tolerance,
@@ -94,4 +87,6 @@ def judge(manifest: Manifest, reference: NDArray[np.float32], outputs: NDArray[n
 
 def not_run(manifest: Manifest, probes: int, reason: str) -> VerdictInfo:
     """The verdict on an artifact that was not executed."""
-    return VerdictInfo(status="not_run", runtime=runtime_title(manifest), probes=probes, reasons=(reason,))
+    return VerdictInfo(
+        status="not_run", runtime=find_backend(manifest.target.backend).runs_with(), probes=probes, reasons=(reason,)
+    )

@@ -1,0 +1,139 @@
+"""What edgevit changes about coremltools' conversion, and what it learns from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+from edgevit.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+_FUSE = "common::fuse_elementwise_to_batchnorm"
+_FUSE_EXACTLY = "edgevit::fuse_elementwise_to_batchnorm"
+
+
+def register_identities() -> None:
+    """coremltools has no lowering for ``alias``, which decompositions leave in windowed attention."""
+    from coremltools.converters.mil.frontend.torch import ops
+    from coremltools.converters.mil.frontend.torch.torch_op_registry import register_torch_op
+
+    def alias(context: Any, node: Any) -> None:
+        context.add(ops._get_inputs(context, node, expected=1)[0], node.name)
+
+    register_torch_op(override=True)(alias)
+
+
+def exact_pipeline() -> Any:
+    """coremltools' passes, with the fusion of a multiplication and an addition made exact.
+
+    coremltools 9.0 fuses ``x * a + b`` into a batch normalisation of variance 1 and leaves its
+    epsilon at 1e-5: every such value, the normalised image among them, comes out 5e-6 too small.
+    """
+    import coremltools as ct
+
+    _register_exact_fusion()
+    pipeline = ct.PassPipeline.DEFAULT
+    pipeline.passes = [_FUSE_EXACTLY if name == _FUSE else name for name in pipeline.passes]
+    return pipeline
+
+
+def _register_exact_fusion() -> None:
+    from coremltools.converters.mil.mil import Builder as mb
+    from coremltools.converters.mil.mil.passes.graph_pass import AbstractGraphPass
+    from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY, register_pass
+
+    if _FUSE_EXACTLY in PASS_REGISTRY.passes:
+        return
+
+    def normalisations(program: Any) -> Iterator[Any]:
+        for function in program.functions.values():
+            yield from (op for op in function.operations if op.op_type == "batch_norm")
+
+    def without_epsilon(op: Any) -> None:
+        block = op.enclosing_block
+        with block:
+            exact = mb.batch_norm(
+                x=op.x,
+                mean=op.mean,
+                variance=op.variance,
+                gamma=op.gamma,
+                beta=op.beta,
+                epsilon=0.0,
+                name=op.outputs[0].name,
+                before_op=op,
+            )
+        block.replace_uses_of_var_after_op(anchor_op=op, old_var=op.outputs[0], new_var=exact)
+        block.remove_ops([op])
+
+    class ExactFusion(AbstractGraphPass):  # type: ignore[misc]
+        def apply(self, prog: Any) -> None:
+            captured = {id(op) for op in normalisations(prog)}
+            PASS_REGISTRY[_FUSE].apply(prog)
+            for op in list(normalisations(prog)):
+                if id(op) not in captured:
+                    without_epsilon(op)
+
+    ExactFusion.__name__ = _FUSE_EXACTLY.partition("::")[2]
+    register_pass(namespace=_FUSE_EXACTLY.partition("::")[0])(ExactFusion)
+
+
+def tag_modules(program: ExportedProgram) -> ExportedProgram:
+    """Let coremltools carry the path of each node's module where it carries stack traces."""
+    for node in program.graph.nodes:
+        node.meta["stack_trace"] = (node.meta.get("custom") or {}).get("module", "")
+    return program
+
+
+def _modules_of(op: Any) -> list[str]:
+    from coremltools.converters.mil.mil.scope import ScopeSource
+
+    return [path for path in op.scopes.get(ScopeSource.EXIR_STACK_TRACE, []) if path]
+
+
+def module_map(program: Any) -> str:
+    """Where a converted program's operations came from: JSON, module path to names of results."""
+    found: dict[str, list[str]] = {}
+    for function in program.functions.values():
+        for op in function.operations:
+            paths = _modules_of(op)
+            if paths and op.op_type != "const":
+                found.setdefault(paths[-1], []).extend(output.name for output in op.outputs)
+    return json.dumps(found, separators=(",", ":"))
+
+
+class KeepFp32:
+    """Chooses the operations that stay in fp32, and remembers which patterns chose any."""
+
+    def __init__(self, patterns: tuple[str, ...]) -> None:
+        self._unused = dict.fromkeys(patterns)
+        self._patterns = patterns
+
+    def keeps(self, op: Any) -> bool:
+        """Whether an operation matches by its type, its name or its module."""
+        names = [op.op_type, *(output.name for output in op.outputs), *_modules_of(op)]
+        kept = [one for one in self._patterns if any(_matches(name, one) for name in names)]
+        for one in kept:
+            self._unused.pop(one, None)
+        return bool(kept)
+
+    def selector(self) -> Callable[[Any], bool]:
+        """For coremltools: whether an operation is converted to fp16."""
+        return lambda op: not self.keeps(op)
+
+    def check(self) -> None:
+        """Refuse patterns that matched nothing.
+
+        Raises:
+            UsageError: one did not.
+        """
+        if self._unused:
+            raise UsageError(f"--keep-fp32 {next(iter(self._unused))} matches no operation, name or module")
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """A glob; a module's pattern takes the modules inside it too."""
+    return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
