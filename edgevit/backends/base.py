@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevit.core.digest import package_versions
-from edgevit.core.manifest import Manifest
+from edgevit.core.manifest import InputInfo, Manifest
 from edgevit.errors import BadFile, UnknownName
 
 if TYPE_CHECKING:
@@ -47,6 +47,26 @@ class LowerRequest:
 
 
 @dataclass(frozen=True)
+class FileInterface:
+    """What a model file says of itself, where it carries no manifest.
+
+    Attributes:
+        input: its one input.
+        output: ``probabilities``, ``logits``, or an empty string where the file does not say.
+        precision: ``fp16`` if any of it is computed so, otherwise ``fp32``.
+    """
+
+    input: InputInfo
+    output: str
+    precision: str
+
+
+def says_nothing(path: Path) -> FileInterface | None:  # noqa: ARG001
+    """For backends that do not describe files of other tools."""
+    return None
+
+
+@dataclass(frozen=True)
 class Backend:
     """The code that writes, runs and inspects one format.
 
@@ -68,6 +88,7 @@ class Backend:
         available: why files cannot be run on this machine, or an empty string.
         engine: what runs files here, where the packages' names do not say it.
         keeps_fp32: whether single operations of an fp16 program can stay in fp32.
+        describe: what a file of another tool takes and gives, or None.
     """
 
     name: str
@@ -87,6 +108,7 @@ class Backend:
     available: Callable[[str], str]
     engine: str = ""
     keeps_fp32: bool = False
+    describe: Callable[[Path], FileInterface | None] = says_nothing
 
     def runs_with(self) -> str:
         """What runs files on this machine, with its version, for people."""

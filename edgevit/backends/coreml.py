@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevit.backends import _coreml_convert as convert
-from edgevit.backends.base import Backend, LowerRequest, Runner
-from edgevit.core.manifest import MARKER, Manifest
-from edgevit.errors import MissingDependency
+from edgevit.backends.base import Backend, FileInterface, LowerRequest, Runner
+from edgevit.core.manifest import MARKER, InputInfo, Manifest
+from edgevit.errors import MissingDependency, UsageError
 from edgevit.verify.mil import TITLE
 from edgevit.verify.mil.package import MODULES, Package, read_metadata, read_package
 
@@ -129,6 +129,43 @@ def read_embedded(path: Path) -> str | None:
     return read_metadata(path).get(MARKER)
 
 
+def describe(path: Path) -> FileInterface:
+    """What a package of any tool takes and gives: one image, or one tensor [1, 3, H, W].
+
+    Raises:
+        UsageError: it takes something else, or several things.
+    """
+    package = read_package(path)
+    source = package.only_input()
+    halves = any(
+        output.type is not None and output.type.dtype.name == "fp16"
+        for one in package.function.operations
+        for output in one.outputs
+        if one.type != "const"
+    )
+    if source.kind == "image" and source.size:
+        shape, kind = (1, *source.size, 3), "image"
+    elif source.kind == "array" and len(source.shape) == 4 and source.shape[:2] == (1, 3):
+        shape, kind = source.shape, "tensor"
+    else:
+        raise UsageError(
+            f"the package takes {source.kind} {list(source.shape)}, not an image or a tensor [1, 3, H, W]",
+            where=str(path),
+        )
+    image = kind == "image"
+    info = InputInfo.model_validate(
+        {
+            "name": source.name,
+            "kind": kind,
+            "layout": "NHWC" if image else "NCHW",
+            "dtype": "uint8" if image else "float32",
+            "shape": shape,
+            "values": "0..255" if image else "normalised",
+        }
+    )
+    return FileInterface(info, "probabilities" if package.classes() else "", "fp16" if halves else "fp32")
+
+
 BACKEND = Backend(
     name="coreml",
     suffix=".mlpackage",
@@ -147,4 +184,5 @@ BACKEND = Backend(
     available=lambda variant: "",
     engine="Core ML" if _on_macos() else TITLE,
     keeps_fp32=True,
+    describe=describe,
 )

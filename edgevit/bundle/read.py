@@ -35,6 +35,20 @@ def is_bundle(path: Path) -> bool:
     return path.is_dir() and (path / MANIFEST).is_file()
 
 
+def bundle_at(path: Path) -> Bundle | None:
+    """The bundle that a path means: its folder, or its model file; None for a lone file.
+
+    Raises:
+        BadFile: see `read_bundle`; a folder that is neither bundle nor package among them.
+        CheckFailed: see `read_bundle`.
+    """
+    if is_bundle(path.parent) and not is_bundle(path):
+        bundle = read_bundle(path.parent)
+        return bundle if path.name == bundle.manifest.entry else None
+    lone = path.is_file() or (path.is_dir() and bool(path.suffix) and not is_bundle(path))
+    return None if lone else read_bundle(path)
+
+
 def read_bundle(path: Path, *, check: bool = True) -> Bundle:
     """Open a bundle.
 

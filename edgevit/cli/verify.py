@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgevit.cli.console import Json, Quiet, examples, print_json, print_table, stderr
+from edgevit.cli.console import Json, Quiet, examples, print_json, print_table, stderr, stdout
 from edgevit.cli.options import ClassesOption, LabelsOption, SeedOption, SizeOption, WeightsOption, model_options
 
 if TYPE_CHECKING:
     from edgevit.bundle.read import Bundle
     from edgevit.core.manifest import VerdictInfo
+    from edgevit.models.load import LoadedModel
+    from edgevit.verify.hazards import HazardReport
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command(
         epilog=examples(
-            "verify build/tinyvit_digits/onnx-fp32",
-            "verify build/shvit_s4/* --reference shvit_s4 --weights shvit_s4.pth --images photos",
+            "verify build/tinyvit_digits/coreml-fp16 --hazards",
+            "verify mine.mlpackage --reference shvit_s4 --weights shvit_s4.pth --images photos",
         ),
     )(verify)
 
 
 def verify(
-    bundle: Annotated[list[Path], typer.Argument(help="Bundle folders.")],
+    artifact: Annotated[
+        list[Path], typer.Argument(metavar="BUNDLE|FILE...", help="Bundle folders, or model files with --reference.")
+    ],
     reference: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Compare with this PyTorch model, not with the golden outputs.")
     ] = None,
@@ -35,71 +40,145 @@ def verify(
     labels: LabelsOption = None,
     size: SizeOption = None,
     seed: SeedOption = 0,
-    images: Annotated[Path | None, typer.Option(metavar="DIR", help="Further pictures; needs --reference.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Further pictures; needs --reference or --hazards.")
+    ] = None,
     bisect: Annotated[
         bool, typer.Option("--bisect", help="If it fails, find the first operator that departs; needs --reference.")
+    ] = False,
+    hazards: Annotated[
+        bool, typer.Option("--hazards", help="Find the operations of a Core ML program at which fp16 goes wrong.")
     ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Check a bundle's files, its preprocessing, and that it still computes what PyTorch computed.
 
-    Exit status 3 if any bundle fails.
+    A lone model file is compared with a PyTorch model. Exit status 3 if any fails, or if --hazards
+    finds that results of an fp16 program overflow.
     """
-    from edgevit.bundle.read import read_bundle
     from edgevit.errors import UsageError
-    from edgevit.verify.check import verify_bundle
 
-    if (bisect or images) and reference is None:
-        raise UsageError(
-            f"--{'bisect' if bisect else 'images'} needs PyTorch's answers", cure="name the model: --reference MODEL"
-        )
-    bundles = [read_bundle(path) for path in bundle]
+    if bisect and reference is None:
+        raise UsageError("--bisect needs PyTorch's answers", cure="name the model: --reference MODEL")
+    if images and reference is None and not hazards:
+        raise UsageError("--images needs PyTorch's answers", cure="name the model: --reference MODEL")
     loaded = None
     if reference is not None:
         from edgevit.models.load import load_model
 
         loaded = load_model(reference, **model_options(weights, num_classes, labels, size, seed))
-    verdicts = []
-    for one in bundles:
-        verdict = verify_bundle(one, reference=loaded.module if loaded else None, images=images)
-        if verdict.status == "failed" and bisect and loaded:
-            from edgevit.verify.bisect import bisect_bundle
-
-            verdict = verdict.model_copy(update={"reasons": (*verdict.reasons, bisect_bundle(one, loaded).sentence())})
-        verdicts.append(verdict)
-    _report(bundles, verdicts, json, quiet)
-    if any(verdict.status == "failed" for verdict in verdicts):
+    checked = [_check(path, loaded, images, bisect, hazards) for path in artifact]
+    _report(checked, json, quiet)
+    if any(one.verdict.status == "failed" or (one.hazards and one.hazards.broken) for one in checked):
         raise typer.Exit(3)
 
 
-def _report(bundles: list[Bundle], verdicts: list[VerdictInfo], json: bool, quiet: bool) -> None:
-    pairs = list(zip(bundles, verdicts, strict=True))
+@dataclass(frozen=True)
+class _Checked:
+    """One artifact: where it lies, its verdict, and its hazards where they were asked for."""
+
+    path: Path
+    model: str
+    verdict: VerdictInfo
+    hazards: HazardReport | None
+
+
+def _check(path: Path, loaded: LoadedModel | None, images: Path | None, bisect: bool, hazards: bool) -> _Checked:
+    from edgevit.bundle.read import bundle_at
+    from edgevit.errors import UsageError
+
+    bundle = bundle_at(path)
+    if bundle is not None:
+        return _check_bundle(bundle, loaded, images, bisect, hazards)
+    from edgevit.backends.base import backend_of
+
+    backend_of(path)
+    if loaded is None:
+        raise UsageError(
+            f"{path.name} is a lone file: nothing says what it should compute", cure="name the model: --reference MODEL"
+        )
+    if bisect:
+        raise UsageError("--bisect needs a bundle", where=str(path), cure="edgevit export writes one")
+    from edgevit.verify.hazards import file_hazards
+    from edgevit.verify.lone import verify_file
+
+    found = verify_file(path, loaded, images=images)
+    report = file_hazards(path, found.inputs) if hazards else None
+    return _Checked(path, loaded.spec.name, found.verdict, report)
+
+
+def _check_bundle(
+    bundle: Bundle, loaded: LoadedModel | None, images: Path | None, bisect: bool, hazards: bool
+) -> _Checked:
+    from edgevit.verify.check import verify_bundle
+    from edgevit.verify.hazards import bundle_hazards
+
+    with_images = images if loaded else None
+    verdict = verify_bundle(bundle, reference=loaded.module if loaded else None, images=with_images)
+    if verdict.status == "failed" and bisect and loaded:
+        from edgevit.verify.bisect import bisect_bundle
+
+        verdict = verdict.model_copy(update={"reasons": (*verdict.reasons, bisect_bundle(bundle, loaded).sentence())})
+    report = bundle_hazards(bundle, images) if hazards else None
+    return _Checked(bundle.path, bundle.manifest.model.name, verdict, report)
+
+
+def _report(checked: list[_Checked], json: bool, quiet: bool) -> None:
     if json:
-        print_json({"verdicts": [_document(bundle, verdict) for bundle, verdict in pairs]})
+        print_json({"verdicts": [_document(one) for one in checked]})
         return
     print_table(
-        ["bundle", "verdict", "error", "limit", "discrimination", "top-1", "runtime"],
-        [_row(bundle, verdict) for bundle, verdict in pairs],
+        ["artifact", "verdict", "error", "limit", "discrimination", "top-1", "runtime"],
+        [_row(one.path, one.verdict) for one in checked],
         right=("error", "limit", "discrimination"),
     )
-    for bundle, verdict in pairs:
-        for reason in verdict.reasons if not quiet or verdict.status == "failed" else ():
-            stderr().print(f"{bundle.path}: {reason}", markup=False)
+    for one in checked:
+        for reason in one.verdict.reasons if not quiet or one.verdict.status == "failed" else ():
+            stderr().print(f"{one.path}: {reason}", markup=False)
+        if one.hazards is not None:
+            _report_hazards(one, one.hazards)
 
 
-def _document(bundle: Bundle, verdict: VerdictInfo) -> dict[str, Any]:
-    return {"bundle": str(bundle.path), **verdict.model_dump(mode="json")}
+def _report_hazards(one: _Checked, report: HazardReport) -> None:
+    as_what = "as the program rounds" if report.half else "as its fp16 version would round"
+    stdout().print(
+        f"\n{one.path}: {len(report.hazards)} fp16 hazards in {report.operations} operations "
+        f"on {report.inputs} pictures, {as_what}",
+        markup=False,
+    )
+    if not report.hazards:
+        return
+    print_table(
+        ["hazard", "operator", "operation", "module", "value", "limit"],
+        [[h.kind, h.operator, h.operation, h.module or "–", f"{h.value:.3g}", f"{h.limit:g}"] for h in report.hazards],
+        right=("value", "limit"),
+    )
+    kept = " ".join(f"--keep-fp32 '{pattern}'" for pattern in report.keep())
+    stderr().print(f"[green]→[/] edgevit export {one.model} -t coreml --precision fp16 {kept}")
 
 
-def _row(bundle: Bundle, verdict: VerdictInfo) -> list[str]:
+def _document(one: _Checked) -> dict[str, Any]:
+    document = {"bundle": str(one.path), **one.verdict.model_dump(mode="json")}
+    if one.hazards is not None:
+        document["hazards"] = {
+            "half": one.hazards.half,
+            "operations": one.hazards.operations,
+            "inputs": one.hazards.inputs,
+            "found": [asdict(hazard) for hazard in one.hazards.hazards],
+            "keep_fp32": list(one.hazards.keep()),
+        }
+    return document
+
+
+def _row(path: Path, verdict: VerdictInfo) -> list[str]:
     colour = {"passed": "green", "failed": "red", "not_run": "yellow"}[verdict.status]
 
     def number(value: float | None, form: str) -> str:
         return "–" if value is None else format(value, form)
 
     return [
-        str(bundle.path),
+        str(path),
         f"[{colour}]{verdict.status.replace('_', ' ')}[/]",
         number(verdict.error, ".1e"),
         number(verdict.tolerance, "g"),

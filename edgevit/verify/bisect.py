@@ -153,7 +153,7 @@ def _artifact(search: _Search, names: list[str], numbers: int) -> NDArray[np.flo
     file = search.scratch / f"taps{find_backend(manifest.target.backend).suffix}"
     job = lower_job(search.program, manifest, search.runtime, file, taps=names)
     run_job(job, search.scratch, search.log, search.limits)
-    return run_artifact(manifest, file, search.inputs, search.scratch, search.log, search.limits)
+    return run_artifact(manifest.target.backend, file, search.inputs, search.scratch, search.log, search.limits)
 
 
 def bisect_bundle(bundle: Bundle, loaded: LoadedModel) -> Finding:

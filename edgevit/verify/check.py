@@ -80,7 +80,7 @@ def verify_bundle(
         return verdict.model_copy(update={"status": "failed", "reasons": tuple(found)}) if found else verdict
     with tempfile.TemporaryDirectory() as scratch:
         log = log or Path(scratch) / "run.log"
-        outputs = run_artifact(manifest, bundle.entry, inputs, Path(scratch), log, limits or Limits())
+        outputs = run_artifact(manifest.target.backend, bundle.entry, inputs, Path(scratch), log, limits or Limits())
     verdict = judge(manifest, expected, outputs)
     if found:
         return verdict.model_copy(update={"status": "failed", "reasons": (*found, *verdict.reasons)})

@@ -33,7 +33,7 @@ def take_outputs(exchange: dict[str, str]) -> NDArray[np.float32]:
 
 
 def run_artifact(
-    manifest: Manifest,
+    backend: str,
     file: Path,
     inputs: NDArray[Any],
     scratch: Path,
@@ -44,7 +44,7 @@ def run_artifact(
     """Run a model file in a process of its own.
 
     Args:
-        manifest: names the backend.
+        backend: its name.
         file: the model file.
         inputs: [N, ...] as the manifest's input says.
         scratch: an existing folder for the exchange of tensors.
@@ -59,7 +59,7 @@ def run_artifact(
         ConversionFailed: the runtime refused the file or crashed.
     """
     exchange = give_inputs(inputs, scratch)
-    job = {"job": "run", "backend": manifest.target.backend, "file": str(file), **exchange}
+    job = {"job": "run", "backend": backend, "file": str(file), **exchange}
     run_job(job, scratch, log, limits, stop)
     return take_outputs(exchange)
 
@@ -70,12 +70,14 @@ def why_not_here(manifest: Manifest) -> str:
     return find_backend(manifest.target.backend).available(runtime.variant if runtime else "")
 
 
-def judge(manifest: Manifest, reference: NDArray[np.float32], outputs: NDArray[np.float32]) -> VerdictInfo:
-    """The verdict on outputs that were produced from the golden inputs."""
-    found = compare(reference, outputs, kind=manifest.output.kind, precision=manifest.target.precision)
+def judge_outputs(
+    backend: str, reference: NDArray[np.float32], outputs: NDArray[np.float32], *, kind: str, precision: str
+) -> VerdictInfo:
+    """The verdict on an artifact's outputs; arguments as for `edgevit.verify.compare.compare`."""
+    found = compare(reference, outputs, kind=kind, precision=precision)
     return VerdictInfo(
         status="passed" if found.passed else "failed",
-        runtime=find_backend(manifest.target.backend).runs_with(),
+        runtime=find_backend(backend).runs_with(),
         probes=len(reference),
         error=found.error if np.isfinite(found.error) else None,
         tolerance=found.tolerance,
@@ -83,6 +85,12 @@ def judge(manifest: Manifest, reference: NDArray[np.float32], outputs: NDArray[n
         top1_equal=found.top1_equal,
         reasons=found.reasons,
     )
+
+
+def judge(manifest: Manifest, reference: NDArray[np.float32], outputs: NDArray[np.float32]) -> VerdictInfo:
+    """The verdict on outputs that were produced from the golden inputs."""
+    target = manifest.target
+    return judge_outputs(target.backend, reference, outputs, kind=manifest.output.kind, precision=target.precision)
 
 
 def not_run(manifest: Manifest, probes: int, reason: str) -> VerdictInfo:

@@ -55,6 +55,11 @@ class DType:
         """Smallest and largest value of an integer type."""
         return (-(1 << (self.bits - 1)), (1 << (self.bits - 1)) - 1) if self.signed else (0, (1 << self.bits) - 1)
 
+    @property
+    def held_exactly(self) -> bool:
+        """Whether the torch type has the same values, so that arithmetic in it wraps as it should."""
+        return np.dtype(self.storage).name == self.holder and np.dtype(self.storage).itemsize * 8 == self.bits
+
     @cached_property
     def torch(self) -> torch.dtype:
         """The torch type that holds values in memory."""

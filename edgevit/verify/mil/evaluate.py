@@ -74,8 +74,26 @@ class Program:
         )
 
 
-Observer = Callable[[Step, int, Tensor, Tensor], None]
-"""Is told of each floating-point result: the step, which of its results, before and after rounding."""
+@dataclass(frozen=True)
+class Observation:
+    """One floating-point result.
+
+    Attributes:
+        step: what gave it.
+        output: which of its results.
+        arguments: what the operator was given.
+        computed: before rounding.
+        settled: after it.
+    """
+
+    step: Step
+    output: Output
+    arguments: Mapping[str, Any]
+    computed: Tensor
+    settled: Tensor
+
+
+Observer = Callable[[Observation], None]
 
 
 def settle(value: Tensor, dtype: DType, arithmetic: Arithmetic = Arithmetic.DECLARED) -> Tensor:
@@ -104,7 +122,7 @@ def settle(value: Tensor, dtype: DType, arithmetic: Arithmetic = Arithmetic.DECL
         whole = torch.nan_to_num(value.to(torch.float64), nan=0.0).trunc()
         big = whole.clamp(float(max(low, -(2**63))), float(min(high, 2**63 - 1025)))
         return big.to(torch.int64).to(dtype.torch)
-    if dtype.bits == 64 or value.dtype == dtype.torch:
+    if dtype.bits == 64 or (dtype.held_exactly and value.dtype == dtype.torch):
         return value.to(dtype.torch)
     span = 1 << dtype.bits
     return ((value.to(torch.int64) - low) % span + low).to(dtype.torch)
@@ -237,7 +255,7 @@ def _execute(step: Step, values: Mapping[str, Any], arithmetic: Arithmetic, obse
     if len(several) != len(outputs):
         raise _broken(step.operation, f"it gives {len(several)} values where the program declares {len(outputs)}")
     made: dict[str, Any] = {}
-    for index, (output, value) in enumerate(zip(outputs, several, strict=True)):
+    for output, value in zip(outputs, several, strict=True):
         if output.type is None or not isinstance(value, Tensor):
             made[output.name] = value
             continue
@@ -246,7 +264,7 @@ def _execute(step: Step, values: Mapping[str, Any], arithmetic: Arithmetic, obse
             raise _broken(step.operation, f"it gives the shape {list(value.shape)}, the program declares {declared}")
         settled = settle(value, output.type.dtype, arithmetic)
         if observe is not None and output.type.dtype.is_float:
-            observe(step, index, value, settled)
+            observe(Observation(step, output, arguments, value, settled))
         made[output.name] = settled
     return made
 

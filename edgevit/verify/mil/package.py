@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from edgevit.core.flat import Buffer, fields, messages, string, string_map, varints
-from edgevit.errors import BadFile
+from edgevit.errors import BadFile, UsageError
 from edgevit.verify.mil.program import Function, read_function
 
 _COLOURS = {10: "GRAYSCALE", 20: "RGB", 30: "BGR", 40: "GRAYSCALE_FLOAT16"}
@@ -60,6 +60,17 @@ class Package:
     probabilities_output: str
     metadata: dict[str, str]
     function: Function
+
+    def only_input(self) -> Feature:
+        """The one input of a classifier.
+
+        Raises:
+            UsageError: there are several, or none.
+        """
+        if len(self.inputs) != 1:
+            names = ", ".join(one.name for one in self.inputs) or "none"
+            raise UsageError(f"only models with one input are run, this one has: {names}", where=str(self.path))
+        return self.inputs[0]
 
     def classes(self) -> tuple[str, ...]:
         """The class names of a classifier, in the order of its probabilities; otherwise none."""

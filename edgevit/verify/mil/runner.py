@@ -48,18 +48,6 @@ def as_input(feature: Feature, given: NDArray[Any]) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))
 
 
-def only_input(package: Package) -> Feature:
-    """The one input of a classifier.
-
-    Raises:
-        UsageError: there are several, or none.
-    """
-    if len(package.inputs) != 1:
-        names = ", ".join(one.name for one in package.inputs) or "none"
-        raise UsageError(f"only models with one input are run, this one has: {names}", where=str(package.path))
-    return package.inputs[0]
-
-
 def scores(package: Package, outputs: dict[str, Any]) -> NDArray[np.float32]:
     """The scores among a program's outputs: float32 [1, classes].
 
@@ -82,7 +70,7 @@ def predict(
     observe: Observer | None = None,
 ) -> NDArray[np.float32]:
     """Scores of one input: float32 [1, classes]; arguments as for `run` and `as_input`."""
-    feature = only_input(program.package)
+    feature = program.package.only_input()
     outputs = run(program, {feature.name: as_input(feature, given)}, arithmetic, observe)
     return scores(program.package, outputs)
 
@@ -95,5 +83,5 @@ def load(path: Path) -> Callable[[NDArray[Any]], NDArray[np.float32]]:
         UsageError: it has several inputs, or uses an operator that the evaluator does not know.
     """
     program = load_program(path)
-    only_input(program.package)
+    program.package.only_input()
     return lambda given: predict(program, given)

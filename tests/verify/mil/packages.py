@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,7 @@ def save(build: Build, inputs: dict[str, np.ndarray], out: Path, *, opset: str =
 
     kinds = {"float32": types.fp32, "float16": types.fp16, "int32": types.int32}
     specs = [mb.TensorSpec(shape=value.shape, dtype=kinds[value.dtype.name]) for value in inputs.values()]
+    gc.freeze()  # ct.convert collects garbage among a million objects of the toolchain, every time
     names = ", ".join(inputs)
     scope = {"build": build}
     exec(f"def made({names}):\n    return build({names})\n", scope)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,7 +38,7 @@ def slice_by_index(
     chosen = _slices(begin, end, stride, begin_mask, end_mask, squeeze_mask)
     if all(isinstance(one, int) or one.step > 0 for one in chosen):
         return x[chosen]
-    return torch.from_numpy(np.ascontiguousarray(x.numpy()[chosen]))  # torch takes no negative steps
+    return torch.from_numpy(x.numpy()[chosen].copy())  # torch takes no negative steps
 
 
 @operator("slice_by_size")

@@ -1,0 +1,78 @@
+"""Where half precision goes wrong in an artifact, on its golden pictures and any others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevit.bundle.deployed import preprocessing_rule
+from edgevit.bundle.golden import FOLDER, read_tensor
+from edgevit.bundle.read import Bundle
+from edgevit.data.images import picture_paths, read_picture
+from edgevit.errors import UsageError
+from edgevit.verify.mil.hazards import Hazard, Limits, find_hazards
+from edgevit.verify.probes import make_inputs
+
+
+@dataclass(frozen=True)
+class HazardReport:
+    """What was found.
+
+    Attributes:
+        half: the artifact rounds to fp16; otherwise it was looked at as its fp16 version would be.
+        operations: how many were executed.
+        inputs: how many pictures it was executed on.
+        hazards: in the program's order.
+    """
+
+    half: bool
+    operations: int
+    inputs: int
+    hazards: tuple[Hazard, ...]
+
+    @property
+    def broken(self) -> bool:
+        """Whether results of this very artifact overflow."""
+        return self.half and any(hazard.kind == "overflow" for hazard in self.hazards)
+
+    def keep(self) -> tuple[str, ...]:
+        """Everything that ``--keep-fp32`` should be given, each once."""
+        return tuple(dict.fromkeys(pattern for hazard in self.hazards for pattern in hazard.keep))
+
+
+def file_hazards(file: Path, inputs: NDArray[Any], limits: Limits | None = None) -> HazardReport:
+    """Hazards of a model file.
+
+    Args:
+        file: an ``.mlpackage``; other formats cannot be executed operation by operation.
+        inputs: [N, ...] as the file takes them.
+        limits: from where on something is reported.
+
+    Raises:
+        UsageError: it is another format, or uses an operator that the evaluator does not know.
+        BadFile: the package is damaged.
+    """
+    if not (file / "Manifest.json").is_file():
+        raise UsageError(
+            f"--hazards executes ML Programs operation by operation, and {file.name} is none",
+            cure="export with -t coreml; what it finds holds for the model's fp16 in other formats too",
+        )
+    from edgevit.verify.mil.evaluate import load_program
+
+    program = load_program(file)
+    each = [np.ascontiguousarray(inputs[index : index + 1]) for index in range(len(inputs))]
+    return HazardReport(program.half, len(program.steps), len(each), find_hazards(program, each, limits))
+
+
+def bundle_hazards(bundle: Bundle, images: Path | None = None, limits: Limits | None = None) -> HazardReport:
+    """Hazards of a bundle on its golden inputs and on a folder of pictures; arguments as for `file_hazards`."""
+    inputs = read_tensor(bundle.path / FOLDER / "inputs.safetensors", "inputs")
+    if images is not None:
+        pictures = [read_picture(path) for path in picture_paths(images)]
+        further = make_inputs(pictures, preprocessing_rule(bundle.manifest), bundle.manifest.input)
+        inputs = np.concatenate([inputs, further])
+    return file_hazards(bundle.entry, inputs, limits)

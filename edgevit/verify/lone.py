@@ -1,0 +1,93 @@
+"""The verdict on a model file without its bundle, whoever wrote it."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from edgevit.backends.base import Backend, FileInterface, backend_of
+from edgevit.backends.jobs import Limits
+from edgevit.bundle.deployed import preprocessing_rule
+from edgevit.core.manifest import VerdictInfo, parse_manifest
+from edgevit.core.spec import Preprocessing
+from edgevit.data.images import picture_paths, read_picture
+from edgevit.errors import UsageError
+from edgevit.models.load import LoadedModel
+from edgevit.verify.judge import judge_outputs, run_artifact
+from edgevit.verify.probes import make_inputs, probe_pictures, reference_outputs
+
+_SUM = 1e-2
+
+
+@dataclass(frozen=True)
+class LoneVerdict:
+    """A verdict and the inputs that it was reached on.
+
+    Attributes:
+        verdict: as for a bundle.
+        inputs: [N, ...] as the file takes them.
+    """
+
+    verdict: VerdictInfo
+    inputs: NDArray[Any]
+
+
+def _interface(backend: Backend, file: Path, loaded: LoadedModel) -> tuple[FileInterface, Preprocessing]:
+    """What a file takes and gives, and how pictures become its input."""
+    text = backend.read_embedded(file)
+    if text is not None:
+        manifest = parse_manifest(text, str(file))
+        precision = manifest.target.precision
+        return FileInterface(manifest.input, manifest.output.kind, precision), preprocessing_rule(manifest)
+    found = backend.describe(file)
+    if found is None:
+        raise UsageError(
+            f"{file.name} was not written by edgevit: what it takes is not known",
+            cure="export the model with edgevit, or verify an .mlpackage, which says what it takes",
+        )
+    image = found.input.kind == "image"
+    size = found.input.shape[1:3] if image else found.input.shape[2:4]
+    return found, replace(loaded.preprocessing, size=(size[0], size[1]))
+
+
+def _kind(stated: str, outputs: NDArray[np.float32]) -> str:
+    """What the outputs are: as stated, otherwise by looking at them."""
+    if stated:
+        return stated
+    sums = bool((outputs >= 0).all()) and bool((np.abs(outputs.sum(axis=1) - 1) < _SUM).all())
+    return "probabilities" if sums else "logits"
+
+
+def verify_file(file: Path, loaded: LoadedModel, *, images: Path | None = None) -> LoneVerdict:
+    """Judge a model file against a PyTorch model.
+
+    A file that edgevit wrote says in its embedded manifest what it takes. A Core ML package of
+    another tool is described by its own specification; an image is given as it is, a tensor is given
+    normalised as the model's own preprocessing has it.
+
+    Args:
+        file: a ``.onnx``, ``.tflite``, ``.pte`` or ``.mlpackage``.
+        loaded: what it should compute.
+        images: a folder of further pictures.
+
+    Raises:
+        UsageError: what the file takes is not known, or does not fit the model.
+        BadFile: the file or a picture is damaged.
+        ConversionFailed: the runtime refused the file or crashed.
+    """
+    backend = backend_of(file)
+    found, rule = _interface(backend, file, loaded)
+    arrays = [Image.fromarray(picture) for picture in probe_pictures(rule.size)]
+    pictures = [*arrays, *(read_picture(path) for path in (picture_paths(images) if images else []))]
+    inputs = make_inputs(pictures, rule, found.input)
+    with tempfile.TemporaryDirectory() as scratch:
+        outputs = run_artifact(backend.name, file, inputs, Path(scratch), Path(scratch) / "run.log", Limits())
+    kind = _kind(found.output, outputs)
+    expected = reference_outputs(loaded.module, pictures, rule, probabilities=kind == "probabilities")
+    return LoneVerdict(judge_outputs(backend.name, expected, outputs, kind=kind, precision=found.precision), inputs)
