@@ -159,9 +159,8 @@ def main() -> None:
         started = time.monotonic()
         results[name] = run(name)
         arguments.results.write_text(json.dumps(results, indent=1) + "\n")
-        print(
-            name, {p: cells(results[name][p], p) for p in PRECISIONS}, f"{time.monotonic() - started:.0f} s", flush=True
-        )
+        line = {p: cells(results[name][p]) for p in PRECISIONS}
+        print(name, line, f"{time.monotonic() - started:.0f} s", flush=True)
     page = arguments.results.with_suffix(".md")
     page.write_text(render(results))
     print(page)
