@@ -69,6 +69,11 @@ class Deployed:
         """Class names in output order."""
         return self.bundle.manifest.labels
 
+    @property
+    def runtime(self) -> str:
+        """What runs the bundle on this machine, with its version."""
+        return find_backend(self.bundle.manifest.target.backend).runs_with()
+
     def prepare(self, picture: Picture) -> NDArray[Any]:
         """The exact input for a picture: batch of one, layout and dtype as the manifest says."""
         pixels = to_model_size(picture, self._rule)[None]

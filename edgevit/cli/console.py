@@ -74,6 +74,12 @@ def print_error(error: EdgevitError) -> None:
         console.print(f"  [green]→[/] {escape(error.cure)}")
 
 
+def say_runtime(runtime: str, quiet: bool) -> None:
+    """One line on what executed the model."""
+    if not quiet:
+        stderr().print(f"executed by {runtime}", style="dim", markup=False)
+
+
 def error_document(error: EdgevitError) -> dict[str, Any]:
     """An error as plain values."""
     return {"code": error.code, "message": error.message, "where": error.where, "cure": error.cure}

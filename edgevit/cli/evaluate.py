@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgevit.cli.console import Json, Quiet, counted, examples, print_json, print_table
+from edgevit.cli.console import Json, Quiet, counted, examples, print_json, print_table, say_runtime
 from edgevit.cli.options import ClassesOption, LabelsOption, SeedOption, SizeOption, WeightsOption, model_options
 
 
@@ -39,17 +39,17 @@ def evaluate(
     """Measure accuracy on labelled pictures."""
     from edgevit.bundle.deployed import load
     from edgevit.bundle.read import is_bundle
-    from edgevit.verify.evaluate import evaluate_bundle, evaluate_model
+    from edgevit.verify.evaluate import evaluate_bundle, evaluate_model, torch_title
 
     with counted(limit, "evaluating", quiet or json) as advance:
         if is_bundle(Path(model)):
             deployed = load(Path(model))
-            found = evaluate_bundle(deployed, dataset, limit=limit, advance=advance)
+            found, runtime = evaluate_bundle(deployed, dataset, limit=limit, advance=advance), deployed.runtime
         else:
             from edgevit.models.load import load_model
 
             loaded = load_model(model, **model_options(weights, num_classes, labels, size, seed))
-            found = evaluate_model(loaded, dataset, limit=limit, advance=advance)
+            found, runtime = evaluate_model(loaded, dataset, limit=limit, advance=advance), torch_title()
     if predictions:
         lines = [
             "index,truth,prediction",
@@ -57,10 +57,12 @@ def evaluate(
         ]
         predictions.write_text("\n".join(lines) + "\n", encoding="utf-8")
     if json:
-        print_json({"model": model, "dataset": dataset, "accuracy": found.accuracy, "count": found.count})
+        document = {"model": model, "dataset": dataset, "runtime": runtime}
+        print_json({**document, "accuracy": found.accuracy, "count": found.count})
         return
     print_table(
         ["model", "data set", "pictures", "accuracy"],
         [[model, dataset, str(found.count), f"{found.accuracy:.2%}"]],
         right=("pictures", "accuracy"),
     )
+    say_runtime(runtime, quiet)

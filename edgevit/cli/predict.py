@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgevit.cli.console import Json, examples, print_json, print_table
+from edgevit.cli.console import Json, Quiet, examples, print_json, print_table, say_runtime
 
 
 def register(app: typer.Typer) -> None:
@@ -26,8 +26,9 @@ def predict(
     top: Annotated[int, typer.Option("--top", "-k", min=1, help="How many classes to show.")] = 5,
     max_megapixels: Annotated[float, typer.Option(help="Larger pictures are refused.")] = 40.0,
     json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Classify pictures with a bundle, in its own runtime."""
+    """Classify pictures with a bundle, in its own runtime; Core ML's off macOS is edgevit's evaluator."""
     from edgevit.bundle.deployed import load
 
     deployed = load(bundle)
@@ -37,6 +38,7 @@ def predict(
         print_json(
             {
                 "bundle": str(bundle),
+                "runtime": deployed.runtime,
                 "kind": kind,
                 "predictions": [
                     {
@@ -56,3 +58,4 @@ def predict(
     print_table(
         ["image", "class", "probability" if kind == "probabilities" else "logit"], rows, right=("probability", "logit")
     )
+    say_runtime(deployed.runtime, quiet)

@@ -39,6 +39,13 @@ class Evaluation:
     truth: tuple[int, ...]
 
 
+def torch_title() -> str:
+    """What runs a PyTorch model."""
+    import torch
+
+    return f"PyTorch {torch.__version__}"
+
+
 def pictures_of(dataset: str, labels: tuple[str, ...]) -> Iterator[tuple[Picture, int]]:
     """The pictures and class indices of ``digits:train``, ``digits:test`` or a folder of classes.
 

@@ -185,7 +185,7 @@ class _Places:
         """What names an operation on the command line: its module where nothing else is in it."""
         name = step.operation.name
         module = self.module.get(name, "")
-        return module if module and module not in self._parents else name.removesuffix(_CAST)
+        return module if module and module not in self._parents else name.replace(_CAST, "")
 
     def matters(self, name: str, departs: Callable[[str], bool]) -> bool:
         """Whether a departure reaches what reads it: a mean near 0 may be far off and change nothing."""
