@@ -130,7 +130,7 @@ def render(results: dict[str, Any]) -> str:
         "",
         f"**Cosine above {LEAST_COSINE['fp32']} in fp32 and above {LEAST_COSINE['fp16']} in fp16: {within} of "
         f"{len(each)} cells.** Error at most {MOST_ERROR['fp32']:g} in fp32: {low['fp32']} of {len(have)} models; at "
-        f"most {MOST_ERROR['fp16']:g} in fp16: {low['fp16']} of {len(have)}. The fp16 error divided by PyTorch's own is "
+        f"most {MOST_ERROR['fp16']:g} in fp16: {low['fp16']} of {len(have)}. The fp16 error divided by PyTorch's own: "
         f"{ratios[0]:.2f} to {ratios[-1]:.2f}, median {ratios[len(ratios) // 2]:.2f}. {versions}.",
         "",
         "| family | model | operations | fp32 error | PyTorch's own | 1 − cosine "

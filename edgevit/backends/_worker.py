@@ -58,9 +58,12 @@ def _lower(job: dict[str, Any]) -> dict[str, Any]:
     given: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in job["interface"].items()}
     interface = Interface(**given)
     program = torch.export.load(job["program"])
-    prepared = prepare(program, interface, rewrites_for(manifest.target.backend), job.get("taps", ()))
+    taps = job.get("taps", ())
+    prepared = prepare(program, interface, rewrites_for(manifest.target.backend), taps)
     backend = find_backend(manifest.target.backend)
-    backend.lower(LowerRequest(prepared.program, manifest, job["variant"], job["version"], Path(job["out"])))
+    backend.lower(
+        LowerRequest(prepared.program, manifest, job["variant"], job["version"], Path(job["out"]), partial=bool(taps))
+    )
     facts = {
         "seconds": round(time.monotonic() - started, 2),
         "peak_memory_bytes": _peak_memory(),

@@ -37,6 +37,7 @@ class LowerRequest:
         variant: of the runtime, e.g. ``coreml`` for ExecuTorch's Core ML delegate.
         version: the runtime's version floor.
         out: the file or package to write.
+        partial: the program ends early, to look inside: what the manifest names may not be in it.
     """
 
     program: ExportedProgram
@@ -44,6 +45,7 @@ class LowerRequest:
     variant: str
     version: str
     out: Path
+    partial: bool = False
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,8 @@ def lower(request: LowerRequest) -> None:
         pass_pipeline=convert.exact_pipeline(),
         **options,
     )
-    kept.check()
+    if not request.partial:
+        kept.check()
     model.author, model.license, model.version = "edgevit", manifest.model.licence, manifest.edgevit
     model.short_description = f"{manifest.model.name}: {manifest.output.classes} classes"
     model.user_defined_metadata[MARKER] = manifest.embedded()

@@ -142,8 +142,11 @@ def _reference(search: _Search, names: list[str]) -> NDArray[np.float32]:
     tap(core, names)
     given = {**interface_of(search.manifest, search.runtime), "probabilities": False, "half": False}
     wrapped = Wrapped(core, Interface(**given), {})
+    pictures = torch.from_numpy(search.inputs)
+    if given["layout"] == "image_nchw_float" and search.manifest.input.layout == "NHWC":
+        pictures = pictures.permute(0, 3, 1, 2).float()  # Core ML takes an image, its program a tensor
     with torch.no_grad():
-        return torch.cat([wrapped(torch.from_numpy(one[None])) for one in search.inputs]).numpy()
+        return torch.cat([wrapped(one[None]) for one in pictures]).numpy()
 
 
 def _artifact(search: _Search, names: list[str], numbers: int) -> NDArray[np.float32]:

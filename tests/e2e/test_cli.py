@@ -70,6 +70,7 @@ def test_predict_names_the_digit_and_nothing_else(exported: Exported, tmp_path: 
     done = cli("predict", exported("tinyvit_digits", target), tmp_path / "two.png", "--json", "--top", 2)
     assert done.returncode == 0
     assert done.stderr == ""
+    assert json.loads(done.stdout)["runtime"]
     best = json.loads(done.stdout)["predictions"][0]["classes"]
     assert [len(best), best[0]["label"]] == [2, str(labels[1])]
     assert best[0]["score"] > 0.5

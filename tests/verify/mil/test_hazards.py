@@ -76,6 +76,10 @@ def test_an_overflow_is_named_and_its_cure_works(overflowing: Path, tmp_path: Pa
     assert f"{BLOCK}.qkv" in printed.stdout
     assert "--keep-fp32" in printed.stderr
 
+    bisected = cli("verify", result.path, "--reference", "deit_digits", "--weights", overflowing, "--bisect")
+    assert bisected.returncode == 3
+    assert f"{BLOCK}.qkv" in bisected.stderr
+
     cured = exported_half(overflowing, tmp_path / "cured", *report.keep())
     assert cured.error is None, cured.error
     assert cured.manifest is not None

@@ -1,0 +1,140 @@
+"""Model files without their bundle, edgevit's own and other tools'."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from edgevit.bundle.read import bundle_at, read_bundle
+from edgevit.errors import BadFile, UsageError
+from edgevit.models.load import LoadedModel, load_model
+from edgevit.verify.lone import verify_file
+from tests.conftest import FORMATS, Exported, cli, cli_json
+
+
+@pytest.fixture(scope="module")
+def tinyvit() -> LoadedModel:
+    return load_model("tinyvit_digits")
+
+
+def alone(exported: Exported, target: str, tmp_path: Path) -> Path:
+    source = read_bundle(exported("tinyvit_digits", target)).entry
+    copy = tmp_path / source.name
+    if source.is_dir():
+        shutil.copytree(source, copy)
+    else:
+        shutil.copy(source, copy)
+    return copy
+
+
+@pytest.mark.parametrize("target", FORMATS)
+def test_a_file_of_ours_says_what_it_takes(
+    exported: Exported, tmp_path: Path, tinyvit: LoadedModel, target: str
+) -> None:
+    file = alone(exported, target, tmp_path)
+    found = verify_file(file, tinyvit)
+    assert found.verdict.status == "passed"
+    assert found.verdict.probes == 6
+    assert verify_file(file, load_model("tinyvit_digits", weights="random")).verdict.status == "failed"
+
+
+def test_the_command_line(exported: Exported, tmp_path: Path) -> None:
+    file = alone(exported, "coreml", tmp_path)
+    nameless = cli("verify", file)
+    assert nameless.returncode == 2
+    assert "--reference MODEL" in nameless.stderr
+    document = cli_json("verify", file, "--reference", "tinyvit_digits", "--hazards")
+    assert document["verdicts"][0]["status"] == "passed"
+    assert document["verdicts"][0]["hazards"]["found"] == []
+    wrong = cli("verify", file, "--reference", "tinyvit_digits", "--weights", "random")
+    assert wrong.returncode == 3
+    assert cli("verify", file, "--reference", "tinyvit_digits", "--bisect").returncode == 2
+    assert cli("verify", tmp_path / "nothing.mlpackage", "--reference", "tinyvit_digits").returncode == 2
+
+
+def test_a_file_inside_its_bundle_means_the_bundle(exported: Exported) -> None:
+    bundle = read_bundle(exported("tinyvit_digits", "coreml"))
+    found = bundle_at(bundle.entry)
+    assert found is not None
+    assert found.path == bundle.path
+    assert cli("verify", bundle.entry).returncode == 0
+    assert bundle_at(bundle.path) is not None
+    with pytest.raises(BadFile, match="no bundle"):
+        bundle_at(bundle.path.parent / "other")
+
+
+def foreign(tinyvit: LoadedModel, out: Path, *, image: bool, wrong: bool = False) -> Path:
+    """What a user's own script would write with coremltools: no manifest, normalisation as an image's scale and bias."""
+    import coremltools as ct
+
+    rule = tinyvit.preprocessing
+    mean, std = rule.mean[0], rule.std[0]
+    assert set(rule.mean) == {mean}
+    assert set(rule.std) == {std}
+    example = torch.rand(1, 3, *rule.size)
+    program = torch.export.export(tinyvit.module, (example,), strict=False).run_decompositions({})
+    bias = [-mean / std] * 3 if not wrong else [0.0] * 3
+    kind: Any = (
+        ct.ImageType(name="picture", shape=tuple(example.shape), scale=1 / (255 * std), bias=bias)
+        if image
+        else ct.TensorType(name="pixels", shape=tuple(example.shape), dtype=np.float32)
+    )
+    model = ct.convert(
+        program,
+        inputs=[kind],
+        minimum_deployment_target=ct.target.iOS17,
+        compute_precision=ct.precision.FLOAT32,
+        skip_model_load=True,
+    )
+    model.save(str(out / "foreign.mlpackage"))
+    return out / "foreign.mlpackage"
+
+
+@pytest.mark.parametrize("image", [True, False], ids=["image", "tensor"])
+def test_a_package_of_another_tool(tmp_path: Path, tinyvit: LoadedModel, image: bool) -> None:
+    package = foreign(tinyvit, tmp_path, image=image)
+    found = verify_file(package, tinyvit)
+    assert found.verdict.status == "passed", found.verdict.reasons
+    assert found.inputs.dtype == (np.uint8 if image else np.float32)
+    assert cli("verify", package, "--reference", "tinyvit_digits").returncode == 0
+
+
+def test_a_forgotten_bias_is_caught(tmp_path: Path, tinyvit: LoadedModel) -> None:
+    assert verify_file(foreign(tinyvit, tmp_path, image=True, wrong=True), tinyvit).verdict.status == "failed"
+
+
+def test_further_pictures(exported: Exported, tmp_path: Path, tinyvit: LoadedModel) -> None:
+    from PIL import Image
+
+    from edgevit.data.digits import digits_arrays
+
+    (tmp_path / "photos").mkdir()
+    for index, picture in enumerate(digits_arrays("test")[0][:3]):
+        Image.fromarray(picture).save(tmp_path / "photos" / f"{index}.png")
+    found = verify_file(alone(exported, "coreml", tmp_path), tinyvit, images=tmp_path / "photos")
+    assert (found.verdict.status, found.verdict.probes) == ("passed", 9)
+
+
+def test_a_file_of_another_tool_that_says_nothing(tmp_path: Path, tinyvit: LoadedModel) -> None:
+    from onnx import TensorProto, helper, save
+
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3]) for name in ("a", "b")]
+    graph = helper.make_graph([helper.make_node("Relu", ["a"], ["b"])], "g", value[:1], value[1:])
+    save(helper.make_model(graph), tmp_path / "m.onnx")
+    with pytest.raises(UsageError, match="what it takes is not known"):
+        verify_file(tmp_path / "m.onnx", tinyvit)
+
+
+def test_a_package_that_takes_something_else(tmp_path: Path, tinyvit: LoadedModel) -> None:
+    from coremltools.converters.mil.mil import Builder as mb
+
+    from tests.verify.mil.packages import save
+
+    two = save(lambda a: mb.relu(x=a), {"a": np.ones((2, 3), np.float32)}, tmp_path)
+    with pytest.raises(UsageError, match="not an image or a tensor"):
+        verify_file(two, tinyvit)
