@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgevit.build.export import ExportResult
 from edgevit.build.export import export as run_export
@@ -16,7 +16,10 @@ from edgevit.core.manifest import VerdictInfo
 from edgevit.models.registry import list_models
 from edgevit.verify.evaluate import Evaluation
 
-__all__ = ["Deployed", "evaluate", "export", "list_models", "load", "verify_bundle"]
+if TYPE_CHECKING:
+    from edgevit.verify.hazards import HazardReport
+
+__all__ = ["Deployed", "evaluate", "export", "find_hazards", "list_models", "load", "verify_bundle"]
 
 
 def export(model: str, targets: Sequence[str], *, listen: Listener = ignore, **options: Any) -> list[ExportResult]:
@@ -53,6 +56,21 @@ def verify_bundle(
 
         module = load_model(reference, **model_options).module
     return judge_bundle(read_bundle(Path(bundle)), reference=module, images=Path(images) if images else None)
+
+
+def find_hazards(bundle: Path | str, *, images: Path | str | None = None) -> HazardReport:
+    """Where half precision goes wrong in a Core ML bundle.
+
+    Args:
+        bundle: its folder.
+        images: a folder of pictures beside the golden ones.
+
+    Raises:
+        UsageError: a bundle of another format.
+    """
+    from edgevit.verify.hazards import bundle_hazards
+
+    return bundle_hazards(read_bundle(Path(bundle)), Path(images) if images else None)
 
 
 def evaluate(model: str | Path, dataset: str, **options: Any) -> Evaluation:

@@ -2,8 +2,8 @@
 
     python tools/demo.py [MODEL] [--out DIR]
 
-Exports a bundled model, classifies held-out digits with PyTorch and with every format that runs
-on this machine, prints a table and writes a picture of the digits with each format's answers.
+Exports a bundled model, classifies held-out digits with PyTorch and with every format (Core ML in
+edgevit's own evaluator), prints a table and writes a picture of the digits with each format's answers.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def torch_answers(model: str, images: np.ndarray) -> list[tuple[int, float]]:
 
 
 def bundle_answers(result: ExportResult, images: np.ndarray) -> list[tuple[int, float]] | None:
-    """A bundle's answers, or None where this machine cannot run it."""
+    """A bundle's answers, or None where there is no good bundle."""
     manifest = result.manifest
     if result.path is None or manifest is None or manifest.verdict is None or manifest.verdict.status != "passed":
         return None
@@ -66,7 +66,7 @@ def draw(images: np.ndarray, truth: np.ndarray, answers: dict[str, list[tuple[in
         for row, found in enumerate(answers.values()):
             y = 60 + CELL + MARGIN + row * LINE
             if found is None:
-                pen.text((x + CELL / 2, y), "not run here" if column == 0 else "-", fill=GREY, font=small, anchor="ma")
+                pen.text((x + CELL / 2, y), "failed" if column == 0 else "-", fill=GREY, font=small, anchor="ma")
                 continue
             label, score = found[column]
             colour = GOOD if label == truth[column] else BAD

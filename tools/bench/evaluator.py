@@ -12,6 +12,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -63,7 +64,7 @@ def main() -> None:
             image = read_tensor(bundle.path / FOLDER / "inputs.safetensors", "inputs")[:1]
             pairs = np.array(
                 [
-                    (seconds(lambda: predict(program, image)), seconds(lambda: loaded.module(example)))
+                    (seconds(partial(predict, program, image)), seconds(partial(loaded.module, example)))
                     for _ in range(arguments.runs + 5)
                 ]
             )[5:]
