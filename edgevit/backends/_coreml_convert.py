@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
@@ -16,15 +17,26 @@ _FUSE = "common::fuse_elementwise_to_batchnorm"
 _FUSE_EXACTLY = "edgevit::fuse_elementwise_to_batchnorm"
 
 
-def register_identities() -> None:
-    """coremltools has no lowering for ``alias``, which decompositions leave in windowed attention."""
+def register_operators() -> None:
+    """Lower what coremltools 9.0 does not take from a `torch.export` program.
+
+    ``alias`` is left by decompositions in windowed attention; it is an identity. ``lstm.input`` is what
+    coremltools lowers as ``lstm`` from TorchScript, where three results have three names.
+    """
     from coremltools.converters.mil.frontend.torch import ops
     from coremltools.converters.mil.frontend.torch.torch_op_registry import register_torch_op
 
     def alias(context: Any, node: Any) -> None:
         context.add(ops._get_inputs(context, node, expected=1)[0], node.name)
 
+    def lstm_input(context: Any, node: Any) -> None:
+        several = copy.copy(node)
+        several.outputs = [f"{node.name}_{part}" for part in ("sequence", "hidden", "cell")]
+        ops.lstm(context, several)
+        context.add(tuple(context[name] for name in several.outputs), node.name)
+
     register_torch_op(override=True)(alias)
+    register_torch_op(torch_alias=["lstm.input"], override=True)(lstm_input)
 
 
 def exact_pipeline() -> Any:

@@ -32,7 +32,7 @@ def lower(request: LowerRequest) -> None:
     import coremltools as ct
 
     manifest = request.manifest
-    convert.register_identities()
+    convert.register_operators()
     options: dict[str, Any] = {}
     if manifest.output.kind == "probabilities":
         options["classifier_config"] = ct.ClassifierConfig(list(manifest.labels), predicted_feature_name=_LABEL)

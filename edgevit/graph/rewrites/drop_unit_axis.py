@@ -17,8 +17,8 @@ from torch.fx import GraphModule, Node
 from edgevit.graph.fx import argument, aten, finish, is_call, shape
 from edgevit.graph.rewrites import Rewrite
 
-_MOST_AXES = 5
-_RESHAPES = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)
+MOST_AXES = 5
+RESHAPES = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)
 _BINARY = (aten.add.Tensor, aten.mul.Tensor, aten.add_.Tensor)
 
 
@@ -44,7 +44,7 @@ def _without(values: Sequence[int], axis: int) -> list[int]:
     return [value for index, value in enumerate(values) if index != axis]
 
 
-def _order(node: Node, rank: int) -> list[int]:
+def permutation(node: Node, rank: int) -> list[int]:
     """The permutation of a permute or transpose."""
     if node.target is aten.permute.default:
         return [axis % rank for axis in argument(node, "dims")]
@@ -59,7 +59,7 @@ def _slimmed(node: Node, slims: dict[Node, _Slim]) -> _Slim | None:
     size = shape(node)
     assert size is not None
     source = node.args[0]
-    if is_call(node, *_RESHAPES) and 1 in size:
+    if is_call(node, *RESHAPES) and 1 in size:
         axis = size.index(1)
         given = slims[source].node if source in slims else source  # type: ignore[index]
         return _Slim(_reshaped(node, given, _without(size, axis)), axis)
@@ -73,7 +73,7 @@ def _slimmed(node: Node, slims: dict[Node, _Slim]) -> _Slim | None:
         return None
     slim = slims[source]  # type: ignore[index]
     if is_call(node, aten.permute.default, aten.transpose.int):
-        order = _order(node, len(size))
+        order = permutation(node, len(size))
         axis = order.index(slim.axis)
         rest = [index - (index > slim.axis) for index in _without(order, axis)]
         return _Slim(_call(node, aten.permute.default, slim.node, rest), axis)
@@ -93,15 +93,39 @@ def _at(node: Node, value: Any, axis: int, slims: dict[Node, _Slim]) -> Any:
     return _reshaped(node, slim.node if slim else value, _without(size, axis))
 
 
+def _kept(node: Node, made: Node) -> Node:
+    """A node made in place of another, with what is known of that."""
+    made.meta.update(node.meta)
+    return made
+
+
+def _reduce(node: Node, slim: _Slim) -> bool:
+    """A reduction over other axes than the one left out."""
+    rank, size = MOST_AXES + 1, shape(node)
+    axes = [axis % rank for axis in argument(node, "dim")]
+    if slim.axis in axes or size is None or len(size) > MOST_AXES:
+        return False
+    reduced = _call(
+        node, node.target, slim.node, [axis - (axis > slim.axis) for axis in axes], argument(node, "keepdim")
+    )
+    node.replace_all_uses_with(_kept(node, _reshaped(node, reduced, size)))
+    return True
+
+
 def _use(node: Node, slims: dict[Node, _Slim]) -> bool:
     """Let an operator that gives at most five axes read the slim value; False where it cannot."""
     slim = slims[node.args[0]]  # type: ignore[index]
-    if is_call(node, *_RESHAPES):
+    if is_call(node, *RESHAPES):
         node.replace_input_with(node.args[0], slim.node)  # type: ignore[arg-type]
         return True
+    if is_call(node, aten.flatten.using_ints):
+        node.replace_all_uses_with(_kept(node, _reshaped(node, slim.node, shape(node) or ())))
+        return True
+    if is_call(node, aten.amax.default):
+        return _reduce(node, slim)
     if not is_call(node, aten.unbind.int):
         return False
-    axis = argument(node, "dim") % (_MOST_AXES + 1)
+    axis = argument(node, "dim") % (MOST_AXES + 1)
     if axis == slim.axis:
         return False
     parts = _call(node, aten.unbind.int, slim.node, axis - (axis > slim.axis))
@@ -118,7 +142,7 @@ def edit(graph_module: GraphModule) -> int:
     slims: dict[Node, _Slim] = {}
     for node in [node for node in graph_module.graph.nodes if node.op == "call_function"]:
         size = shape(node)
-        if size is not None and len(size) == _MOST_AXES + 1:
+        if size is not None and len(size) == MOST_AXES + 1:
             slim = _slimmed(node, slims)
             if slim is not None:
                 slim.node.meta.setdefault("val", node.meta["val"].squeeze(slim.axis))

@@ -145,6 +145,7 @@ class _Loader:
         self._files: dict[str, WeightFile] = {}
 
     def constant(self, value: Any) -> Any:
+        """A value of the program as torch has it; weights are read from their file."""
         if isinstance(value, InFile):
             if value.file not in self._files:
                 self._files[value.file] = WeightFile(self.package.weight_file(value.file))
@@ -152,6 +153,7 @@ class _Loader:
         return _as_torch(value)
 
     def load(self) -> Program:
+        """All operations, those on constants alone already executed."""
         steps = []
         for operation in self.package.function.operations:
             if operation.type == "const":
@@ -172,6 +174,7 @@ class _Loader:
         return Program(self.package, self.constants, _with_ends(steps, self.package.function.outputs))
 
     def step(self, operation: Operation) -> Step:
+        """One operation made ready."""
         if operation.type not in OPERATORS or operation.blocks:
             raise UsageError(
                 f"edgevit cannot execute the operator {operation.type!r}",

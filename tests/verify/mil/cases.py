@@ -606,6 +606,54 @@ def _quantized() -> list[Case]:
     ]
 
 
+def _recurrent() -> list[Case]:
+    """Against torch's LSTM, whose gates come in another order and whose biases are two."""
+    width, hidden, steps = 4, 3, 6
+    torch.manual_seed(0)
+    reference = torch.nn.LSTM(width, hidden, bidirectional=True)
+    order = np.concatenate([np.arange(hidden) + hidden * gate for gate in (0, 1, 3, 2)])
+
+    def weights(suffix: str, back: str) -> dict[str, np.ndarray]:
+        named = {name: value.detach().numpy() for name, value in reference.named_parameters()}
+        return {
+            f"weight_ih{back}": named[f"weight_ih_l0{suffix}"][order],
+            f"weight_hh{back}": named[f"weight_hh_l0{suffix}"][order],
+            f"bias{back}": (named[f"bias_ih_l0{suffix}"] + named[f"bias_hh_l0{suffix}"])[order],
+        }
+
+    x, h, c = normal(steps, 2, width), normal(2, 2 * hidden), normal(2, 2 * hidden)
+
+    def run(x: np.ndarray, initial_h: np.ndarray, initial_c: np.ndarray, **options: Any) -> tuple[np.ndarray, ...]:
+        only = {"forward": 0, "reverse": 1}.get(options["direction"])
+        halves = [np.stack(np.split(one, 2, -1)) if only is None else one for one in (initial_h, initial_c)]
+        if only is not None:
+            halves = [np.stack([one, one]) for one in halves]
+        with torch.no_grad():
+            every, (last, cell) = reference(torch.from_numpy(x), tuple(torch.from_numpy(one) for one in halves))
+        parts = (every.numpy(), *(np.concatenate(list(one.numpy()), -1) for one in (last, cell)))
+        if only is not None:
+            parts = tuple(np.split(one, 2, -1)[only] for one in parts)
+        return parts if options["output_sequence"] else (parts[1][None], *parts[1:])
+
+    one_way = {"initial_h": h[:, :hidden].copy(), "initial_c": c[:, :hidden].copy()}
+    full = {**weights("", ""), **weights("_reverse", "_back")}
+    return [
+        Case(
+            "lstm",
+            {"x": x, "initial_h": h, "initial_c": c},
+            {**full, "direction": "bidirectional", "output_sequence": True},
+            run,
+        ),
+        Case("lstm", {"x": x, **one_way}, {**weights("", ""), "direction": "forward", "output_sequence": False}, run),
+        Case(
+            "lstm",
+            {"x": x, **one_way},
+            {**weights("_reverse", ""), "direction": "reverse", "output_sequence": True},
+            run,
+        ),
+    ]
+
+
 CASES: list[Case] = [
     *_unary(),
     *_binary(),
@@ -621,4 +669,5 @@ CASES: list[Case] = [
     *_indexing(),
     *_resizing(),
     *_quantized(),
+    *_recurrent(),
 ]

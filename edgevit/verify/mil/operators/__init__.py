@@ -1,7 +1,7 @@
 """Every operator that the evaluator knows, registered when this package is imported.
 
-Left out, with a clear error that names them: control flow, lists, recurrent layers, random numbers,
-states, and the box operators of detectors. No image classifier of the zoo needs them.
+Left out, with a clear error that names them: control flow, lists, GRU and plain recurrent layers, random
+numbers, states, and the box operators of detectors. No image classifier of the zoo needs them.
 """
 
 from edgevit.verify.mil.operators import (
@@ -12,6 +12,7 @@ from edgevit.verify.mil.operators import (
     linear,
     normalization,
     quantized,
+    recurrent,
     reduction,
     resizing,
     shaping,
@@ -26,6 +27,7 @@ __all__ = [
     "linear",
     "normalization",
     "quantized",
+    "recurrent",
     "reduction",
     "resizing",
     "shaping",
