@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import TYPE_CHECKING
 
 import torch
@@ -48,5 +49,7 @@ def capture(model: nn.Module, size: tuple[int, int]) -> ExportedProgram:
             where=str(error).splitlines()[0][:300],
             cure="leave --size out to use the size the model was made for",
         ) from error
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        # An LSTM rebuilds its list of flat weights at every call; nothing of it is lost.
+        warnings.filterwarnings("ignore", message=r"(?s).*were assigned during export")
         return torch.export.export(module, (example,), strict=False)
