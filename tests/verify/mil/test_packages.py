@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -386,3 +388,15 @@ def test_fp16_rounds_after_every_operation(tmp_path: Path) -> None:
     wanted = ((x.astype(np.float16) + np.float16(2048)) - np.float16(2048)).astype(np.float32)
     assert next(iter(run(half, given).values())).tolist() == wanted.tolist()
     np.testing.assert_allclose(next(iter(run(full, given).values())), x, atol=2e-4)
+
+
+def test_coremltools_is_not_needed(exported: Exported) -> None:
+    """Predicting off macOS imports torch and nothing of the converter."""
+    bundle = exported("tinyvit_digits", "coreml")
+    code = (
+        "import sys\nimport edgevit\n"
+        f"print(edgevit.load({str(bundle)!r}).predict({str(bundle / 'golden/probe_0.png')!r})[0].label)\n"
+        "print('coremltools' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[1] == "False"
