@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 _FUSE = "common::fuse_elementwise_to_batchnorm"
+_GUARD = " (guarded)"
 _FUSE_EXACTLY = "edgevit::fuse_elementwise_to_batchnorm"
 
 
@@ -94,16 +95,23 @@ def _register_exact_fusion() -> None:
 
 
 def tag_modules(program: ExportedProgram) -> ExportedProgram:
-    """Let coremltools carry the path of each node's module where it carries stack traces."""
+    """Let coremltools carry, where it carries stack traces, each node's module and whether it is guarded."""
+    from edgevit.graph.fx import GUARDED
+
     for node in program.graph.nodes:
-        node.meta["stack_trace"] = (node.meta.get("custom") or {}).get("module", "")
+        known = node.meta.get("custom") or {}
+        node.meta["stack_trace"] = known.get("module", "") + (_GUARD if known.get(GUARDED) else "")
     return program
 
 
-def _modules_of(op: Any) -> list[str]:
+def _tags(op: Any) -> list[str]:
     from coremltools.converters.mil.mil.scope import ScopeSource
 
-    return [path for path in op.scopes.get(ScopeSource.EXIR_STACK_TRACE, []) if path]
+    return [tag for tag in op.scopes.get(ScopeSource.EXIR_STACK_TRACE, []) if tag]
+
+
+def _modules_of(op: Any) -> list[str]:
+    return [path for tag in _tags(op) if (path := tag.removesuffix(_GUARD))]
 
 
 def module_map(program: Any) -> str:
@@ -118,7 +126,10 @@ def module_map(program: Any) -> str:
 
 
 class KeepFp32:
-    """Chooses the operations that stay in fp32, and remembers which patterns chose any."""
+    """Chooses the operations that stay in fp32, and remembers which patterns chose any.
+
+    What the model itself guards from half precision stays in fp32 unasked.
+    """
 
     def __init__(self, patterns: tuple[str, ...]) -> None:
         self._unused = dict.fromkeys(patterns)
@@ -130,7 +141,7 @@ class KeepFp32:
         kept = [one for one in self._patterns if any(_matches(name, one) for name in names)]
         for one in kept:
             self._unused.pop(one, None)
-        return bool(kept)
+        return bool(kept) or any(tag.endswith(_GUARD) for tag in _tags(op))
 
     def selector(self) -> Callable[[Any], bool]:
         """For coremltools: whether an operation is converted to fp16."""

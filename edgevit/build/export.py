@@ -281,6 +281,12 @@ def _complete(bundle: Path, manifest: Manifest, golden: Golden, inputs: NDArray[
         return write_manifest(bundle, manifest)
 
 
+def _cure(manifest: Manifest, kept: Path) -> str:
+    if manifest.target.precision == "fp16" and find_backend(manifest.target.backend).keeps_fp32:
+        return f"edgevit verify {kept} --hazards names what to keep in fp32"
+    return "add --bisect to find the first operator that departs, or choose another precision"
+
+
 def _reject(shared: _Shared, bundle: Path, destination: Path, manifest: Manifest, verdict: VerdictInfo) -> ExportResult:
     from edgevit.errors import CheckFailed
 
@@ -290,6 +296,6 @@ def _reject(shared: _Shared, bundle: Path, destination: Path, manifest: Manifest
     error = CheckFailed(
         f"{destination.name} does not compute what PyTorch computes: {'; '.join(verdict.reasons)}",
         where=f"kept for inspection as {kept}",
-        cure="add --bisect to find the first operator that departs, or choose another precision",
+        cure=_cure(manifest, kept),
     )
     return ExportResult(destination.name, kept, manifest, error=error)

@@ -13,6 +13,10 @@ import torch
 from torch.fx import GraphModule, Node
 
 aten = torch.ops.aten
+GUARDED = "guarded"
+"""Key of a node's ``meta``: the model itself keeps this operator from half precision."""
+LEAVES_GUARD = "leaves_guard"
+"""Key of a node's ``meta``: what reads this value from a guarded region is of the program's precision again."""
 
 
 def calls(graph_module: GraphModule, *targets: Any) -> Iterator[Node]:

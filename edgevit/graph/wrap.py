@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.fx.traceback import preserve_node_meta
 
-from edgevit.graph.fx import RuleInterpreter, attribute, module_path
+from edgevit.graph.fx import GUARDED, LEAVES_GUARD, RuleInterpreter, aten, attribute, module_path
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -48,7 +48,16 @@ class Interface:
 
 
 def half_precision(core: GraphModule) -> GraphModule:
-    """Turn every float32 parameter, buffer and lifted constant of a graph into float16, in place."""
+    """Turn every float32 parameter, buffer and lifted constant of a graph into float16, in place.
+
+    Regions that the model guards from half precision cast their inputs to float32 themselves; what
+    leaves them is cast back.
+    """
+    for node in [node for node in core.graph.nodes if node.meta.get(LEAVES_GUARD)]:
+        with core.graph.inserting_after(node):
+            narrow = core.graph.call_function(aten.to.dtype, (node, torch.float16))
+        node.replace_all_uses_with(narrow, delete_user_cb=lambda user, narrow=narrow: user is not narrow)
+    core.recompile()
     for path in {str(node.target) for node in core.graph.nodes if node.op == "get_attr"}:
         owner, _, leaf = path.rpartition(".")
         module, value = core.get_submodule(owner), attribute(core, path)
@@ -104,15 +113,16 @@ class Wrapped(nn.Module):
 def compose(core: GraphModule, interface: Interface, rules: Mapping[Any, Callable[..., Any]]) -> ExportedProgram:
     """Trace the wrapped core once more into the program that a backend lowers.
 
-    Every node of the result carries, as ``meta["custom"]["module"]``, the path of the module that it
-    came from; ``custom`` is what torch keeps through decompositions.
+    Every node of the result carries, in ``meta["custom"]``, which torch keeps through decompositions,
+    the path of the ``module`` that it came from and whether that guards it from half precision.
     """
     for node in core.graph.nodes:
         node.meta["module_path"] = module_path(node)
-        node.meta["custom"] = {"module": node.meta["module_path"]}
+        node.meta["custom"] = {"module": node.meta["module_path"], GUARDED: node.meta.get(GUARDED, False)}
     module = Wrapped(core, interface, rules)
     with torch.no_grad(), preserve_node_meta():
         program = torch.export.export(module, (interface.example(),), strict=False)
     for node in program.graph.nodes:
-        node.meta["custom"] = {"module": (node.meta.get("custom") or {}).get("module", "")}
+        known = node.meta.get("custom") or {}
+        node.meta["custom"] = {"module": known.get("module", ""), GUARDED: known.get(GUARDED, False)}
     return program

@@ -84,6 +84,13 @@ def windows(x: torch.Tensor) -> torch.Tensor:
 
 
 # rewrite, module, example, how often it fires, an operator that is gone afterwards
+def guarded(x: torch.Tensor) -> torch.Tensor:
+    """As models keep attention from half precision."""
+    with torch.amp.autocast("cpu", enabled=False):
+        wide = x.float()
+        return (wide @ wide.transpose(-1, -2) * 1e-6).to(x.dtype)
+
+
 CASES = {
     "dropout": ("drop_noops", Wrap(lambda s, x: F.dropout(x, 0.5, s.training) + 1), IMAGE, 1, aten.dropout.default),
     "same view": ("drop_noops", Wrap(lambda s, x: x.view(x.shape) * 2), IMAGE, 1, aten.view.default),
@@ -301,6 +308,7 @@ CASES = {
         0,
         None,
     ),
+    "autocast off": ("inline_autocast", Wrap(lambda s, x: guarded(x).relu()), IMAGE, 1, None),
     "unrolled windows": (
         "split_permute",
         Wrap(lambda s, x: x.view(2, 3, 4, 5, 2, 6).permute(0, 2, 4, 1, 3, 5).flatten(0, 2) * 2),
@@ -431,3 +439,17 @@ def test_the_wrapper_normalises_as_the_reference_does() -> None:
         ):
             ready = prepare(program, interface((8, 8), layout=layout, probabilities=True), ())
             torch.testing.assert_close(ready.program.module(check_guards=False)(given), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_a_guarded_region_stays_in_fp32_in_a_half_program() -> None:
+    """What would overflow in fp16 does not, and the region is entered and left by casts."""
+    module = Wrap(lambda s, x: s.head(guarded(x * 300).flatten(1)), head=nn.Linear(192, 4)).eval()
+    example = torch.rand(1, 3, 8, 8)
+    program = torch.export.export(module, (example,), strict=False)
+    half = prepare(program, interface((8, 8), layout="tensor", half=True), rewrites_for("onnx"))
+    assert half.rewrites["inline_autocast"] == 1
+    with torch.no_grad():
+        found = half.program.module(check_guards=False)(example)
+        assert torch.isfinite(found).all()
+        torch.testing.assert_close(found, module(example), atol=1e-2, rtol=1e-2)
+    assert any((node.meta.get("custom") or {}).get("guarded") for node in half.program.graph.nodes)
