@@ -59,7 +59,8 @@ def _lower(job: dict[str, Any]) -> dict[str, Any]:
     interface = Interface(**given)
     program = torch.export.load(job["program"])
     taps = job.get("taps", ())
-    prepared = prepare(program, interface, rewrites_for(manifest.target.backend), taps)
+    chosen = rewrites_for(manifest.target.backend, job["variant"], half=interface.half)
+    prepared = prepare(program, interface, chosen, taps)
     backend = find_backend(manifest.target.backend)
     backend.lower(
         LowerRequest(prepared.program, manifest, job["variant"], job["version"], Path(job["out"]), partial=bool(taps))

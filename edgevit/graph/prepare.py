@@ -76,10 +76,10 @@ def prepare(
     return Prepared(compose(core, interface, rules), {name: n for name, n in matched.items() if n})
 
 
-def rewritten_core(program: Path, backend: str) -> GraphModule:
+def rewritten_core(program: Path, chosen: Iterable[Rewrite]) -> GraphModule:
     """The edited graph of a saved program, before its call replacements and its wrapping."""
     core = graph_of(torch.export.load(program))
-    apply_rewrites(core, rewrites_for(backend))
+    apply_rewrites(core, chosen)
     return core
 
 

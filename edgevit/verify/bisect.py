@@ -28,6 +28,7 @@ from edgevit.verify.judge import run_artifact
 
 if TYPE_CHECKING:
     from edgevit.bundle.read import Bundle
+    from edgevit.graph.rewrites import Rewrite
     from edgevit.graph.taps import Tap
     from edgevit.models.load import LoadedModel
 
@@ -89,7 +90,7 @@ def bisect(
     from edgevit.graph.taps import tappable
 
     search = _Search(program, manifest, runtime, inputs[:2], scratch, log, limits)
-    taps = tappable(rewritten_core(program, manifest.target.backend))
+    taps = tappable(rewritten_core(program, _rewrites(search)))
     good, bad, error, lowerings = -1, len(taps), 0.0, 0
     while bad - good > 1:
         chosen = _spaced(taps, good, bad)
@@ -130,6 +131,14 @@ def _departure(expected: NDArray[np.float32], found: NDArray[np.float32]) -> flo
     return float(np.abs(expected - found).max()) / spread
 
 
+def _rewrites(search: _Search) -> tuple[Rewrite, ...]:
+    """The rewrites that the fresh lowering will apply."""
+    from edgevit.graph.rewrites import rewrites_for
+
+    half = interface_of(search.manifest, search.runtime)["half"]
+    return rewrites_for(search.runtime.backend, search.runtime.variant, half=half)
+
+
 def _reference(search: _Search, names: list[str]) -> NDArray[np.float32]:
     """The values in PyTorch, in float32."""
     import torch
@@ -138,7 +147,7 @@ def _reference(search: _Search, names: list[str]) -> NDArray[np.float32]:
     from edgevit.graph.taps import tap
     from edgevit.graph.wrap import Interface, Wrapped
 
-    core = rewritten_core(search.program, search.manifest.target.backend)
+    core = rewritten_core(search.program, _rewrites(search))
     tap(core, names)
     given = {**interface_of(search.manifest, search.runtime), "probabilities": False, "half": False}
     wrapped = Wrapped(core, Interface(**given), {})

@@ -266,6 +266,27 @@ CASES = {
         1,
         None,
     ),
+    "splits": (
+        "plain_slices",
+        Wrap(
+            lambda s, x: sum(
+                a.sum() * b
+                for b, a in enumerate(
+                    (*x.split(2, -1), *x.split([1, 4], -1), *x.chunk(3, 1), x.select(1, -1), *x.unbind(1))
+                )
+            )
+        ),
+        torch.randn(2, 3, 5),
+        5,
+        aten.split_with_sizes.default,
+    ),
+    "squeezes": (
+        "plain_slices",
+        Wrap(lambda s, x: x.squeeze(1) + x.squeeze((1, 2)) + x.squeeze() + x.squeeze(0)),
+        torch.randn(2, 1, 3),
+        4,
+        aten.squeeze.dim,
+    ),
     "softmax": ("flat_softmax", Wrap(lambda s, x: x.softmax(-1)), QUERY, 1, None),
     "softmax over channels": ("flat_softmax", Wrap(lambda s, x: x.softmax(1)), QUERY, 1, None),
     "window partition": (
@@ -305,6 +326,55 @@ CASES = {
         "drop_unit_axis",
         Wrap(lambda s, x: x.reshape(2, 2, 2, 3, 2, 3).transpose(2, 3).reshape(2, 4, 3, 6) * 2),
         torch.randn(2, 4, 6, 3),
+        0,
+        None,
+    ),
+    "norm before linear": (
+        "fold_norm_affine",
+        live(
+            Wrap(
+                lambda s, x: s.one(s.norm(x)) + s.two(s.norm(x)),
+                norm=nn.LayerNorm(6),
+                one=nn.Linear(6, 4),
+                two=nn.Linear(6, 4, bias=False),
+            )
+        ),
+        torch.randn(1, 5, 6),
+        2,
+        None,
+    ),
+    "norm read by others": (
+        "fold_norm_affine",
+        live(Wrap(lambda s, x: (lambda n: s.one(n) + n)(s.norm(x)), norm=nn.LayerNorm(6), one=nn.Linear(6, 6))),
+        torch.randn(1, 5, 6),
+        0,
+        None,
+    ),
+    "layer norm": (
+        "delegated_norm",
+        live(Wrap(lambda s, x: s.norm(x * 9 + 3), norm=nn.LayerNorm(6, eps=1e-3))),
+        torch.randn(1, 5, 6),
+        1,
+        aten.layer_norm.default,
+    ),
+    "layer norms of equal width": (
+        "delegated_norm",
+        live(Wrap(lambda s, x: s.b(s.a(x)).mean(1), a=nn.LayerNorm(6), b=nn.LayerNorm(6, elementwise_affine=False))),
+        torch.randn(1, 5, 6),
+        3,
+        aten.mean.dim,
+    ),
+    "group norm": (
+        "delegated_norm",
+        live(Wrap(lambda s, x: s.norm(x * 9 + 3), norm=nn.GroupNorm(1, 6))),
+        IMAGE,
+        1,
+        aten.group_norm.default,
+    ),
+    "group norm of two": (
+        "delegated_norm",
+        live(Wrap(lambda s, x: s.norm(x), norm=nn.GroupNorm(3, 6))),
+        IMAGE,
         0,
         None,
     ),
@@ -446,7 +516,7 @@ def test_a_guarded_region_stays_in_fp32_in_a_half_program() -> None:
     module = Wrap(lambda s, x: s.head(guarded(x * 300).flatten(1)), head=nn.Linear(192, 4)).eval()
     example = torch.rand(1, 3, 8, 8)
     program = torch.export.export(module, (example,), strict=False)
-    half = prepare(program, interface((8, 8), layout="tensor", half=True), rewrites_for("onnx"))
+    half = prepare(program, interface((8, 8), layout="tensor", half=True), rewrites_for("onnx", half=True))
     assert half.rewrites["inline_autocast"] == 1
     with torch.no_grad():
         found = half.program.module(check_guards=False)(example)

@@ -260,7 +260,7 @@ def test_bisect_names_the_operator_of_a_sabotaged_rewrite(tmp_path: Path, monkey
     from edgevit.graph.prepare import rewritten_core
     from edgevit.graph.taps import tappable
 
-    module_taps = tappable(rewritten_core(tmp_path / "program.pt2", "onnx"))
+    module_taps = tappable(rewritten_core(tmp_path / "program.pt2", rewrites_for("onnx")))
     order = {tap.node: index for index, tap in enumerate(module_taps)}
     assert faulty in order
     monkeypatch.setattr(module, "_artifact", artifact)

@@ -11,10 +11,10 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable
 from functools import partial
 
 import numpy as np
+from timing import interleaved, median_interval
 
 import edgevit
 from edgevit.bundle.golden import FOLDER, read_tensor
@@ -22,20 +22,6 @@ from edgevit.bundle.read import read_bundle
 from edgevit.models.load import load_model
 from edgevit.verify.mil.evaluate import load_program
 from edgevit.verify.mil.runner import predict
-
-
-def seconds(call: Callable[[], object]) -> float:
-    """One timed call."""
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
-
-
-def interval(ratios: np.ndarray) -> tuple[float, float]:
-    """95 % bootstrap interval of the median."""
-    random = np.random.default_rng(0)
-    medians = np.median(random.choice(ratios, (2000, len(ratios))), axis=1)
-    return float(np.percentile(medians, 2.5)), float(np.percentile(medians, 97.5))
 
 
 def main() -> None:
@@ -62,17 +48,11 @@ def main() -> None:
             program = load_program(bundle.entry)
             loading = time.perf_counter() - started
             image = read_tensor(bundle.path / FOLDER / "inputs.safetensors", "inputs")[:1]
-            pairs = np.array(
-                [
-                    (seconds(partial(predict, program, image)), seconds(partial(loaded.module, example)))
-                    for _ in range(arguments.runs + 5)
-                ]
-            )[5:]
-        ratios = pairs[:, 0] / pairs[:, 1]
-        low, high = interval(ratios)
+            pairs = interleaved([partial(predict, program, image), partial(loaded.module, example)], arguments.runs)
+        ratio, low, high = median_interval(pairs[:, 0] / pairs[:, 1])
         ours, eager = np.median(pairs, axis=0) * 1e3
         print(
-            f"{arguments.model} {precision}: {np.median(ratios):.2f} x PyTorch eager [{low:.2f}, {high:.2f}] "
+            f"{arguments.model} {precision}: {ratio:.2f} x PyTorch eager [{low:.2f}, {high:.2f}] "
             f"({ours:.1f} ms and {eager:.1f} ms, {arguments.threads} thread, {len(program.steps)} operations, "
             f"loading {loading:.2f} s)"
         )

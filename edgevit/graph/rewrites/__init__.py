@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch.fx import GraphModule
 
-ALL_BACKENDS = frozenset({"coreml", "litert", "executorch", "onnx"})
+ALL_BACKENDS = frozenset({"coreml", "litert", "executorch", "executorch-coreml", "onnx"})
+"""Backends, and variants of theirs that want other rewrites."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Rewrite:
         backends: the backends it is applied for.
         edit: changes the graph in place and returns how often it matched.
         rules: returns the replacement for each ATen operator.
+        half: whether it is fit for programs in half precision.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Rewrite:
     backends: frozenset[str] = ALL_BACKENDS
     edit: Callable[[GraphModule], int] | None = None
     rules: Callable[[], Mapping[Any, Callable[..., Any]]] | None = field(default=None)
+    half: bool = True
 
 
 @lru_cache(maxsize=1)
@@ -48,6 +51,13 @@ def rewrites() -> tuple[Rewrite, ...]:
     return tuple(sorted(found, key=lambda rewrite: (rewrite.order, rewrite.name)))
 
 
-def rewrites_for(backend: str) -> tuple[Rewrite, ...]:
-    """The rewrites applied for one backend."""
-    return tuple(rewrite for rewrite in rewrites() if backend in rewrite.backends)
+def rewrites_for(backend: str, variant: str = "", *, half: bool = False) -> tuple[Rewrite, ...]:
+    """The rewrites applied for one backend.
+
+    Args:
+        backend: its name.
+        variant: of its lowering, an empty string for the plain one.
+        half: the program will be in half precision.
+    """
+    name = f"{backend}-{variant}" if variant else backend
+    return tuple(one for one in rewrites() if name in one.backends and (one.half or not half))

@@ -153,4 +153,6 @@ def edit(graph_module: GraphModule) -> int:
     return len(slims)
 
 
-REWRITE = Rewrite("drop_unit_axis", __doc__.splitlines()[0], order=80, backends=frozenset({"coreml"}), edit=edit)
+REWRITE = Rewrite(
+    "drop_unit_axis", __doc__.splitlines()[0], order=80, backends=frozenset({"coreml", "executorch-coreml"}), edit=edit
+)

@@ -36,6 +36,6 @@ REWRITE = Rewrite(
     "flat_attention",
     __doc__.splitlines()[0],
     order=95,
-    backends=frozenset({"onnx", "coreml", "litert"}),
+    backends=frozenset({"onnx", "coreml", "executorch-coreml", "litert"}),
     rules=rules,
 )

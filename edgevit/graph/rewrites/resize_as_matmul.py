@@ -53,6 +53,6 @@ REWRITE = Rewrite(
     "resize_as_matmul",
     __doc__.splitlines()[0],
     order=70,
-    backends=frozenset({"coreml", "litert", "executorch"}),
+    backends=frozenset({"coreml", "litert", "executorch", "executorch-coreml"}),
     edit=edit,
 )

@@ -64,4 +64,6 @@ def edit(graph_module: GraphModule) -> int:
     return split
 
 
-REWRITE = Rewrite("split_permute", __doc__.splitlines()[0], order=85, backends=frozenset({"coreml"}), edit=edit)
+REWRITE = Rewrite(
+    "split_permute", __doc__.splitlines()[0], order=85, backends=frozenset({"coreml", "executorch-coreml"}), edit=edit
+)
