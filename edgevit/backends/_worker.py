@@ -59,7 +59,8 @@ def _lower(job: dict[str, Any]) -> dict[str, Any]:
     interface = Interface(**given)
     program = torch.export.load(job["program"])
     taps = job.get("taps", ())
-    chosen = rewrites_for(manifest.target.backend, job["variant"], half=interface.half)
+    target = manifest.target
+    chosen = rewrites_for(target.backend, job["variant"], half=interface.half, asked=target.rewrites)
     prepared = prepare(program, interface, chosen, taps)
     backend = find_backend(manifest.target.backend)
     backend.lower(

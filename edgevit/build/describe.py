@@ -86,6 +86,7 @@ def cache_key(options: ExportOptions, runtime: Runtime) -> str | None:
             "output": options.output,
             "precision": options.precision,
             "keep_fp32": options.keep_fp32,
+            "rewrites": options.rewrites,
             "verify": options.verify,
             "runtime": runtime.model_dump(mode="json"),
             "code": code_digest(),
@@ -112,7 +113,11 @@ def describe(loaded: LoadedModel, options: ExportOptions, runtime: Runtime) -> M
             weights=WeightsInfo(kind=loaded.weights.kind, source=loaded.weights.source, sha256=loaded.weights.sha256),
         ),
         target=TargetInfo(
-            backend=runtime.backend, runtime=runtime.name, precision=options.precision, keep_fp32=options.keep_fp32
+            backend=runtime.backend,
+            runtime=runtime.name,
+            precision=options.precision,
+            keep_fp32=options.keep_fp32,
+            rewrites=options.rewrites,
         ),
         toolchain=toolchain_versions(backend),
         entry=f"{file_stem(loaded)}{backend.suffix}",

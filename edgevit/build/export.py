@@ -129,6 +129,10 @@ def _build(options: ExportOptions, wanted: list[Runtime], home: Path, listen: Li
 
     for runtime in wanted:
         _require(find_backend(runtime.backend))
+    if options.rewrites:
+        from edgevit.graph.rewrites import check_rewrites
+
+        check_rewrites(options.rewrites)
     listen(Event(options.model, "loading", "building the model"))
     loaded = load_model(
         options.model,

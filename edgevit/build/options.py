@@ -28,6 +28,7 @@ class ExportOptions:
         precision: of the computation or of the stored weights, as the format has it.
         keep_fp32: of an fp16 program, what stays in fp32: operator types, names of operations or
             module paths, with wildcards.
+        rewrites: names of graph rewrites in place of the backend's own choice; ``none`` or ``all`` alone.
         images: a folder of pictures that are added to the probes.
         verify: run and compare; without it the manifest says that nothing was checked.
         bisect: when the verdict fails, look for the first operator that departs.
@@ -49,6 +50,7 @@ class ExportOptions:
     output: OutputKind = "probabilities"
     precision: Precision = "fp32"
     keep_fp32: tuple[str, ...] = ()
+    rewrites: tuple[str, ...] = ()
     images: Path | None = None
     verify: bool = True
     bisect: bool = False

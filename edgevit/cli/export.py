@@ -70,6 +70,13 @@ def export(
             help="With fp16: an operator type, operation or module that stays in fp32; may be repeated (Core ML).",
         ),
     ] = None,
+    rewrites: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="none|all|NAME,...",
+            help="Graph rewrites in place of those measured to help on the target; may be repeated.",
+        ),
+    ] = None,
     images: Annotated[Path | None, typer.Option(metavar="DIR", help="Pictures that join the probes.")] = None,
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Run the artifact and compare it with PyTorch.")
@@ -104,6 +111,7 @@ def export(
         output=output.value,
         precision=precision.value,
         keep_fp32=tuple(keep_fp32 or ()),
+        rewrites=tuple(name for given in rewrites or () for name in given.split(",") if name),
         images=images,
         verify=verify,
         bisect=bisect,

@@ -44,12 +44,17 @@ class ModelInfo(Strict):
 
 
 class TargetInfo(Strict):
-    """What the file was made for; ``keep_fp32`` names operations of an fp16 program that stay in fp32."""
+    """What the file was made for.
+
+    ``keep_fp32`` names operations of an fp16 program that stay in fp32; ``rewrites`` are those asked
+    for in place of the backend's own choice.
+    """
 
     backend: str
     runtime: str
     precision: Literal["fp32", "fp16", "int8"]
     keep_fp32: tuple[str, ...] = ()
+    rewrites: tuple[str, ...] = ()
 
 
 class InputInfo(Strict):

@@ -136,7 +136,8 @@ def _rewrites(search: _Search) -> tuple[Rewrite, ...]:
     from edgevit.graph.rewrites import rewrites_for
 
     half = interface_of(search.manifest, search.runtime)["half"]
-    return rewrites_for(search.runtime.backend, search.runtime.variant, half=half)
+    asked = search.manifest.target.rewrites
+    return rewrites_for(search.runtime.backend, search.runtime.variant, half=half, asked=asked)
 
 
 def _reference(search: _Search, names: list[str]) -> NDArray[np.float32]:

@@ -364,3 +364,15 @@ def test_peak_memory_is_the_workers_own() -> None:
     code = "from edgevit.backends._worker import _peak_memory; print(_peak_memory())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert len(ballast) > int(done.stdout) > 1 << 20
+
+
+def test_rewrites_can_be_chosen(tmp_path: Path) -> None:
+    plain = run(tmp_path / "none", rewrites=("none",))
+    assert plain.error is None, plain.error
+    assert plain.manifest.lowering.rewrites == {}
+    one = run(tmp_path / "one", rewrites=("fold_batch_norm",))
+    assert set(one.manifest.lowering.rewrites) == {"fold_batch_norm"}
+    assert one.manifest.target.rewrites == ("fold_batch_norm",)
+    for wrong, match in ((("fold_batchnorm",), "unknown rewrite"), (("all", "drop_noops"), "stands alone")):
+        with pytest.raises(UsageError, match=match):
+            run(tmp_path / "wrong", rewrites=wrong)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -436,6 +437,12 @@ def test_a_rewrite_keeps_the_function(case: str) -> None:
     assert count == times
     torch.testing.assert_close(found, expected, atol=3e-6, rtol=1e-5)
     assert gone is None or gone not in {node.target for node in rewritten.graph.nodes}
+
+
+def test_every_rewrite_is_documented_in_its_order() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "rewrites.md").read_text()
+    listed = [line.split("`")[1] for line in page.splitlines() if line.startswith("| `")]
+    assert listed == [rewrite.name for rewrite in rewrites()]
 
 
 def test_every_rewrite_has_a_case() -> None:

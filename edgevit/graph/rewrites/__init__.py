@@ -7,18 +7,23 @@ Every rewrite computes the same function, within fp32 rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
+from edgevit.errors import UnknownName, UsageError
+
 if TYPE_CHECKING:
     from torch.fx import GraphModule
 
 ALL_BACKENDS = frozenset({"coreml", "litert", "executorch", "executorch-coreml", "onnx"})
 """Backends, and variants of theirs that want other rewrites."""
+
+
+NONE, ALL = "none", "all"
 
 
 @dataclass(frozen=True)
@@ -51,13 +56,34 @@ def rewrites() -> tuple[Rewrite, ...]:
     return tuple(sorted(found, key=lambda rewrite: (rewrite.order, rewrite.name)))
 
 
-def rewrites_for(backend: str, variant: str = "", *, half: bool = False) -> tuple[Rewrite, ...]:
+def check_rewrites(asked: Sequence[str]) -> None:
+    """Refuse names that no rewrite has.
+
+    Raises:
+        UnknownName: one does not exist.
+        UsageError: ``none`` or ``all`` beside others.
+    """
+    known = [one.name for one in rewrites()]
+    for name in asked:
+        if name not in (*known, NONE, ALL):
+            raise UnknownName("rewrite", name, known, listing="docs/rewrites.md lists them")
+        if name in (NONE, ALL) and len(asked) > 1:
+            raise UsageError(f"--rewrites {name} stands alone")
+
+
+def rewrites_for(
+    backend: str, variant: str = "", *, half: bool = False, asked: Sequence[str] = ()
+) -> tuple[Rewrite, ...]:
     """The rewrites applied for one backend.
 
     Args:
         backend: its name.
         variant: of its lowering, an empty string for the plain one.
         half: the program will be in half precision.
+        asked: names that take the place of the backend's own choice; ``none``, ``all``, or nothing.
     """
     name = f"{backend}-{variant}" if variant else backend
-    return tuple(one for one in rewrites() if name in one.backends and (one.half or not half))
+    fit = tuple(one for one in rewrites() if one.half or not half)
+    if not asked:
+        return tuple(one for one in fit if name in one.backends)
+    return fit if ALL in asked else tuple(one for one in fit if one.name in asked)

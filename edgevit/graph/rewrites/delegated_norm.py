@@ -28,6 +28,7 @@ class _Maker:
         self.node: Node
 
     def call(self, target: Any, *args: Any) -> Node:
+        """One operator."""
         with self.node.graph.inserting_before(self.node):
             return self.node.graph.call_function(target, args)
 
