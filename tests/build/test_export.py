@@ -367,13 +367,13 @@ def test_peak_memory_is_the_workers_own() -> None:
 
 
 def test_rewrites_can_be_chosen(tmp_path: Path) -> None:
-    plain = run(tmp_path / "none", rewrites=("none",))
+    plain = run(tmp_path / "none", model="tinyvit_digits", rewrites=("none",))
     assert plain.error is None, plain.error
     assert plain.manifest.lowering.rewrites == {}
-    chosen = run(tmp_path / "chosen").manifest
+    chosen = run(tmp_path / "chosen", model="tinyvit_digits").manifest
     assert chosen.target.rewrites == ()
     first = next(iter(chosen.lowering.rewrites))
-    one = run(tmp_path / "one", rewrites=(first,))
+    one = run(tmp_path / "one", model="tinyvit_digits", rewrites=(first,))
     assert set(one.manifest.lowering.rewrites) == {first}
     assert one.manifest.target.rewrites == (first,)
     for wrong, match in ((("fold_batchnorm",), "unknown rewrite"), (("all", "drop_noops"), "stands alone")):
