@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgevit.errors import BadFile, EdgevitError, UsageError
+from edgevit.errors import BadFile, UsageError
 from edgevit.verify.mil import operators
 from edgevit.verify.mil.blob import WeightFile
 from edgevit.verify.mil.dtypes import DType
@@ -48,6 +48,11 @@ class Step:
     constants: dict[str, Any]
     variables: dict[str, tuple[Any, ...]]
     finished: tuple[str, ...]
+
+    @property
+    def reads(self) -> list[str]:
+        """Names of the values that it takes from other operations."""
+        return [one.name for bound in self.variables.values() for one in bound if isinstance(one, Name)]
 
 
 @dataclass(frozen=True)
@@ -233,11 +238,10 @@ def _with_ends(steps: list[Step], outputs: tuple[str, ...]) -> tuple[Step, ...]:
     seen = set(outputs)
     ended = []
     for step in reversed(steps):
-        used = [one.name for values in step.variables.values() for one in values if isinstance(one, Name)]
         made = [output.name for output in step.operation.outputs]
-        finished = tuple(dict.fromkeys(name for name in (*used, *made) if name not in seen))
+        finished = tuple(dict.fromkeys(name for name in (*step.reads, *made) if name not in seen))
         seen.update(finished)
-        ended.append(Step(step.operation, step.operator, step.constants, step.variables, finished))
+        ended.append(replace(step, finished=finished))
     return tuple(reversed(ended))
 
 
@@ -249,8 +253,6 @@ def _execute(step: Step, values: Mapping[str, Any], arithmetic: Arithmetic, obse
             given = tuple(values[one.name] if isinstance(one, Name) else one for one in bound)
             arguments[key] = _convert(step.operator, key, given)
         result = step.operator.compute(**arguments)
-    except EdgevitError:
-        raise
     except (ValueError, TypeError, RuntimeError, IndexError) as error:
         raise _broken(step.operation, (str(error).splitlines() or ["it failed"])[0]) from error
     several = result if isinstance(result, tuple) else (result,)

@@ -20,7 +20,6 @@ from torch import Tensor
 from edgevit.verify.mil.evaluate import Arithmetic, Observation, Program, Step
 from edgevit.verify.mil.operators.linear import attention_scores
 from edgevit.verify.mil.package import MODULES
-from edgevit.verify.mil.program import Name
 from edgevit.verify.mil.runner import predict
 
 LARGEST = 65504.0
@@ -178,7 +177,7 @@ class _Places:
         self.maker = {output.name: step for step in program.steps for output in step.operation.outputs}
         self.readers: dict[str, list[Step]] = {}
         for step in program.steps:
-            for name in read_by(step):
+            for name in step.reads:
                 self.readers.setdefault(name, []).append(step)
 
     def pattern(self, step: Step) -> str:
@@ -207,11 +206,6 @@ class _Places:
         return tuple(dict.fromkeys(self.pattern(step) for step in steps if step.operation.type != "cast"))
 
 
-def read_by(step: Step) -> list[str]:
-    """Names of the values that a step reads."""
-    return [one.name for bound in step.variables.values() for one in bound if isinstance(one, Name)]
-
-
 def find_hazards(program: Program, inputs: Iterable[NDArray[Any]], limits: Limits | None = None) -> tuple[Hazard, ...]:
     """Execute a program in full and in half precision and report where half precision goes wrong.
 
@@ -238,7 +232,7 @@ def find_hazards(program: Program, inputs: Iterable[NDArray[Any]], limits: Limit
 
 def _judge(step: Step, name: str, survey: _Survey, places: _Places, limits: Limits) -> Hazard | None:
     """The one hazard at a result, the gravest first; None if it is sound or if the trouble came from before."""
-    seen, read = survey.exact.get(name), read_by(step)
+    seen, read = survey.exact.get(name), step.reads
     if seen is None:
         return None
     own = (places.pattern(step),)

@@ -131,14 +131,13 @@ def _feature(data: Buffer) -> Feature:
     return Feature(name, "unknown")
 
 
-def read_description(path: Path) -> tuple[memoryview, memoryview]:
-    """The ``ModelDescription`` and ``Program`` messages of a package.
+def _specification(file: Path, path: Path) -> tuple[memoryview, memoryview]:
+    """The ``ModelDescription`` and ``Program`` messages of a package's specification.
 
     Raises:
-        BadFile: it is no package, is damaged, or holds another kind of model.
+        BadFile: it is damaged, or holds another kind of model.
     """
-    specification = model_file(path).read_bytes()
-    found = {number: value for number, value in fields(specification) if isinstance(value, memoryview)}
+    found = {number: value for number, value in fields(file.read_bytes()) if isinstance(value, memoryview)}
     if _PROGRAM not in found:
         raise BadFile(
             "the package holds no ML Program",
@@ -148,30 +147,34 @@ def read_description(path: Path) -> tuple[memoryview, memoryview]:
     return found.get(_DESCRIPTION, memoryview(b"")), found[_PROGRAM]
 
 
+def _metadata(description: Buffer) -> dict[str, str]:
+    return {key: text for metadata in messages(description, 100) for key, text in string_map(metadata, 100).items()}
+
+
 def read_metadata(path: Path) -> dict[str, str]:
     """The user-defined texts of a package, without reading its program.
 
     Raises:
-        BadFile: see `read_description`.
+        BadFile: it is no package, is damaged, or holds another kind of model.
     """
-    description, _ = read_description(path)
-    return {key: text for metadata in messages(description, 100) for key, text in string_map(metadata, 100).items()}
+    return _metadata(_specification(model_file(path), path)[0])
 
 
 def read_package(path: Path) -> Package:
     """Read a package; weights stay in their file until they are asked for.
 
     Raises:
-        BadFile: see `read_description`.
+        BadFile: it is no package, is damaged, or holds another kind of model.
     """
-    description, program = read_description(path)
+    file = model_file(path)
+    description, program = _specification(file, path)
     return Package(
         path=path,
-        folder=model_file(path).parent,
+        folder=file.parent,
         inputs=tuple(_feature(one) for one in messages(description, 1)),
         outputs=tuple(_feature(one) for one in messages(description, 10)),
         label_output=string(description, 11),
         probabilities_output=string(description, 12),
-        metadata=read_metadata(path),
+        metadata=_metadata(description),
         function=read_function(program, string(description, 21) or "main"),
     )

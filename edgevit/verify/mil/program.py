@@ -7,7 +7,7 @@ import takes seconds, out of everything that only inspects or evaluates a packag
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -221,9 +221,3 @@ def read_function(program: Buffer, name: str) -> Function:
             outputs=tuple(bytes(one).decode("utf-8", "replace") for one in messages(block, 2)),
         )
     raise BadFile(f"the program has no function {name!r}")
-
-
-def bindings(operation: Operation) -> Iterator[Name]:
-    """The values of other operations that an operation takes."""
-    for bound in operation.inputs.values():
-        yield from (one for one in bound if isinstance(one, Name))
