@@ -92,6 +92,31 @@ def guarded(x: torch.Tensor) -> torch.Tensor:
         return (wide @ wide.transpose(-1, -2) * 1e-6).to(x.dtype)
 
 
+def heads(x: torch.Tensor) -> torch.Tensor:
+    return x.unflatten(-1, (3, -1)).transpose(1, 2)
+
+
+def attended(qkv: torch.Tensor) -> torch.Tensor:
+    batch, tokens, width = qkv.shape
+    query, key, value = qkv.reshape(batch, tokens, 3, 4, width // 12).permute(2, 0, 3, 1, 4).unbind(0)
+    return ((query @ key.transpose(-2, -1)).softmax(-1) @ value).transpose(1, 2).flatten(2)
+
+
+def unfolded(x: torch.Tensor) -> torch.Tensor:
+    """MobileViT's patches: [1, 6, 8, 12] to [4, 24, 6]."""
+    x = x.reshape(6 * 4, 2, 6, 2).transpose(1, 2)
+    return x.reshape(1, 6, 24, 4).transpose(1, 3).reshape(4, 24, 6)
+
+
+def offsets(places: int, others: int) -> torch.Tensor:
+    return (2 * torch.arange(places)[:, None] - torch.arange(others)[None]).abs()
+
+
+SCORES = torch.randn(1, 2, 144, 36)
+BIAS = torch.randn(2, 24, 24)[:, offsets(12, 6)[:, None, :, None], offsets(12, 6)[None, :, None, :]].reshape(2, 144, 36)
+"""A strided relative position bias, as LeViT's."""
+
+
 CASES = {
     "dropout": ("drop_noops", Wrap(lambda s, x: F.dropout(x, 0.5, s.training) + 1), IMAGE, 1, aten.dropout.default),
     "same view": ("drop_noops", Wrap(lambda s, x: x.view(x.shape) * 2), IMAGE, 1, aten.view.default),
@@ -245,6 +270,165 @@ CASES = {
         0,
         None,
     ),
+    "empty padding": ("drop_noops", Wrap(lambda s, x: F.pad(x, (0, 0, 0, 0)) * 2), IMAGE, 1, aten.pad.default),
+    "fused projection": (
+        "split_projections",
+        live(Wrap(lambda s, x: attended(s.qkv(x)), qkv=nn.Linear(6, 36))),
+        torch.randn(2, 5, 6),
+        1,
+        aten.unbind.int,
+    ),
+    "a part that nothing reads": (
+        "split_projections",
+        live(
+            Wrap(
+                lambda s, x: (lambda q, k: q.relu() @ k.transpose(-1, -2))(*s.kv(x).split((4, 4, 1), -1)[:2]),
+                kv=nn.Linear(6, 9, bias=False),
+            )
+        ),
+        torch.randn(2, 5, 6),
+        1,
+        aten.split_with_sizes.default,
+    ),
+    "convolution split in three": (
+        "split_projections",
+        live(
+            Wrap(
+                lambda s, x: (lambda q, k, v: q.softmax(-1) * k.flatten(2).unflatten(2, (9, 9)) + v.relu())(
+                    *s.conv(x).split((1, 4, 4), 1)
+                ),
+                conv=nn.Conv2d(6, 9, 3, padding=1),
+            )
+        ),
+        IMAGE,
+        1,
+        aten.split_with_sizes.default,
+    ),
+    "grouped convolution": (
+        "split_projections",
+        live(Wrap(lambda s, x: (lambda a, b: a * b)(*s.conv(x).chunk(2, 1)), conv=nn.Conv2d(6, 8, 1, groups=2))),
+        IMAGE,
+        0,
+        None,
+    ),
+    "parts that overlap": (
+        "split_projections",
+        live(Wrap(lambda s, x: s.one(x)[..., :3].relu() + s.one(x)[..., 1:4].relu(), one=nn.Linear(6, 4))),
+        torch.randn(2, 5, 6),
+        0,
+        None,
+    ),
+    "scaled attention": (
+        "fold_attention_scale",
+        live(
+            Wrap(
+                lambda s, x: F.scaled_dot_product_attention(*(heads(layer(x)) for layer in (s.q, s.k, s.v))),
+                **{name: nn.Linear(6, 12) for name in "qkv"},
+            )
+        ),
+        torch.randn(2, 5, 6),
+        1,
+        None,
+    ),
+    "scaled scores": (
+        "fold_attention_scale",
+        live(
+            Wrap(
+                lambda s, x: ((heads(s.q(x)) @ heads(s.k(x)).transpose(-2, -1)) * 0.3 + 1).softmax(-1),
+                q=nn.Linear(6, 12),
+                k=nn.Linear(6, 12, bias=False),
+            )
+        ),
+        torch.randn(2, 5, 6),
+        1,
+        aten.mul.Tensor,
+    ),
+    "scaled queries read twice": (
+        "fold_attention_scale",
+        live(Wrap(lambda s, x: (lambda q: (q * 0.3) @ q.transpose(-2, -1))(heads(s.q(x))), q=nn.Linear(6, 12))),
+        torch.randn(2, 5, 6),
+        0,
+        None,
+    ),
+    "tokens averaged": (
+        "delegated_sums",
+        Wrap(lambda s, x: x.mean(1) + x.mean((1,), True).sum() + x.unflatten(1, (5, 2)).mean((1, 2))),
+        torch.randn(2, 10, 6),
+        3,
+        aten.mean.dim,
+    ),
+    "other means and sums": (
+        "delegated_sums",
+        Wrap(lambda s, x: x.mean((0, 1)) + x.sum((-1,), True) + x.sum(-1).sum(1, True)[..., None]),
+        torch.randn(2, 10, 6, 6),
+        2,
+        None,
+    ),
+    "unfolding": (
+        "merge_moves",
+        Wrap(lambda s, x: unfolded(x) * 2),
+        torch.randn(1, 6, 8, 12),
+        1,
+        aten.transpose.int,
+    ),
+    "moves that are read in between": (
+        "merge_moves",
+        Wrap(lambda s, x: (lambda t: t.transpose(1, 2).unsqueeze(0) * t.sum())(x.flatten(2))),
+        IMAGE,
+        0,
+        None,
+    ),
+    "tokens to an image": (
+        "merge_moves",
+        Wrap(lambda s, x: x.transpose(1, 2).reshape(2, 6, 2, 10).reshape(2, 6, 4, 5) * 2),
+        torch.randn(2, 20, 6),
+        1,
+        aten.transpose.int,
+    ),
+    "block of tokens": (
+        "flat_tokens",
+        live(
+            Wrap(
+                lambda s, x: x + s.two(F.gelu(s.one(s.norm(x)), approximate="tanh") * 2),
+                norm=nn.LayerNorm(6),
+                one=nn.Linear(6, 12),
+                two=nn.Linear(12, 6, bias=False),
+            )
+        ),
+        torch.randn(1, 5, 6),
+        1,
+        None,
+    ),
+    "two blocks of different tokens": (
+        "flat_tokens",
+        live(
+            Wrap(
+                lambda s, x: s.two(s.one(x).reshape(2, 10, 3).relu()).sum() * s.one(x).mT,
+                one=nn.Linear(6, 6),
+                two=nn.Linear(3, 4),
+            )
+        ),
+        torch.randn(2, 5, 6),
+        3,
+        None,
+    ),
+    "rows alone": ("flat_tokens", live(Wrap(lambda s, x: s.one(x), one=nn.Linear(6, 6))), ROWS, 0, None),
+    "bias looked up": ("table_lookup", Wrap(lambda s, x: x + s.bias, bias=BIAS), SCORES, 1, None),
+    "bias of no structure": (
+        "table_lookup",
+        Wrap(lambda s, x: x + s.bias, bias=torch.randn(2, 144, 36)),
+        SCORES,
+        0,
+        None,
+    ),
+    "bias by products": ("table_products", Wrap(lambda s, x: x + s.bias, bias=BIAS), SCORES, 1, None),
+    "bias of few values but no grid": (
+        "table_products",
+        Wrap(lambda s, x: x + s.bias, bias=torch.randn(2, 99)[:, torch.randint(99, (144, 36))]),
+        SCORES,
+        0,
+        None,
+    ),
     "attention": ("plain_attention", Wrap(attend), QUERY, 1, aten.scaled_dot_product_attention.default),
     "attention with bias": (
         "plain_attention",
@@ -257,7 +441,28 @@ CASES = {
         "plain_attention",
         Wrap(attend, mask=torch.ones(10, 10).tril().bool()),
         QUERY,
+        0,
+        None,
+    ),
+    "attention over windows in single operators": (
+        "plain_attention",
+        Wrap(attend),
+        torch.randn(1, 4, 6, 10, 12),
         1,
+        aten.scaled_dot_product_attention.default,
+    ),
+    "attention with a mask that hides whole rows": (
+        "plain_attention",
+        Wrap(attend, mask=torch.full((10, 10), -torch.inf).triu(1)),
+        QUERY,
+        0,
+        None,
+    ),
+    "products of stacks": (
+        "plain_attention",
+        Wrap(lambda s, x: (x @ x.transpose(-2, -1)) @ x + x @ s.one, one=torch.randn(12, 12)),
+        QUERY,
+        2,
         None,
     ),
     "attention over windows": (
@@ -280,6 +485,20 @@ CASES = {
         torch.randn(2, 3, 5),
         5,
         aten.split_with_sizes.default,
+    ),
+    "every second": (
+        "plain_slices",
+        Wrap(lambda s, x: x[:, ::2, 1::3].sum() * x[:, :, 1:8:3].sum() + x[..., ::4].sum() * x),
+        torch.randn(2, 7, 6),
+        4,
+        None,
+    ),
+    "rolls": (
+        "plain_slices",
+        Wrap(lambda s, x: x.roll((-2, 3), (1, 2)) + x.roll(5, 0) + x.roll(1, -1)),
+        torch.randn(2, 7, 6),
+        3,
+        aten.roll.default,
     ),
     "squeezes": (
         "plain_slices",
@@ -360,10 +579,10 @@ CASES = {
     ),
     "layer norms of equal width": (
         "delegated_norm",
-        live(Wrap(lambda s, x: s.b(s.a(x)).mean(1), a=nn.LayerNorm(6), b=nn.LayerNorm(6, elementwise_affine=False))),
+        live(Wrap(lambda s, x: s.b(s.a(x)), a=nn.LayerNorm(6), b=nn.LayerNorm(6, elementwise_affine=False))),
         torch.randn(1, 5, 6),
-        3,
-        aten.mean.dim,
+        2,
+        aten.layer_norm.default,
     ),
     "group norm": (
         "delegated_norm",

@@ -68,10 +68,13 @@ def litert_runner(path: Path, example: np.ndarray, threads: int) -> Run:
     return run
 
 
-def executorch_runner(path: Path, example: np.ndarray, threads: int) -> Run:  # noqa: ARG001 - set by affinity
+def executorch_runner(path: Path, example: np.ndarray, threads: int) -> Run:
+    """ExecuTorch counts the machine's cores, not its own: a pool left alone has threads spin for one core."""
     import torch
+    from executorch.extension.pybindings import portable_lib
     from executorch.runtime import Runtime
 
+    portable_lib._unsafe_reset_threadpool(threads)
     program = Runtime.get().load_program(path)
     method = program.load_method("forward")
     tensor = torch.from_numpy(example)

@@ -1,10 +1,10 @@
-"""Remove calls that return their input: dropout in eval, alias, detach, same-shape expand."""
+"""Remove calls that return their input: dropout in eval, alias, detach, same-shape expand, empty padding."""
 
 from __future__ import annotations
 
 from torch.fx import GraphModule, Node
 
-from edgevit.graph.fx import aten, calls, finish, operand, replace, shape
+from edgevit.graph.fx import argument, aten, calls, finish, operand, replace, shape
 from edgevit.graph.rewrites import Rewrite
 
 _NOOPS = (
@@ -22,6 +22,8 @@ def _changes_nothing(node: Node) -> bool:
     source = operand(node)
     if node.target in _SHAPE_ONLY:
         return shape(node) is not None and shape(node) == shape(source)
+    if node.target is aten.pad.default:
+        return not any(argument(node, "pad"))
     if node.target is aten.contiguous.default:
         value = source.meta.get("val")
         return value is not None and value.is_contiguous()
@@ -31,7 +33,7 @@ def _changes_nothing(node: Node) -> bool:
 def edit(graph_module: GraphModule) -> int:
     """Bypass every no-op; returns how many were removed."""
     removed = 0
-    for node in calls(graph_module, *_NOOPS, *_SHAPE_ONLY, aten.contiguous.default):
+    for node in calls(graph_module, *_NOOPS, *_SHAPE_ONLY, aten.contiguous.default, aten.pad.default):
         if _changes_nothing(node):
             replace(node, operand(node))
             removed += 1

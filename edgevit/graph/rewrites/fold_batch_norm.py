@@ -28,14 +28,14 @@ _RESHAPES = (aten.view.default, aten.reshape.default, aten.flatten.using_ints)
 
 
 @dataclass(frozen=True)
-class _Affine:
+class Affine:
     """A per-channel y = x * scale + shift, in double precision."""
 
     scale: torch.Tensor
     shift: torch.Tensor
 
 
-def _affine(graph_module: GraphModule, node: Node) -> _Affine | None:
+def _affine(graph_module: GraphModule, node: Node) -> Affine | None:
     if argument(node, "training"):
         return None
     mean = constant(graph_module, argument(node, "running_mean"))
@@ -47,7 +47,7 @@ def _affine(graph_module: GraphModule, node: Node) -> _Affine | None:
     scale = (variance.double() + argument(node, "eps")).rsqrt()
     scale = scale if weight is None else scale * weight.double()
     shift = -mean.double() * scale
-    return _Affine(scale, shift if bias is None else shift + bias.double())
+    return Affine(scale, shift if bias is None else shift + bias.double())
 
 
 def _layer(graph_module: GraphModule, node: Node) -> tuple[torch.Tensor, torch.Tensor | None] | None:
@@ -68,7 +68,7 @@ def set_layer(graph_module: GraphModule, node: Node, weight: torch.Tensor, bias:
     node.kwargs = {key: value for key, value in node.kwargs.items() if key not in ("weight", "bias")}
 
 
-def scale_outputs(graph_module: GraphModule, node: Node, affine: _Affine) -> bool:
+def scale_outputs(graph_module: GraphModule, node: Node, affine: Affine) -> bool:
     """Fold a per-output-channel affine map into the layer call ``node``."""
     found = _layer(graph_module, node)
     if found is None:
@@ -99,7 +99,7 @@ def _same_last_axis(node: Node) -> bool:
     return bool(before and after and before[-1] == after[-1])
 
 
-def _fold_into_consumer(graph_module: GraphModule, node: Node, affine: _Affine) -> bool:
+def _fold_into_consumer(graph_module: GraphModule, node: Node, affine: Affine) -> bool:
     """BatchNorm over [N, C] straight into one linear layer: W(sx + t) + b."""
     user = sole_user(node)
     if user is None or not is_call(user, aten.linear.default) or len(shape(node) or ()) != 2:

@@ -9,7 +9,7 @@ from torch.fx import GraphModule, Node
 
 from edgevit.graph.fx import aten, calls, constant, finish, is_call, replace, shape, sole_user
 from edgevit.graph.rewrites import Rewrite
-from edgevit.graph.rewrites.fold_batch_norm import _Affine, scale_outputs
+from edgevit.graph.rewrites.fold_batch_norm import Affine, scale_outputs
 
 _CHANNEL_AXIS: dict[Any, int] = {aten.linear.default: -1, aten.conv2d.default: -3, aten.conv1d.default: -2}
 
@@ -46,7 +46,7 @@ def edit(graph_module: GraphModule) -> int:
             factor = _factor(graph_module, value, layer)
             if factor is None:
                 continue
-            affine = _Affine(factor, torch.zeros_like(factor))
+            affine = Affine(factor, torch.zeros_like(factor))
             if scale_outputs(graph_module, layer, affine):
                 replace(node, layer)
                 folded += 1

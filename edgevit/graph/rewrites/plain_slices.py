@@ -1,7 +1,8 @@
-"""Splits, chunks, unbinds and selections as slices, squeezes as reshapes.
+"""Splits, selections, every n-th entry and rolls as slices, squeezes as reshapes.
 
-XNNPACK takes a slice and a reshape; ExecuTorch leaves `split_with_sizes`, `select` and `squeeze` outside
-its delegate, where each of them copies on one thread and cuts the delegate in two. Exact.
+XNNPACK takes a slice of neighbours, a concatenation and a reshape; ExecuTorch leaves `split_with_sizes`,
+`select`, `squeeze`, slices with a step and the `index_select` of a roll outside its delegate, where each of
+them copies on one thread and cuts the delegate in two. Exact.
 """
 
 from __future__ import annotations
@@ -55,6 +56,34 @@ def squeeze(x: torch.Tensor, dim: int | Sequence[int] | None = None) -> torch.Te
     return x.reshape([size for axis, size in enumerate(x.shape) if not (axis in axes and size == 1)])
 
 
+def stepped_slice(
+    x: torch.Tensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+) -> torch.Tensor:
+    """Every ``step``-th entry: the first of each group of so many."""
+    places = range(x.shape[dim])[start:end:step]
+    if step == 1 or len(places) < 2:
+        return aten.slice.Tensor(x, dim, start, end, step)
+    axis, size = dim % x.dim(), list(x.shape)
+    whole = places.start + len(places) * step
+    if whole > size[axis]:
+        first = aten.slice.Tensor(x, axis, places.start, places[-1])
+        rest = _slice(x, axis, places[-1], 1)
+        return torch.cat([stepped_slice(first, axis, 0, None, step), rest], axis)
+    groups = _slice(x, axis, places.start, len(places) * step)
+    groups = groups.reshape(*size[:axis], len(places), step, *size[axis + 1 :])
+    return _slice(groups, axis + 1, 0, 1).reshape(*size[:axis], len(places), *size[axis + 1 :])
+
+
+def roll(x: torch.Tensor, shifts: Sequence[int], dims: Sequence[int] = ()) -> torch.Tensor:
+    """What leaves at one end of an axis comes in at the other."""
+    for shift, dim in zip(shifts, dims, strict=True):
+        size = x.shape[dim]
+        first = size - shift % size
+        if first < size:
+            x = torch.cat([_slice(x, dim, first, size - first), _slice(x, dim, 0, first)], dim)
+    return x
+
+
 def rules() -> Mapping[Any, Callable[..., Any]]:
     """The replacements."""
     return {
@@ -63,6 +92,8 @@ def rules() -> Mapping[Any, Callable[..., Any]]:
         aten.chunk.default: chunk,
         aten.select.int: select,
         aten.unbind.int: unbind,
+        aten.slice.Tensor: stepped_slice,
+        aten.roll.default: roll,
         aten.squeeze.default: squeeze,
         aten.squeeze.dim: squeeze,
         aten.squeeze.dims: squeeze,

@@ -1,0 +1,95 @@
+"""Insert operators into a captured graph, each with the shape and dtype of its result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
+
+from edgevit.graph.fx import add_constant, aten, calls, finish, replace, shape
+
+
+def _abstract(node: Node) -> Any:
+    value = node.meta.get("val")
+    if not isinstance(value, torch.Tensor):
+        return value
+    return torch.empty_strided(tuple(value.shape), value.stride(), dtype=value.dtype, device="meta")
+
+
+class Builder:
+    """Puts operators before a node; equal constants exist once.
+
+    Attributes:
+        node: what the next operators are put before; they take its place in the module tree.
+    """
+
+    def __init__(self, graph_module: GraphModule) -> None:
+        self.graph_module = graph_module
+        self.node: Node
+        self._constants: dict[tuple[tuple[int, ...], torch.dtype, bytes], str] = {}
+
+    def at(self, node: Node) -> Builder:
+        """The same, putting operators before ``node`` from now on."""
+        self.node = node
+        return self
+
+    def call(self, target: Any, *args: Any, **kwargs: Any) -> Node:
+        """One operator."""
+        with self.node.graph.inserting_before(self.node):
+            made = self.node.graph.call_function(target, args, kwargs)
+        made.meta = {key: self.node.meta[key] for key in ("nn_module_stack", "custom") if key in self.node.meta}
+        made.meta["val"] = target(*map_arg(args, _abstract), **map_arg(kwargs, _abstract))
+        return made
+
+    def constant(self, value: torch.Tensor) -> Node:
+        """A tensor of the program; equal ones are one."""
+        value = value.detach().contiguous()
+        key = (tuple(value.shape), value.dtype, value.numpy().tobytes())
+        if key not in self._constants:
+            made = add_constant(self.graph_module, self.node, value)
+            self._constants[key] = str(made.target)
+            return made
+        with self.node.graph.inserting_before(self.node):
+            again = self.node.graph.get_attr(self._constants[key])
+        again.meta["val"] = value
+        return again
+
+    def table(self, size: Sequence[int], value: float) -> Node:
+        """A float32 constant of one value."""
+        return self.constant(torch.full(tuple(size), value))
+
+    def reshape(self, x: Node, size: Sequence[int]) -> Node:
+        """``x`` in another shape, or itself where it has that already."""
+        return x if shape(x) == tuple(size) else self.call(aten.reshape.default, x, list(size))
+
+    def permute(self, x: Node, order: Sequence[int]) -> Node:
+        """``x`` with its axes in another order, or itself where they are in that already."""
+        return x if list(order) == sorted(order) else self.call(aten.permute.default, x, list(order))
+
+    def slice(self, x: Node, axis: int, start: int, length: int) -> Node:
+        """``length`` entries of one axis, or ``x`` itself where these are all."""
+        size = (shape(x) or ())[axis]
+        return x if length == size else self.call(aten.slice.Tensor, x, axis, start, start + length)
+
+
+Form = Callable[[Builder, Node], "Node | None"]
+
+
+def replace_calls(graph_module: GraphModule, forms: Mapping[Any, Form]) -> int:
+    """Put another form in place of every call that has one; returns how many did.
+
+    Args:
+        graph_module: edited in place.
+        forms: for each operator, what builds the other form before the call, or None where it has none.
+    """
+    builder, done = Builder(graph_module), 0
+    for node in calls(graph_module, *forms):
+        made = forms[node.target](builder.at(node), node)
+        if made is not None:
+            replace(node, made)
+            done += 1
+    finish(graph_module)
+    return done

@@ -1,0 +1,214 @@
+"""Chains of operators that only move values: what one does, as one reshape, permutation and reshape.
+
+A move is traced on a tensor of positions, so that views, transpositions, splits and selections need no
+algebra of their own.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+from edgevit.graph.builder import Builder
+from edgevit.graph.fx import aten, is_call, shape
+
+VIEWS = frozenset(
+    {
+        aten.view.default,
+        aten.reshape.default,
+        aten._unsafe_view.default,
+        aten.flatten.using_ints,
+        aten.unflatten.int,
+        aten.unsqueeze.default,
+        aten.squeeze.default,
+        aten.squeeze.dim,
+        aten.squeeze.dims,
+    }
+)
+MOVES = VIEWS | {
+    aten.permute.default,
+    aten.transpose.int,
+    aten.t.default,
+    aten.contiguous.default,
+    aten.clone.default,
+    aten.alias.default,
+}
+"""They keep every value."""
+PARTS = frozenset(
+    {
+        aten.unbind.int,
+        aten.split_with_sizes.default,
+        aten.split.Tensor,
+        aten.chunk.default,
+        aten.select.int,
+        aten.slice.Tensor,
+        operator.getitem,
+    }
+)
+"""They keep some."""
+_ANY_LAYOUT = {aten.view.default: aten.reshape.default, aten._unsafe_view.default: aten.reshape.default}
+
+
+@dataclass(frozen=True)
+class Move:
+    """``x.reshape(split).permute(order).reshape(size)``."""
+
+    split: tuple[int, ...]
+    order: tuple[int, ...]
+    size: tuple[int, ...]
+
+    @property
+    def is_view(self) -> bool:
+        """Whether it leaves every value where it is in memory."""
+        return list(self.order) == sorted(self.order)
+
+    def calls(self, start: tuple[int, ...]) -> int:
+        """How many operators it takes from a value of a given shape."""
+        if self.is_view:
+            return int(start != self.size)
+        moved = tuple(self.split[axis] for axis in self.order)
+        return int(start != self.split) + 1 + int(moved != self.size)
+
+    def emit(self, builder: Builder, x: Node) -> Node:
+        """Its operators."""
+        if not self.is_view:
+            x = builder.permute(builder.reshape(x, self.split), self.order)
+        return builder.reshape(x, self.size)
+
+
+def traced(node: Node, positions: Any) -> Any:
+    """What a move or a part does to its input's positions."""
+    target: Any = node.target
+    return _ANY_LAYOUT.get(target, target)(positions, *node.args[1:], **node.kwargs)
+
+
+def _run(values: torch.Tensor) -> tuple[int, int]:
+    """The longest evenly spaced run that every stretch of its length starts with: (length, step)."""
+    total = values.numel()
+    step = int(values[1] - values[0])
+    longest = int((values == values[0] + step * torch.arange(total)).long().cumprod(0).sum())
+    for length in range(longest, 1, -1):
+        if total % length == 0:
+            rows = values.reshape(-1, length)
+            if torch.equal(rows, rows[:, :1] + step * torch.arange(length)):
+                return length, step
+    return 0, 0
+
+
+_Digit = tuple[int, int]
+"""One axis of a permutation: its size, and its stride where it comes from."""
+
+
+def _digits(positions: torch.Tensor) -> list[_Digit] | None:
+    """The fewest axes between which positions are permuted, in the order of the result."""
+    values, digits = positions.flatten(), list[_Digit]()
+    while values.numel() > 1:
+        length, step = _run(values)
+        if length == 0 or step <= 0:
+            return None
+        digits.insert(0, (length, step))
+        values = values.reshape(-1, length)[:, 0]
+    expected = 1
+    for length, step in sorted(digits, key=lambda digit: digit[1]):
+        if step != expected:
+            return None
+        expected *= length
+    return digits if expected == positions.numel() else None
+
+
+def _refined(digits: list[_Digit], sizes: tuple[int, ...]) -> list[_Digit] | None:
+    """Digits split so that each is one axis of ``sizes``; None where an axis takes more than one."""
+    left, found = list(digits), list[_Digit]()
+    for size in sizes:
+        if size == 1:
+            found.append((1, 1 << 62))
+            continue
+        if not left or left[0][0] % size:
+            return None
+        whole, step = left.pop(0)
+        found.append((size, step * (whole // size)))
+        if whole > size:
+            left.insert(0, (whole // size, step))
+    return None if left else found
+
+
+def _split_alike(digits: list[_Digit], finer: list[_Digit]) -> list[_Digit]:
+    """Digits split as ``finer``, in another order, splits them; its axes of one come first."""
+    units = [digit for digit in finer if digit[0] == 1]
+    rest = [digit for digit in finer if digit[0] > 1]
+    return units + [
+        part
+        for size, step in digits
+        for part in rest
+        if step <= part[1] < size * step and part[0] * part[1] <= size * step
+    ]
+
+
+def _as_move(source_order: list[_Digit], result_order: list[_Digit], size: tuple[int, ...]) -> Move:
+    places, order = list(enumerate(source_order)), []
+    for digit in result_order:
+        place = next(one for one in places if one[1] == digit)
+        places.remove(place)
+        order.append(place[0])
+    return Move(tuple(length for length, _ in source_order), tuple(order), size)
+
+
+def as_move(positions: torch.Tensor, start: tuple[int, ...]) -> Move | None:
+    """The move that puts value number ``positions[i]`` at place i, or None where no permutation of axes does.
+
+    Of the forms with the fewest operators, the one that ends in its permutation is taken: runtimes merge
+    that with the layout of the operator that follows.
+
+    Args:
+        positions: int64, each of 0..n-1 once, in the shape of the result.
+        start: the shape that the values come in.
+    """
+    size, digits = tuple(positions.shape), _digits(positions)
+    if digits is None:
+        return None
+    by_stride = sorted(digits, key=lambda digit: -digit[1])
+    forms = []
+    ending = _refined(digits, size)
+    if ending is not None:
+        forms.append(_as_move(sorted(ending, key=lambda digit: -digit[1]), ending, size))
+    starting = _refined(by_stride, start)
+    if starting is not None:
+        forms.append(_as_move(starting, _split_alike(digits, starting), size))
+    forms.append(_as_move(by_stride, digits, size))
+    return min(forms, key=lambda move: move.calls(start))
+
+
+def source(node: Node) -> Node:
+    """What a node reads through moves that nothing else reads."""
+    while is_call(node, *MOVES) and len(node.args[0].users) == 1:  # type: ignore[union-attr]
+        node = node.args[0]  # type: ignore[assignment]
+    return node
+
+
+def chain_to(node: Node) -> list[Node]:
+    """The longest run of moves that ends in ``node``, in order, where only the last has several readers."""
+    chain = [node]
+    while is_call(chain[0].args[0], *MOVES) and len(chain[0].args[0].users) == 1:
+        chain.insert(0, chain[0].args[0])
+    return chain
+
+
+def move_of(chain: list[Node]) -> Move | None:
+    """A whole chain as one move."""
+    size = shape(chain[0].args[0])
+    if size is None or prod(size) < 2:
+        return None
+    positions = torch.arange(prod(size)).reshape(size)
+    for node in chain:
+        positions = traced(node, positions)
+    return as_move(positions, size)
+
+
+def copies(chain: list[Node]) -> int:
+    """How many of a chain's operators copy."""
+    return sum(node.target not in VIEWS for node in chain)
