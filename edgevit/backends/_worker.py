@@ -71,6 +71,9 @@ def _lower(job: dict[str, Any]) -> dict[str, Any]:
         "peak_memory_bytes": _peak_memory(),
         "rewrites": prepared.rewrites,
     }
+    placement = None if taps else backend.placement(Path(job["out"]))
+    if placement is not None:
+        facts["delegated_share"] = placement.delegated_share
     if "inputs" in job:
         _run({**job, "backend": manifest.target.backend, "file": job["out"]})
     return facts
@@ -90,6 +93,13 @@ def _run(job: dict[str, Any]) -> dict[str, Any]:
     return {"seconds": round(time.monotonic() - started, 2)}
 
 
+def _place(job: dict[str, Any]) -> dict[str, Any]:
+    from edgevit.backends.base import find_backend
+
+    found = find_backend(job["backend"]).placement(Path(job["file"]))
+    return {"placement": found.to_dict() if found else None}
+
+
 def _root_cause(error: BaseException) -> str:
     """Toolchains wrap their errors several times; the innermost says what was wrong."""
     while error.__cause__ is not None:
@@ -97,7 +107,7 @@ def _root_cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-JOBS = {"lower": _lower, "run": _run}
+JOBS = {"lower": _lower, "run": _run, "place": _place}
 
 
 def main(path: Path) -> int:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from edgevit.core.digest import package_versions
 from edgevit.core.manifest import InputInfo, Manifest
+from edgevit.core.placement import Placement
 from edgevit.errors import BadFile, UnknownName
 
 if TYPE_CHECKING:
@@ -63,6 +64,11 @@ class FileInterface:
     precision: str
 
 
+def placed_later(path: Path) -> Placement | None:  # noqa: ARG001
+    """For runtimes that decide where an operator runs when they load a file on the device."""
+    return None
+
+
 def says_nothing(path: Path) -> FileInterface | None:  # noqa: ARG001
     """For backends that do not describe files of other tools."""
     return None
@@ -91,6 +97,7 @@ class Backend:
         engine: what runs files here, where the packages' names do not say it.
         keeps_fp32: whether single operations of an fp16 program can stay in fp32.
         describe: what a file of another tool takes and gives, or None.
+        placement: which operators of a file its accelerated part executes, or None where that cannot be told here.
     """
 
     name: str
@@ -111,6 +118,7 @@ class Backend:
     engine: str = ""
     keeps_fp32: bool = False
     describe: Callable[[Path], FileInterface | None] = says_nothing
+    placement: Callable[[Path], Placement | None] = placed_later
 
     def runs_with(self) -> str:
         """What runs files on this machine, with its version, for people."""

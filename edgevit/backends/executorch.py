@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevit.backends._pte import operators, placement, read_embedded
 from edgevit.backends.base import Backend, LowerRequest, Runner, silenced
-from edgevit.core.flat import Table, item, root
 from edgevit.core.manifest import MARKER
 from edgevit.errors import BadFile, MissingDependency
-
-_STRING_VALUE = 6
-_DELEGATE_CALL = 2
 
 
 def lower(request: LowerRequest) -> None:
@@ -74,45 +69,6 @@ def load(path: Path) -> Runner:
     return run
 
 
-def _plans(path: Path) -> Iterator[Table]:
-    """The execution plans of a program (schema/program.fbs: Program.execution_plan)."""
-    data = path.read_bytes()
-    if data[4:6] != b"ET":
-        raise BadFile("not an ExecuTorch program", where=str(path))
-    return root(data).tables(1)
-
-
-def operators(path: Path) -> Counter[str]:
-    """Delegates by backend, and the operators that stay outside them, as called."""
-    found: Counter[str] = Counter()
-    for plan in _plans(path):
-        if plan.text(0) != "forward":
-            continue
-        names = [".".join(part for part in (op.text(0), op.text(1)) if part) for op in plan.tables(6)]
-        delegates = [f"delegate: {delegate.text(0)}" for delegate in plan.tables(7)]
-        for chain in plan.tables(5):
-            for instruction in chain.tables(2):
-                kind, arguments = instruction.integer(0, 1), instruction.table(1)
-                if arguments is None:
-                    continue
-                if kind == 1:
-                    found[item(names, arguments.integer(0))] += 1
-                elif kind == _DELEGATE_CALL:
-                    found[item(delegates, arguments.integer(0))] += 1
-    return found
-
-
-def read_embedded(path: Path) -> str | None:
-    """The string that the constant method ``edgevit_manifest`` returns."""
-    for plan in _plans(path):
-        if plan.text(0) == MARKER:
-            for value in plan.tables(2):
-                text = value.table(1)
-                if value.integer(0, 1) == _STRING_VALUE and text is not None:
-                    return text.text(0)
-    return None
-
-
 BACKEND = Backend(
     name="executorch",
     suffix=".pte",
@@ -128,5 +84,6 @@ BACKEND = Backend(
     load=load,
     operators=operators,
     read_embedded=read_embedded,
+    placement=placement,
     available=lambda variant: "the Core ML delegate runs on Apple systems only" if variant == "coreml" else "",
 )

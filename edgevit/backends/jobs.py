@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import dataclass
@@ -138,3 +139,20 @@ def _last_error(log: Path) -> str:
     lines = log.read_text("utf-8", "replace").splitlines()[-200:]
     found = [line.strip() for line in lines if _ERROR_LINE.match(line.strip())]
     return found[-1][:200] if found else ""
+
+
+def placement_apart(backend: str, path: Path) -> dict[str, Any] | None:
+    """Where a file's operators run, as `edgevit.core.placement.Placement.to_dict` has it.
+
+    A runtime may have to load the file to say so, and a damaged file may end its process: it is one of its own.
+
+    Returns:
+        None where the backend cannot tell on this machine, or the file cannot be loaded.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        job = {"job": "place", "backend": backend, "file": str(path.resolve())}
+        try:
+            found: dict[str, Any] | None = run_job(job, Path(folder), Path(folder) / "log", Limits())["placement"]
+        except ConversionFailed:
+            return None
+    return found

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevit.backends._litert_placement import placed
 from edgevit.backends.base import Backend, LowerRequest, Runner, silenced
 from edgevit.core.flat import Table, item, root
 from edgevit.core.manifest import MARKER, Manifest
+from edgevit.core.placement import Placement
 from edgevit.errors import BadFile, MissingDependency
 
 _METADATA = "TFLITE_METADATA"
@@ -88,8 +90,7 @@ def _bring_inside(buffer: Any, data: bytes) -> None:
         buffer.offset = buffer.size = 0
 
 
-def load(path: Path) -> Runner:
-    """Run a file on the CPU with XNNPACK."""
+def _interpreter(path: Path) -> Any:
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError as error:
@@ -100,6 +101,12 @@ def load(path: Path) -> Runner:
             interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
         raise BadFile("LiteRT cannot load the file", where=f"{path}: {error}") from error
+    return interpreter
+
+
+def load(path: Path) -> Runner:
+    """Run a file on the CPU with XNNPACK."""
+    interpreter = _interpreter(path)
     source = interpreter.get_input_details()[0]["index"]
     result = interpreter.get_output_details()[0]["index"]
 
@@ -109,6 +116,14 @@ def load(path: Path) -> Runner:
         return np.asarray(interpreter.get_tensor(result), dtype=np.float32)
 
     return run
+
+
+def placement(path: Path) -> Placement | None:
+    """What XNNPACK executes on this machine, as the runtime says once it has loaded the file; None without it."""
+    try:
+        return placed(_interpreter(path))
+    except MissingDependency:
+        return None
 
 
 def _model(path: Path) -> Table:
@@ -163,5 +178,6 @@ BACKEND = Backend(
     load=load,
     operators=operators,
     read_embedded=read_embedded,
+    placement=placement,
     available=lambda variant: "",
 )

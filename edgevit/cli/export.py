@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from edgevit.build.export import ExportResult
 
 
+LEAST_DELEGATED = 0.95
+"""Share of the multiply-accumulate operations; below it, `export` warns."""
+
+
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command(
@@ -173,6 +177,8 @@ def _report(results: list[ExportResult], json: bool, quiet: bool) -> None:
     for result in results:
         if result.error:
             print_error(result.error)
+    if not quiet and not json:
+        _warn_of_fallbacks(results)
     waiting = [
         r for r in results if r.ok and r.manifest and r.manifest.verdict and r.manifest.verdict.status == "not_run"
     ]
@@ -180,6 +186,18 @@ def _report(results: list[ExportResult], json: bool, quiet: bool) -> None:
         for result in waiting:
             assert result.manifest is not None and result.manifest.verdict is not None
             stderr().print(f"[yellow]note:[/] {result.target} was not executed: {result.manifest.verdict.reasons[0]}")
+
+
+def _warn_of_fallbacks(results: list[ExportResult]) -> None:
+    """Name the files whose work is not all done by the runtime's accelerated part."""
+    for result in results:
+        share = result.manifest.lowering.delegated_share if result.manifest and result.manifest.lowering else None
+        if result.ok and share is not None and share < LEAST_DELEGATED:
+            stderr().print(
+                f"[yellow]warning:[/] only {share:.0%} of the multiply-accumulates of {result.target} are delegated; "
+                f"edgevit inspect {result.path} names the rest",
+                soft_wrap=True,
+            )
 
 
 def artifact_bytes(result: ExportResult) -> int:

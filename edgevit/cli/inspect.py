@@ -58,11 +58,19 @@ def _lone_file(path: Path) -> dict[str, Any]:
 
 def _file(path: Path, manifest: dict[str, Any] | None) -> dict[str, Any]:
     from edgevit.backends.base import backend_of
+    from edgevit.backends.jobs import placement_apart
 
     backend = backend_of(path)
     size = sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
     counts = dict(sorted(backend.operators(path).items(), key=lambda item: (-item[1], item[0])))
-    return {"file": str(path), "backend": backend.name, "bytes": size, "operators": counts, "manifest": manifest}
+    return {
+        "file": str(path),
+        "backend": backend.name,
+        "bytes": size,
+        "operators": counts,
+        "placement": placement_apart(backend.name, path),
+        "manifest": manifest,
+    }
 
 
 def _model(name: str, graph: bool) -> dict[str, Any]:
@@ -96,8 +104,36 @@ def _show(document: dict[str, Any]) -> None:
         console.print("no edgevit manifest inside: written by another tool", style="yellow")
     else:
         _show_manifest(manifest)
+    if document["placement"]:
+        _show_placement(document["placement"])
+        return
     print_table(
         ["operator", "count"], [[name, str(count)] for name, count in document["operators"].items()], right=("count",)
+    )
+
+
+def _show_placement(placement: dict[str, Any]) -> None:
+    """What is delegated, what falls back, and why."""
+    share, pieces = placement["delegated_share"], placement["delegates"]
+    if share is not None:
+        stdout().print(
+            f"  {'delegated':11} {share:.2%} of {quantity(placement['macs'])} multiply-accumulates, "
+            f"in {pieces} piece{'' if pieces == 1 else 's'}",
+            markup=False,
+        )
+    print_table(
+        ["operator", "count", "MACs", "runs in", "why not delegated"],
+        [
+            [
+                one["operator"],
+                str(one["count"]),
+                quantity(one["macs"]) if one["macs"] else "–",
+                one["place"] if one["delegated"] else f"[yellow]{one['place']}[/]",
+                one["why"],
+            ]
+            for one in placement["operators"]
+        ],
+        right=("count", "MACs"),
     )
 
 

@@ -53,6 +53,17 @@ class Table:
             raise _damaged()
         return bytes(self.data[start + 4 : start + 4 + length])
 
+    def integers(self, number: int, width: int = 4) -> tuple[int, ...]:
+        """A vector of unsigned scalars of ``width`` bytes."""
+        at = self._field(number)
+        if at is None:
+            return ()
+        start = at + _unsigned(self.data, at)
+        count = _unsigned(self.data, start)
+        if start + 4 + width * count > len(self.data):
+            raise _damaged()
+        return tuple(_unsigned(self.data, start + 4 + width * index, width) for index in range(count))
+
     def text(self, number: int) -> str:
         """A string, empty where it is absent."""
         return (self.raw(number) or b"").decode("utf-8", "replace")

@@ -91,11 +91,16 @@ class OutputInfo(Strict):
 
 
 class Lowering(Strict):
-    """What the conversion cost."""
+    """What the conversion cost, and what it reached.
+
+    ``delegated_share`` is the part of the multiply-accumulate operations that the runtime's accelerated part
+    executes, 0 to 1; absent where the runtime decides that on the device.
+    """
 
     seconds: float
     peak_memory_bytes: int
     rewrites: dict[str, int]
+    delegated_share: float | None = None
     log: str = ""
 
 
