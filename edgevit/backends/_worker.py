@@ -46,10 +46,11 @@ def _lower(job: dict[str, Any]) -> dict[str, Any]:
     mend_torchvision()
     import torch
 
+    from edgevit.backends._lean import without_provenance
     from edgevit.backends.base import LowerRequest, find_backend
+    from edgevit.backends.lowering import chosen_rewrites
     from edgevit.core.manifest import parse_manifest
     from edgevit.graph.prepare import prepare
-    from edgevit.graph.rewrites import rewrites_for
     from edgevit.graph.wrap import Interface
 
     torch.set_num_threads(job["threads"])
@@ -57,21 +58,20 @@ def _lower(job: dict[str, Any]) -> dict[str, Any]:
     manifest = parse_manifest(json.dumps(job["manifest"]), "job")
     given: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in job["interface"].items()}
     interface = Interface(**given)
-    program = torch.export.load(job["program"])
     taps = job.get("taps", ())
-    target = manifest.target
-    chosen = rewrites_for(target.backend, job["variant"], half=interface.half, asked=target.rewrites)
-    prepared = prepare(program, interface, chosen, taps)
+    chosen = chosen_rewrites(manifest, job["variant"], half=interface.half)
     backend = find_backend(manifest.target.backend)
-    backend.lower(
-        LowerRequest(prepared.program, manifest, job["variant"], job["version"], Path(job["out"]), partial=bool(taps))
-    )
+    with without_provenance():
+        program = torch.export.load(job["program"])
+        prepared = prepare(program, interface, chosen, taps)
+        out = Path(job["out"])
+        backend.lower(LowerRequest(prepared.program, manifest, job["variant"], job["version"], out, partial=bool(taps)))
     facts = {
         "seconds": round(time.monotonic() - started, 2),
         "peak_memory_bytes": _peak_memory(),
         "rewrites": prepared.rewrites,
     }
-    placement = None if taps else backend.placement(Path(job["out"]))
+    placement = None if taps else backend.placement(out)
     if placement is not None:
         facts["delegated_share"] = placement.delegated_share
     if "inputs" in job:

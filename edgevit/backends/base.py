@@ -98,6 +98,7 @@ class Backend:
         keeps_fp32: whether single operations of an fp16 program can stay in fp32.
         describe: what a file of another tool takes and gives, or None.
         placement: which operators of a file its accelerated part executes, or None where that cannot be told here.
+        effort: seconds that lowering a model of 5 M parameters takes, about; the longest start first.
     """
 
     name: str
@@ -119,6 +120,7 @@ class Backend:
     keeps_fp32: bool = False
     describe: Callable[[Path], FileInterface | None] = says_nothing
     placement: Callable[[Path], Placement | None] = placed_later
+    effort: int = 0
 
     def runs_with(self) -> str:
         """What runs files on this machine, with its version, for people."""

@@ -186,4 +186,5 @@ BACKEND = Backend(
     engine="Core ML" if _on_macos() else TITLE,
     keeps_fp32=True,
     describe=describe,
+    effort=8,
 )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevit.backends._lean import pruned_xnnpack_passes
 from edgevit.backends._pte import operators, placement, read_embedded
 from edgevit.backends.base import Backend, LowerRequest, Runner, silenced
 from edgevit.core.manifest import MARKER
@@ -18,12 +19,13 @@ def lower(request: LowerRequest) -> None:
     """Write a .pte file; the manifest is a constant method of the program."""
     from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
 
-    lowered = to_edge_transform_and_lower(
-        request.program,
-        partitioner=[_partitioner(request)],
-        compile_config=EdgeCompileConfig(_check_ir_validity=False),
-        constant_methods={MARKER: request.manifest.embedded()},
-    )
+    with pruned_xnnpack_passes():
+        lowered = to_edge_transform_and_lower(
+            request.program,
+            partitioner=[_partitioner(request)],
+            compile_config=EdgeCompileConfig(_check_ir_validity=False),
+            constant_methods={MARKER: request.manifest.embedded()},
+        )
     with request.out.open("wb") as file:
         lowered.to_executorch().write_to_file(file)
 
@@ -86,4 +88,5 @@ BACKEND = Backend(
     read_embedded=read_embedded,
     placement=placement,
     available=lambda variant: "the Core ML delegate runs on Apple systems only" if variant == "coreml" else "",
+    effort=20,
 )

@@ -180,4 +180,5 @@ BACKEND = Backend(
     read_embedded=read_embedded,
     placement=placement,
     available=lambda variant: "",
+    effort=14,
 )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgevit.backends.base import find_backend
 from edgevit.core.manifest import Manifest
 from edgevit.core.target import Runtime
+
+if TYPE_CHECKING:
+    from edgevit.graph.rewrites import Rewrite
 
 
 def interface_of(manifest: Manifest, runtime: Runtime) -> dict[str, Any]:
@@ -21,6 +24,14 @@ def interface_of(manifest: Manifest, runtime: Runtime) -> dict[str, Any]:
         "probabilities": manifest.output.kind == "probabilities",
         "half": manifest.target.precision == "fp16" and backend.half_program(runtime.variant),
     }
+
+
+def chosen_rewrites(manifest: Manifest, variant: str, *, half: bool) -> tuple[Rewrite, ...]:
+    """The rewrites of one lowering: those asked for, or the choice for the model's family and the backend."""
+    from edgevit.graph.rewrites import rewrites_for
+
+    target = manifest.target
+    return rewrites_for(target.backend, variant, family=manifest.model.family, half=half, asked=target.rewrites)
 
 
 def lower_job(program: Path, manifest: Manifest, runtime: Runtime, out: Path, **further: Any) -> dict[str, Any]:

@@ -100,4 +100,5 @@ BACKEND = Backend(
     operators=operators,
     read_embedded=read_embedded,
     available=lambda variant: "",
+    effort=5,
 )

@@ -147,7 +147,8 @@ def _build(options: ExportOptions, wanted: list[Runtime], home: Path, listen: Li
         shared = _capture(loaded, options, wanted, scratch, home, stop, listen)
         jobs = _jobs_at_once(options, len(wanted))
         with ThreadPoolExecutor(jobs) as pool:
-            futures = {runtime.name: pool.submit(_one_target, shared, runtime, home) for runtime in wanted}
+            longest_first = sorted(wanted, key=lambda runtime: -find_backend(runtime.backend).effort)
+            futures = {runtime.name: pool.submit(_one_target, shared, runtime, home) for runtime in longest_first}
             try:
                 return {name: future.result() for name, future in futures.items()}
             except BaseException:

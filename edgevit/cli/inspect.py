@@ -90,7 +90,7 @@ def _rewrites(name: str) -> dict[str, dict[str, int]]:
 
     loaded = load_model(name, weights="random")
     program = capture(loaded.module, loaded.preprocessing.size)
-    return {backend: matched_rewrites(program, backend) for backend in backends()}
+    return {backend: matched_rewrites(program, backend, loaded.spec.family) for backend in backends()}
 
 
 def _show(document: dict[str, Any]) -> None:

@@ -83,9 +83,9 @@ def rewritten_core(program: Path, chosen: Iterable[Rewrite]) -> GraphModule:
     return core
 
 
-def matched_rewrites(program: ExportedProgram, backend: str) -> dict[str, int]:
-    """How often each rewrite for a backend matches a captured program."""
-    chosen = rewrites_for(backend)
+def matched_rewrites(program: ExportedProgram, backend: str, family: str = "") -> dict[str, int]:
+    """How often each rewrite for a backend and a family matches a captured program."""
+    chosen = rewrites_for(backend, family=family)
     core = graph_of(program)
     matched = apply_rewrites(core, chosen)
     matched.update(_rules(core, chosen)[1])

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from edgevit.backends.base import find_backend
 from edgevit.backends.jobs import Limits, run_job
-from edgevit.backends.lowering import interface_of, lower_job
+from edgevit.backends.lowering import chosen_rewrites, interface_of, lower_job
 from edgevit.core.manifest import Manifest
 from edgevit.core.target import Runtime, runtimes
 from edgevit.verify.compare import TOLERANCE
@@ -133,11 +133,8 @@ def _departure(expected: NDArray[np.float32], found: NDArray[np.float32]) -> flo
 
 def _rewrites(search: _Search) -> tuple[Rewrite, ...]:
     """The rewrites that the fresh lowering will apply."""
-    from edgevit.graph.rewrites import rewrites_for
-
     half = interface_of(search.manifest, search.runtime)["half"]
-    asked = search.manifest.target.rewrites
-    return rewrites_for(search.runtime.backend, search.runtime.variant, half=half, asked=asked)
+    return chosen_rewrites(search.manifest, search.runtime.variant, half=half)
 
 
 def _reference(search: _Search, names: list[str]) -> NDArray[np.float32]:

@@ -7,10 +7,11 @@ Every rewrite computes the same function, within fp32 rounding.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from importlib import import_module
+from importlib import import_module, resources
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
@@ -71,19 +72,29 @@ def check_rewrites(asked: Sequence[str]) -> None:
             raise UsageError(f"--rewrites {name} stands alone")
 
 
+@lru_cache(maxsize=1)
+def _choice() -> dict[str, dict[str, list[str]]]:
+    """For each format and family the rewrites that were measured to slow it down (tools/bench/rewrites.py)."""
+    text = (resources.files(__name__) / "choice.json").read_text(encoding="utf-8")
+    found: dict[str, dict[str, list[str]]] = json.loads(text)
+    return found
+
+
 def rewrites_for(
-    backend: str, variant: str = "", *, half: bool = False, asked: Sequence[str] = ()
+    backend: str, variant: str = "", *, family: str = "", half: bool = False, asked: Sequence[str] = ()
 ) -> tuple[Rewrite, ...]:
-    """The rewrites applied for one backend.
+    """The rewrites applied for one model and backend: those that help on the backend, but for what slows the family.
 
     Args:
         backend: its name.
         variant: of its lowering, an empty string for the plain one.
+        family: of the model; without one, only the backend decides.
         half: the program will be in half precision.
-        asked: names that take the place of the backend's own choice; ``none``, ``all``, or nothing.
+        asked: names that take the place of this choice; ``none``, ``all``, or nothing.
     """
     name = f"{backend}-{variant}" if variant else backend
     fit = tuple(one for one in rewrites() if one.half or not half)
     if not asked:
-        return tuple(one for one in fit if name in one.backends)
+        slow = _choice().get(name, {}).get(family, [])
+        return tuple(one for one in fit if name in one.backends and one.name not in slow)
     return fit if ALL in asked else tuple(one for one in fit if one.name in asked)

@@ -63,5 +63,9 @@ def edit(graph_module: GraphModule) -> int:
 
 
 REWRITE = Rewrite(
-    "fold_attention_scale", __doc__.splitlines()[0], order=75, backends=frozenset({"executorch", "onnx"}), edit=edit
+    "fold_attention_scale",
+    __doc__.splitlines()[0],
+    order=75,
+    backends=frozenset({"executorch", "onnx", "litert"}),
+    edit=edit,
 )

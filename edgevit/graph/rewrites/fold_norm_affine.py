@@ -1,7 +1,7 @@
 """Fold LayerNorm's scale and shift into the linear layers that read it.
 
 Where every reader is a linear layer with constant weights, ``W (w * n + b) + c`` is ``(W w) n + (W b + c)``.
-It is for the runtime whose LayerNorm is written in single operators; a fused kernel gives both for free.
+It is for the runtimes whose LayerNorm is written in single operators; a fused kernel gives both for free.
 Exact within fp32 rounding (the products are formed in float64).
 """
 
@@ -57,4 +57,6 @@ def edit(graph_module: GraphModule) -> int:
     return folded
 
 
-REWRITE = Rewrite("fold_norm_affine", __doc__.splitlines()[0], order=88, backends=frozenset({"executorch"}), edit=edit)
+REWRITE = Rewrite(
+    "fold_norm_affine", __doc__.splitlines()[0], order=88, backends=frozenset({"executorch", "litert"}), edit=edit
+)

@@ -34,5 +34,5 @@ def edit(graph_module: GraphModule) -> int:
 
 
 REWRITE = Rewrite(
-    "merge_moves", __doc__.splitlines()[0], order=104, backends=frozenset({"executorch", "onnx"}), edit=edit
+    "merge_moves", __doc__.splitlines()[0], order=104, backends=frozenset({"executorch", "onnx", "litert"}), edit=edit
 )

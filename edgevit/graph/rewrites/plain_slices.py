@@ -2,7 +2,7 @@
 
 XNNPACK takes a slice of neighbours, a concatenation and a reshape; ExecuTorch leaves `split_with_sizes`,
 `select`, `squeeze`, slices with a step and the `index_select` of a roll outside its delegate, where each of
-them copies on one thread and cuts the delegate in two. Exact.
+them copies on one thread and cuts the delegate in two. LiteRT does so with slices that have a step. Exact.
 """
 
 from __future__ import annotations
@@ -100,4 +100,6 @@ def rules() -> Mapping[Any, Callable[..., Any]]:
     }
 
 
-REWRITE = Rewrite("plain_slices", __doc__.splitlines()[0], order=110, backends=frozenset({"executorch"}), rules=rules)
+REWRITE = Rewrite(
+    "plain_slices", __doc__.splitlines()[0], order=110, backends=frozenset({"executorch", "litert"}), rules=rules
+)

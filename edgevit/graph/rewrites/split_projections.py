@@ -95,5 +95,9 @@ def edit(graph_module: GraphModule) -> int:
 
 
 REWRITE = Rewrite(
-    "split_projections", __doc__.splitlines()[0], order=70, backends=frozenset({"executorch", "onnx"}), edit=edit
+    "split_projections",
+    __doc__.splitlines()[0],
+    order=70,
+    backends=frozenset({"executorch", "onnx", "litert"}),
+    edit=edit,
 )

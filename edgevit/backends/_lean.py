@@ -1,0 +1,81 @@
+"""Leaves out of a lowering what costs time and changes nothing in the file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+_PASS_NEEDS: dict[str, tuple[str, ...]] = {
+    "ConvertToUpsampleBilinear2d": ("index.Tensor",),
+    "FuseBatchNormPass": ("batch_norm",),
+    "DecomposeBatchNorm": ("batch_norm",),
+    "PReLUReshapePass": ("prelu",),
+    "InsertPadQDQPass": ("quantize",),
+    "PropagateCustomMetaPass": ("quantize",),
+    "RemoveGetItemPass": ("getitem", "max"),
+    "ConvertToSDPAPass": ("mul.Scalar",),
+}
+"""What the name of some operator must hold for a pass of ExecuTorch's XNNPACK backend to have work."""
+
+
+@contextmanager
+def without_provenance() -> Iterator[None]:
+    """Let every node remember the node that it was made from, not that one's whole ancestry.
+
+    torch copies the ancestry anew for every node in each of the sixty tracings of a lowering. It serves debuggers.
+    """
+    from torch.fx.traceback import NodeSource
+
+    def remember(self: Any, node: Any, pass_name: str = "", action: Any = None) -> None:
+        self.pass_name = pass_name
+        self.action = action if isinstance(action, list) else [] if action is None else [action]
+        self.node_info = (
+            self.NodeInfo(name=node.name, target=str(node.target), graph_id=id(node.graph)) if node else None
+        )
+        self.from_node = []
+        self._action_string = self._dict = None
+
+    with patch.object(NodeSource, "__init__", remember):
+        yield
+
+
+def _most_concatenated(graph: Any) -> int:
+    cats = (node for node in graph.nodes if node.op == "call_function" and "cat.default" in str(node.target))
+    return max((len(node.args[0]) for node in cats), default=0)
+
+
+def _has_rank(graph: Any, operator: str, rank: int) -> bool:
+    found = (node for node in graph.nodes if node.op == "call_function" and operator in str(node.target))
+    return any(node.meta["val"].dim() == rank for node in found)
+
+
+def needed_passes(passes: list[Any], graph: Any) -> list[Any]:
+    """Those of ExecuTorch's passes for XNNPACK that can match something; each traces the whole graph again."""
+    names = [str(node.target) for node in graph.nodes if node.op == "call_function"]
+
+    def needed(name: str) -> bool:
+        if name == "DecomposeConcatenate":
+            return _most_concatenated(graph) > 5
+        if name == "Conv1dUnsqueezePass":
+            return _has_rank(graph, "convolution", 3)
+        words = _PASS_NEEDS.get(name)
+        return words is None or any(word in called for word in words for called in names)
+
+    return [one for one in passes if needed(one.__name__)]
+
+
+@contextmanager
+def pruned_xnnpack_passes() -> Iterator[None]:
+    """Have ExecuTorch's XNNPACK backend run only the passes that can match."""
+    from executorch.backends.xnnpack._passes import XNNPACKPassManager
+
+    plain = XNNPACKPassManager.__init__
+
+    def pruned(self: Any, exported_program: Any, passes: Any = None) -> None:
+        plain(self, exported_program, passes)
+        self.passes = needed_passes(self.passes, exported_program.graph)
+
+    with patch.object(XNNPACKPassManager, "__init__", pruned):
+        yield
