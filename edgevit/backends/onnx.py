@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevit.backends._onnx_placement import placement
 from edgevit.backends.base import Backend, LowerRequest, Runner
 from edgevit.core.flat import messages, string, string_map
 from edgevit.core.manifest import MARKER
@@ -99,6 +100,7 @@ BACKEND = Backend(
     load=load,
     operators=operators,
     read_embedded=read_embedded,
+    placement=placement,
     available=lambda variant: "",
     effort=5,
 )

@@ -9,7 +9,7 @@ import torch
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
-from edgevit.graph.fx import add_constant, aten, calls, finish, replace, shape
+from edgevit.graph.fx import GUARDED, LEAVES_GUARD, add_constant, aten, calls, finish, replace, shape
 
 
 def _abstract(node: Node) -> Any:
@@ -17,6 +17,16 @@ def _abstract(node: Node) -> Any:
     if not isinstance(value, torch.Tensor):
         return value
     return torch.empty_strided(tuple(value.shape), value.stride(), dtype=value.dtype, device="meta")
+
+
+_INHERITED = ("nn_module_stack", "custom", GUARDED)
+
+
+def take_place(old: Node, new: Node) -> None:
+    """Let every user of ``old`` read ``new``, which leaves a guarded region where ``old`` did."""
+    if LEAVES_GUARD in old.meta:
+        new.meta[LEAVES_GUARD] = old.meta[LEAVES_GUARD]
+    replace(old, new)
 
 
 class Builder:
@@ -40,7 +50,7 @@ class Builder:
         """One operator."""
         with self.node.graph.inserting_before(self.node):
             made = self.node.graph.call_function(target, args, kwargs)
-        made.meta = {key: self.node.meta[key] for key in ("nn_module_stack", "custom") if key in self.node.meta}
+        made.meta = {key: self.node.meta[key] for key in _INHERITED if key in self.node.meta}
         made.meta["val"] = target(*map_arg(args, _abstract), **map_arg(kwargs, _abstract))
         return made
 
@@ -89,7 +99,7 @@ def replace_calls(graph_module: GraphModule, forms: Mapping[Any, Form]) -> int:
     for node in calls(graph_module, *forms):
         made = forms[node.target](builder.at(node), node)
         if made is not None:
-            replace(node, made)
+            take_place(node, made)
             done += 1
     finish(graph_module)
     return done

@@ -15,7 +15,7 @@ import torch
 from torch.fx import Node
 
 from edgevit.graph.builder import Builder
-from edgevit.graph.fx import aten, is_call, shape
+from edgevit.graph.fx import LEAVES_GUARD, aten, is_call, operand, shape
 
 VIEWS = frozenset(
     {
@@ -183,18 +183,23 @@ def as_move(positions: torch.Tensor, start: tuple[int, ...]) -> Move | None:
     return min(forms, key=lambda move: move.calls(start))
 
 
+def _passes_on(node: object) -> bool:
+    """Whether a move's input is for that move alone, and in its precision."""
+    return isinstance(node, Node) and len(node.users) == 1 and not node.meta.get(LEAVES_GUARD)
+
+
 def source(node: Node) -> Node:
     """What a node reads through moves that nothing else reads."""
-    while is_call(node, *MOVES) and len(node.args[0].users) == 1:  # type: ignore[union-attr]
-        node = node.args[0]  # type: ignore[assignment]
+    while is_call(node, *MOVES) and _passes_on(node.args[0]):
+        node = operand(node)
     return node
 
 
 def chain_to(node: Node) -> list[Node]:
     """The longest run of moves that ends in ``node``, in order, where only the last has several readers."""
     chain = [node]
-    while is_call(chain[0].args[0], *MOVES) and len(chain[0].args[0].users) == 1:
-        chain.insert(0, chain[0].args[0])
+    while is_call(chain[0].args[0], *MOVES) and _passes_on(chain[0].args[0]):
+        chain.insert(0, operand(chain[0]))
     return chain
 
 

@@ -45,7 +45,11 @@ def test_a_damaged_file_is_refused_or_read(exported: Callable[..., Path], tmp_pa
         for at, value in edits:
             data[at] = value
         written.write_bytes(bytes(data[:length]))
-        readers = (backend.read_embedded, backend.operators, *([backend.placement] if target == "executorch" else []))
+        readers = (
+            backend.read_embedded,
+            backend.operators,
+            *([backend.placement] if target in ("executorch", "onnx") else []),
+        )
         # LiteRT's runtime says where operators run: that happens in a process of its own.
         for reader in readers:
             try:

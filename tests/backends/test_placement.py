@@ -43,6 +43,8 @@ def plain_file(suffix: str, folder: Path) -> Path:
         program = torch.export.export(module, (example,))
         lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
         path.write_bytes(lowered.to_executorch().buffer)
+    elif suffix == ".onnx":
+        torch.onnx.export(module, (example,), str(path), dynamo=True, external_data=False, verbose=False)
     else:
         import litert_torch
 
@@ -57,7 +59,7 @@ def counted() -> int:
     return counter.get_total_flops() // 2
 
 
-@pytest.mark.parametrize(("name", "suffix"), [("executorch", ".pte"), ("litert", ".tflite")])
+@pytest.mark.parametrize(("name", "suffix"), [("executorch", ".pte"), ("litert", ".tflite"), ("onnx", ".onnx")])
 def test_a_plain_export_is_placed(tmp_path: Path, name: str, suffix: str) -> None:
     placement = find_backend(name).placement(plain_file(suffix, tmp_path))
     assert placement is not None

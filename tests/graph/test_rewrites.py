@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from edgevit.graph import rewrites as package
 from edgevit.graph.capture import capture
 from edgevit.graph.fx import RuleInterpreter, aten
 from edgevit.graph.prepare import graph_of, prepare
@@ -17,6 +18,7 @@ from edgevit.graph.rewrites import rewrites, rewrites_for
 from edgevit.graph.wrap import Interface
 from edgevit.models.bundled import BUILDERS
 from edgevit.models.load import load_model
+from edgevit.models.registry import list_models
 from edgevit.testing import wake
 
 BY_NAME = {rewrite.name: rewrite for rewrite in rewrites()}
@@ -660,13 +662,28 @@ def test_a_rewrite_keeps_the_function(case: str) -> None:
 
 def test_every_rewrite_is_documented_in_its_order() -> None:
     page = (Path(__file__).parents[2] / "docs" / "rewrites.md").read_text()
-    table = page.partition("What they do in ExecuTorch")[0]
+    table = page.partition("## How much")[0]
     listed = [line.split("`")[1] for line in table.splitlines() if line.startswith("| `")]
     assert listed == [rewrite.name for rewrite in rewrites()]
 
 
 def test_every_rewrite_has_a_case() -> None:
     assert {case[0] for case in CASES.values()} == set(BY_NAME)
+
+
+def test_what_slows_a_family_is_left_out_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(package, "_choice", lambda: {"onnx": {"slow": ["merge_moves"]}})
+    plain = rewrites_for("onnx", family="other")
+    assert [one for one in plain if one.name != "merge_moves"] == list(rewrites_for("onnx", family="slow"))
+    assert rewrites_for("litert", family="slow") == rewrites_for("litert")
+    assert "merge_moves" in {one.name for one in rewrites_for("onnx", family="slow", asked=("merge_moves",))}
+
+
+def test_the_choice_names_what_there_is() -> None:
+    for backend, families in package._choice().items():
+        known = {one.name for one in rewrites_for(backend, asked=("all",)) if backend in one.backends}
+        assert {name for slow in families.values() for name in slow} <= known
+        assert set(families) <= {spec.family for spec in list_models()}
 
 
 def test_equal_tables_stay_one() -> None:
@@ -693,7 +710,18 @@ def interface(size: tuple[int, int], **change: object) -> Interface:
 @pytest.mark.parametrize("backend", ["onnx", "executorch", "litert", "coreml"])
 @pytest.mark.parametrize(
     "name",
-    [*BUILDERS, "mobilevit_xxs", "levit_128s", "repvit_m0_9", "fastvit_t8", "crossvit_tiny_240", "efficientvit_m0"],
+    [
+        *BUILDERS,
+        "mobilevit_xxs",
+        "levit_128s",
+        "repvit_m0_9",
+        "fastvit_t8",
+        "crossvit_tiny_240",
+        "efficientvit_m0",
+        "swin_tiny_patch4_window7_224",
+        "pvt_v2_b0",
+        "pit_ti_224",
+    ],
 )
 def test_a_prepared_model_computes_what_the_model_does(name: str, backend: str) -> None:
     loaded = load_model(name, weights="random")

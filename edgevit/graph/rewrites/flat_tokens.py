@@ -14,7 +14,7 @@ from typing import Any
 from torch.fx import GraphModule, Node
 
 from edgevit.graph.builder import Builder
-from edgevit.graph.fx import argument, aten, constant, finish, is_call, operand, shape
+from edgevit.graph.fx import LEAVES_GUARD, argument, aten, constant, finish, is_call, operand, shape
 from edgevit.graph.rewrites import Rewrite
 
 _LAYERS = (aten.linear.default, aten.layer_norm.default)
@@ -40,7 +40,7 @@ def _rows(node: Node) -> tuple[int, ...] | None:
 def _flattens(graph_module: GraphModule, node: Node) -> bool:
     """Whether a call treats every row alike and by itself."""
     rows = _rows(node)
-    if rows is None or not is_call(node, *_LAYERS, *_POINTWISE, *_BINARY):
+    if rows is None or node.meta.get(LEAVES_GUARD) or not is_call(node, *_LAYERS, *_POINTWISE, *_BINARY):
         return False
     if is_call(node, aten.layer_norm.default) and len(argument(node, "normalized_shape")) != 1:
         return False

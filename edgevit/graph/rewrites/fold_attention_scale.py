@@ -12,7 +12,7 @@ import math
 import torch
 from torch.fx import GraphModule, Node
 
-from edgevit.graph.fx import argument, aten, calls, finish, is_call, replace, shape, sole_user
+from edgevit.graph.fx import LEAVES_GUARD, argument, aten, calls, finish, is_call, replace, shape, sole_user
 from edgevit.graph.moves import source
 from edgevit.graph.rewrites import Rewrite
 from edgevit.graph.rewrites.fold_batch_norm import Affine, scale_outputs
@@ -49,7 +49,8 @@ def edit(graph_module: GraphModule) -> int:
     folded = 0
     for node in calls(graph_module, aten.mul.Tensor, aten.mul_.Tensor, aten.mul.Scalar):
         value, factor = node.args[:2]
-        if isinstance(factor, (int, float)) and _scaled(graph_module, value, factor):
+        leaves = node.meta.get(LEAVES_GUARD)
+        if isinstance(factor, (int, float)) and not leaves and _scaled(graph_module, value, factor):
             replace(node, value)  # type: ignore[arg-type]
             folded += 1
     for node in calls(graph_module, _ATTENTION):

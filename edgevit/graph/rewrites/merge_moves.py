@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch.fx import GraphModule
 
-from edgevit.graph.builder import Builder
+from edgevit.graph.builder import Builder, take_place
 from edgevit.graph.fx import calls, finish, is_call, operand, shape, sole_user
 from edgevit.graph.moves import MOVES, chain_to, copies, move_of
 from edgevit.graph.rewrites import Rewrite
@@ -27,7 +27,7 @@ def edit(graph_module: GraphModule) -> int:
         start = operand(chain[0])
         before, after = (copies(chain), len(chain)), (int(not move.is_view), move.calls(shape(start) or ()))
         if after[0] <= before[0] and after < before:
-            node.replace_all_uses_with(move.emit(builder.at(node), start))
+            take_place(node, move.emit(builder.at(node), start))
             merged += 1
     finish(graph_module)
     return merged

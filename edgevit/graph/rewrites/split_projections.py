@@ -15,7 +15,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from edgevit.graph.builder import Builder
-from edgevit.graph.fx import argument, aten, calls, constant, finish, shape
+from edgevit.graph.fx import LEAVES_GUARD, argument, aten, calls, constant, finish, shape
 from edgevit.graph.moves import MOVES, PARTS, Move, as_move, traced
 from edgevit.graph.rewrites import Rewrite
 
@@ -33,6 +33,8 @@ class _Part:
 
 def _leaves(node: Node, positions: Any, found: list[tuple[Node, Any]]) -> bool:
     """Collect the moved and split values that something computes with; False where one is not a plain value."""
+    if node.meta.get(LEAVES_GUARD):
+        return False
     users = list(node.users)
     moving = [user for user in users if user.target in MOVES | PARTS and user.args[0] is node]
     if len(moving) < len(users) or not users:
