@@ -35,7 +35,7 @@ def lower(request: LowerRequest) -> None:
         output_names=[manifest.output.name],
     )
     assert converted is not None
-    model = converted.model_proto
+    model = _without_traces(converted.model_proto)
     model.producer_name = "edgevit"
     model.producer_version = manifest.edgevit
     for key, value in {MARKER: manifest.embedded(), "labels": "\n".join(manifest.labels)}.items():
@@ -45,6 +45,16 @@ def lower(request: LowerRequest) -> None:
         raise ValueError("the model is larger than ONNX's 2 GiB limit for one file")
     onnx.checker.check_model(model)
     request.out.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _without_traces(model: Any) -> Any:
+    """Without the exporter's notes on every node: they hold paths of the machine that made the file."""
+    for holder in (model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
+        holder.ClearField("metadata_props")
+        holder.ClearField("doc_string")
+    for value in (*model.graph.input, *model.graph.output):
+        value.ClearField("metadata_props")
+    return model
 
 
 def load(path: Path) -> Runner:

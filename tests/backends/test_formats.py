@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from edgevit.backends.base import backend_of, backends, find_backend
 from edgevit.bundle.read import read_bundle
@@ -66,6 +67,14 @@ def test_onnx_states_its_opset_and_labels(exported: Exported) -> None:
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     assert metadata["labels"].split("\n") == list("0123456789")
     assert [model.graph.input[0].name, model.graph.output[0].name] == ["image", "probabilities"]
+
+
+def test_no_file_names_the_machine_that_made_it(exported: Exported) -> None:
+    for target in REPRODUCIBLE:
+        bundle = exported("tinyvit_digits", target)
+        data = next(path for path in bundle.iterdir() if path.suffix in (".onnx", ".tflite", ".pte")).read_bytes()
+        assert str(Path(torch.__file__).parents[1]).encode() not in data
+        assert str(Path(__file__).parents[2]).encode() not in data
 
 
 def test_tflite_metadata_names_labels_and_image(exported: Exported) -> None:
