@@ -101,11 +101,19 @@ RUNNERS = {"onnx": onnx_runner, "litert": litert_runner, "executorch": executorc
 
 def _measure(files: list[tuple[str, str]], shape: list[int], runs: int, threads: int, pipe: Any) -> None:
     """In a fresh process, tied to as many cores as threads."""
+    _quiet()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     from timing import interleaved
 
     example = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     pipe.send(interleaved([RUNNERS[fmt](Path(path), example, threads) for fmt, path in files], runs).tolist())
+
+
+def _quiet() -> None:
+    """Native code prints when a runtime starts; a process that fails closes its pipe, which is seen."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for fd in (1, 2):
+        os.dup2(nowhere, fd)
 
 
 def _resident(key: str) -> int:
@@ -115,6 +123,7 @@ def _resident(key: str) -> int:
 
 def _memory(fmt: str, path: str, shape: list[int], pipe: Any) -> None:
     """What loading a file and running it three times adds to a process that has the runtime already."""
+    _quiet()
     example = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     for module in IMPORTS[fmt]:
         import_module(module)
