@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 import warnings
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,10 @@ from edgevit.errors import UsageError
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
+
+
+_ONE_AT_A_TIME = threading.Lock()
+"""`torch.export` keeps its state in globals; two threads may export two models."""
 
 
 def reparameterize(model: nn.Module) -> nn.Module:
@@ -49,7 +54,7 @@ def capture(model: nn.Module, size: tuple[int, int]) -> ExportedProgram:
             where=str(error).splitlines()[0][:300],
             cure="leave --size out to use the size the model was made for",
         ) from error
-    with torch.no_grad(), warnings.catch_warnings():
+    with _ONE_AT_A_TIME, torch.no_grad(), warnings.catch_warnings():
         # An LSTM rebuilds its list of flat weights at every call; nothing of it is lost.
         warnings.filterwarnings("ignore", message=r"(?s).*were assigned during export")
         return torch.export.export(module, (example,), strict=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -748,6 +749,13 @@ def test_capture_leaves_the_model_alone() -> None:
     after = loaded.module.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(value, after[key]) for key, value in before.items())
+
+
+def test_two_threads_may_capture() -> None:
+    module = live(Wrap(lambda s, x: s.conv(x), conv=nn.Conv2d(3, 4, 3)))
+    with ThreadPoolExecutor(4) as pool:
+        programs = list(pool.map(lambda _: capture(module, (8, 8)), range(8)))
+    assert len({str(program.graph) for program in programs}) == 1
 
 
 def test_the_wrapper_normalises_as_the_reference_does() -> None:
