@@ -25,6 +25,9 @@ def reparameterize(model: nn.Module) -> nn.Module:
 
     Uses timm's own `reparameterize_model`, on a copy: the model passed in is left as it was.
     """
+    from edgevit.models.mend import mend_torchvision
+
+    mend_torchvision()
     from timm.utils.model import reparameterize_model
 
     return reparameterize_model(model.eval(), inplace=False)
