@@ -1,7 +1,8 @@
-"""The process that lowers or runs one artifact: ``python -m edgevit.backends._worker JOB.json``.
+"""The process that lowers or runs one artifact: ``python -m edgevit.backends._worker JOB.json [MODULE...]``.
 
-A toolchain may crash, abort or hang; in a process of its own it takes nothing with it. The worker
-ends when its standard input closes, so that it never outlives whoever started it.
+It imports the modules and waits for its job, if that is not there yet. A toolchain may crash, abort or
+hang; in a process of its own it takes nothing with it. The worker ends when its standard input closes,
+so that it never outlives whoever started it.
 """
 
 from __future__ import annotations
@@ -13,8 +14,13 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+_POLL_SECONDS = 0.02
 
 
 def _end_with_parent() -> None:
@@ -110,9 +116,24 @@ def _root_cause(error: BaseException) -> str:
 JOBS = {"lower": _lower, "run": _run, "place": _place}
 
 
-def main(path: Path) -> int:
+def _prepare(modules: Sequence[str]) -> None:
+    """Import what the job will need; what fails to import fails again, and is told, when the job needs it."""
+    if not modules:
+        return
+    with suppress(Exception):
+        from edgevit.models.mend import mend_torchvision
+
+        mend_torchvision()
+        for module in modules:
+            import_module(module)
+
+
+def main(path: Path, modules: Sequence[str] = ()) -> int:
     """Carry out the job and write its result beside it; returns the exit status."""
     _end_with_parent()
+    _prepare(modules)
+    while not path.exists():
+        time.sleep(_POLL_SECONDS)
     job = json.loads(path.read_text(encoding="utf-8"))
     try:
         result = {"ok": True, **JOBS[job["job"]](job)}
@@ -125,4 +146,4 @@ def main(path: Path) -> int:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])

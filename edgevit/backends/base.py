@@ -99,6 +99,7 @@ class Backend:
         describe: what a file of another tool takes and gives, or None.
         placement: which operators of a file its accelerated part executes, or None where that cannot be told here.
         effort: seconds that lowering a model of 5 M parameters takes, about; the longest start first.
+        imports: modules that lowering needs; they are imported while the model is captured.
     """
 
     name: str
@@ -121,6 +122,7 @@ class Backend:
     describe: Callable[[Path], FileInterface | None] = says_nothing
     placement: Callable[[Path], Placement | None] = placed_later
     effort: int = 0
+    imports: tuple[str, ...] = ()
 
     def runs_with(self) -> str:
         """What runs files on this machine, with its version, for people."""

@@ -187,4 +187,5 @@ BACKEND = Backend(
     keeps_fp32=True,
     describe=describe,
     effort=8,
+    imports=("edgevit.graph.prepare", "coremltools"),
 )

@@ -89,4 +89,5 @@ BACKEND = Backend(
     placement=placement,
     available=lambda variant: "the Core ML delegate runs on Apple systems only" if variant == "coreml" else "",
     effort=20,
+    imports=("edgevit.graph.prepare", "executorch.exir", "executorch.backends.xnnpack.partition.xnnpack_partitioner"),
 )

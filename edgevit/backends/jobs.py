@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,17 +43,61 @@ class Limits:
         return self.memory_bytes or int(psutil.virtual_memory().total * 0.9)
 
 
+@dataclass(frozen=True)
+class Worker:
+    """A process that waits for its one job, and imports a toolchain meanwhile.
+
+    Attributes:
+        process: `edgevit.backends._worker`.
+        request: the file that it waits for.
+        log: what it prints goes there.
+    """
+
+    process: subprocess.Popen[bytes]
+    request: Path
+    log: Path
+
+
+def start_worker(folder: Path, log: Path, limits: Limits, imports: Sequence[str] = ()) -> Worker:
+    """Start a worker.
+
+    Args:
+        folder: an existing scratch folder, the worker's own, for the job and its result.
+        log: gets everything that the process prints.
+        limits: for its number of threads.
+        imports: modules that its job will need.
+    """
+    request = folder / "job.json"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "edgevit.backends._worker", str(request), *imports],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=_environment(limits),
+            start_new_session=True,
+        )
+    return Worker(process, request, log)
+
+
 def run_job(
-    job: dict[str, Any], folder: Path, log: Path, limits: Limits, stop: threading.Event | None = None
+    job: dict[str, Any],
+    folder: Path,
+    log: Path,
+    limits: Limits,
+    stop: threading.Event | None = None,
+    worker: Worker | None = None,
 ) -> dict[str, Any]:
     """Carry out one job in a process of its own.
 
     Args:
         job: for `edgevit.backends._worker`.
-        folder: an existing scratch folder for the job and its result.
+        folder: an existing scratch folder; the job's own is made inside it.
         log: gets everything that the process prints.
         limits: time and memory; a worker past either is ended.
         stop: when set, the worker is ended and `InterruptedError` raised.
+        worker: started before, in place of one that is started now.
 
     Returns:
         What the job returned.
@@ -60,32 +105,33 @@ def run_job(
     Raises:
         ConversionFailed: it failed, crashed, or went past a limit; names the log.
     """
-    name = job["job"]
-    request = folder / f"{name}.json"
-    request.write_text(json.dumps({**job, "threads": limits.threads}), encoding="utf-8")
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "edgevit.backends._worker", str(request)],
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=_environment(limits),
-            start_new_session=True,
-        )
-        try:
-            broken = _watch(process, limits, stop)
-        finally:
-            _end(process)
-    result_file = request.with_suffix(".result")
+    if worker is None:
+        worker = start_worker(Path(tempfile.mkdtemp(prefix="job-", dir=folder)), log, limits)
+    written = worker.request.with_suffix(".part")
+    written.write_text(json.dumps({**job, "threads": limits.threads}), encoding="utf-8")
+    written.rename(worker.request)
+    try:
+        broken = _watch(worker.process, limits, stop)
+    finally:
+        end_worker(worker)
+        _keep_log(worker, log)
+    result_file = worker.request.with_suffix(".result")
     result = json.loads(result_file.read_text(encoding="utf-8")) if result_file.exists() else None
     if result and result["ok"]:
         return {key: value for key, value in result.items() if key != "ok"}
     raise ConversionFailed(
-        broken or _reason(result, process.returncode, log),
+        broken or _reason(result, worker.process.returncode, log),
         where=f"log: {log}",
         cure="read the log; edgevit doctor checks the toolchain's version",
     )
+
+
+def _keep_log(worker: Worker, log: Path) -> None:
+    """What a worker that was started before has printed belongs to its job."""
+    if worker.log != log:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as kept:
+            kept.write(worker.log.read_bytes())
 
 
 def _environment(limits: Limits) -> dict[str, str]:
@@ -113,7 +159,9 @@ def _watch(process: subprocess.Popen[bytes], limits: Limits, stop: threading.Eve
     return ""
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def end_worker(worker: Worker) -> None:
+    """End a worker, whatever it is doing; one that has ended is left alone."""
+    process = worker.process
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

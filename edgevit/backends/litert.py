@@ -181,4 +181,5 @@ BACKEND = Backend(
     placement=placement,
     available=lambda variant: "",
     effort=14,
+    imports=("edgevit.graph.prepare", "litert_torch"),
 )

@@ -113,4 +113,5 @@ BACKEND = Backend(
     placement=placement,
     available=lambda variant: "",
     effort=5,
+    imports=("edgevit.graph.prepare", "torch.onnx", "onnxscript", "onnxruntime"),
 )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import psutil
 from numpy.typing import NDArray
 
 from edgevit.backends.base import Backend, find_backend, labels_text
-from edgevit.backends.jobs import Limits, run_job
+from edgevit.backends.jobs import Limits, Worker, end_worker, run_job, start_worker
 from edgevit.backends.lowering import lower_job
 from edgevit.build import cache
 from edgevit.build.describe import cache_key, describe, model_folder, resolve_targets
@@ -73,6 +74,7 @@ class _Shared:
     limits: Limits
     stop: threading.Event
     listen: Listener
+    workers: dict[str, Worker]
 
 
 def export(options: ExportOptions, listen: Listener = ignore) -> list[ExportResult]:
@@ -133,21 +135,24 @@ def _build(options: ExportOptions, wanted: list[Runtime], home: Path, listen: Li
         from edgevit.graph.rewrites import check_rewrites
 
         check_rewrites(options.rewrites)
-    listen(Event(options.model, "loading", "building the model"))
-    loaded = load_model(
-        options.model,
-        weights=options.weights,
-        num_classes=options.num_classes,
-        labels=options.labels,
-        size=options.size,
-        seed=options.seed,
-    )
-    stop = threading.Event()
-    with staging(home / "shared") as scratch:
-        shared = _capture(loaded, options, wanted, scratch, home, stop, listen)
-        jobs = _jobs_at_once(options, len(wanted))
+    jobs = _jobs_at_once(options, len(wanted))
+    longest_first = sorted(wanted, key=lambda runtime: -find_backend(runtime.backend).effort)
+    limits, stop = _limits(options, jobs), threading.Event()
+    with (
+        staging(home / "shared") as scratch,
+        _started(longest_first[:jobs], options, limits, scratch) as workers,
+    ):
+        listen(Event(options.model, "loading", "building the model"))
+        loaded = load_model(
+            options.model,
+            weights=options.weights,
+            num_classes=options.num_classes,
+            labels=options.labels,
+            size=options.size,
+            seed=options.seed,
+        )
+        shared = _capture(loaded, options, wanted, scratch, home, limits, stop, listen, workers)
         with ThreadPoolExecutor(jobs) as pool:
-            longest_first = sorted(wanted, key=lambda runtime: -find_backend(runtime.backend).effort)
             futures = {runtime.name: pool.submit(_one_target, shared, runtime, home) for runtime in longest_first}
             try:
                 return {name: future.result() for name, future in futures.items()}
@@ -155,6 +160,33 @@ def _build(options: ExportOptions, wanted: list[Runtime], home: Path, listen: Li
                 stop.set()
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
+
+
+def _limits(options: ExportOptions, jobs: int) -> Limits:
+    return Limits(
+        seconds=options.timeout,
+        memory_bytes=int((options.memory_gib or 0) * 2**30),
+        threads=max(1, (os.cpu_count() or 1) // jobs),
+    )
+
+
+@contextmanager
+def _started(
+    first: Sequence[Runtime], options: ExportOptions, limits: Limits, scratch: Path
+) -> Iterator[dict[str, Worker]]:
+    """Workers for the first targets, by runtime: they import their toolchains while the model is captured."""
+    workers: dict[str, Worker] = {}
+    try:
+        for runtime in first:
+            name = folder_name(runtime, options.precision)
+            folder = scratch / name
+            folder.mkdir()
+            imports = find_backend(runtime.backend).imports
+            workers[runtime.name] = start_worker(folder, folder / "log", limits, imports)
+        yield workers
+    finally:
+        for worker in workers.values():
+            end_worker(worker)
 
 
 def _require(backend: Backend) -> None:
@@ -177,8 +209,10 @@ def _capture(
     wanted: Sequence[Runtime],
     scratch: Path,
     home: Path,
+    limits: Limits,
     stop: threading.Event,
     listen: Listener,
+    workers: dict[str, Worker],
 ) -> _Shared:
     import torch
 
@@ -198,13 +232,7 @@ def _capture(
     program = scratch / "program.pt2"
     torch.export.save(capture(loaded.module, loaded.preprocessing.size), program)
     inputs = {name: golden.inputs(loaded.preprocessing, manifest.input) for name, manifest in manifests.items()}
-    jobs = _jobs_at_once(options, len(wanted))
-    limits = Limits(
-        seconds=options.timeout,
-        memory_bytes=int((options.memory_gib or 0) * 2**30),
-        threads=max(1, (os.cpu_count() or 1) // jobs),
-    )
-    return _Shared(options, program, manifests, golden, inputs, home / _LOGS, limits, stop, listen)
+    return _Shared(options, program, manifests, golden, inputs, home / _LOGS, limits, stop, listen, workers)
 
 
 def _one_target(shared: _Shared, runtime: Runtime, home: Path) -> ExportResult:
@@ -252,7 +280,7 @@ def _lower(
     scratch = out.parent.parent
     job = lower_job(shared.program, manifest, runtime, out, **exchange)
     try:
-        return run_job(job, scratch, log, shared.limits, shared.stop)
+        return run_job(job, scratch, log, shared.limits, shared.stop, shared.workers.get(runtime.name))
     except ConversionFailed as error:
         if shutil.disk_usage(scratch).free < _NO_SPACE:
             raise disk_full(scratch.parent) from error

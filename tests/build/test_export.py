@@ -179,14 +179,22 @@ def test_one_targets_crash_leaves_the_others_alone(tmp_path: Path, monkeypatch: 
     real = subprocess.Popen
 
     def popen(command: list[str], **options: object) -> object:
-        crashes = Path(command[-1]).exists() and '"backend": "litert"' in Path(command[-1]).read_text()
+        crashes = "litert_torch" in command
         return real([sys.executable, "-c", "import os; os.abort()"] if crashes else command, **options)
 
     monkeypatch.setattr(jobs.subprocess, "Popen", popen)
-    litert, onnx = export(dataclasses.replace(BASE, targets=("litert", "onnx"), out=tmp_path, cache=False))
+    litert, onnx = export(dataclasses.replace(BASE, targets=("litert", "onnx"), out=tmp_path, cache=False, jobs=2))
     assert isinstance(litert.error, ConversionFailed)
     assert onnx.ok
     assert not (tmp_path / "shvit_digits/litert-fp32").exists()
+    assert left_behind(tmp_path) == []
+
+
+def test_an_export_that_fails_early_leaves_no_worker(tmp_path: Path) -> None:
+    with pytest.raises(UsageError):
+        export(dataclasses.replace(BASE, targets=("litert", "onnx"), out=tmp_path, cache=False, size=7))
+    workers = [one for one in psutil.Process().children(recursive=True) if "edgevit.backends._worker" in one.cmdline()]
+    assert workers == []
     assert left_behind(tmp_path) == []
 
 
