@@ -47,9 +47,6 @@ def _peak_memory() -> int:
 
 
 def _lower(job: dict[str, Any]) -> dict[str, Any]:
-    from edgevit.models.mend import mend_torchvision
-
-    mend_torchvision()
     import torch
 
     from edgevit.backends._lean import without_provenance
@@ -121,9 +118,6 @@ def _prepare(modules: Sequence[str]) -> None:
     if not modules:
         return
     with suppress(Exception):
-        from edgevit.models.mend import mend_torchvision
-
-        mend_torchvision()
         for module in modules:
             import_module(module)
 

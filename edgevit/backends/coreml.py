@@ -29,6 +29,7 @@ def _on_macos() -> bool:
 
 def lower(request: LowerRequest) -> None:
     """Write an .mlpackage: an image (or tensor) in, a classifier with labels (or logits) out."""
+    import edgevit.backends._coremltools  # noqa: F401, I001 - imports coremltools faster than it does itself
     import coremltools as ct
 
     manifest = request.manifest
@@ -186,6 +187,6 @@ BACKEND = Backend(
     engine="Core ML" if _on_macos() else TITLE,
     keeps_fp32=True,
     describe=describe,
-    effort=8,
-    imports=("edgevit.graph.prepare", "coremltools"),
+    effort=16,
+    imports=("edgevit.graph.prepare", "edgevit.backends._coremltools"),
 )

@@ -16,6 +16,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -192,7 +193,7 @@ def plain_file(name: str, fmt: str, home: Path) -> Path:
         done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
         if done.returncode:
             said = [line for line in done.stderr.splitlines() if "rror" in line] or done.stderr.splitlines() or ["?"]
-            raise RuntimeError(f"naive: {said[-1][:160]}")
+            raise RuntimeError("naive: " + re.sub(r"\S*/site-packages/", "", said[-1])[:160])
     return path
 
 
@@ -320,7 +321,8 @@ def render(results: dict[str, dict[str, Any]], threads: int) -> str:
         "## Size and memory",
         "",
         "Our file's size and how it differs from the plain one's; and the resident memory that loading and running "
-        "the plain and our file adds at its peak.",
+        "the plain and our file adds at its peak. ExecuTorch loads a delegate's weights and packs them into XNNPACK's "
+        "layout: where all of a model is one delegate, both are there at once for a moment.",
         "",
         *_table(
             ["model", *(HEADS[fmt] for fmt in FORMATS)],
