@@ -360,6 +360,13 @@ CASES = {
         3,
         aten.mean.dim,
     ),
+    "an image averaged": (
+        "delegated_sums",
+        Wrap(lambda s, x: x.mean((2, 3)) + x.mean((-1, -2), True).flatten(1)),
+        IMAGE,
+        1,
+        None,
+    ),
     "other means and sums": (
         "delegated_sums",
         Wrap(lambda s, x: x.mean((0, 1)) + x.sum((-1,), True) + x.sum(-1).sum(1, True)[..., None]),

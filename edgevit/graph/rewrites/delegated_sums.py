@@ -1,7 +1,7 @@
 """Means over tokens and sums over the last axis as products with a constant row.
 
-XNNPACK takes means over the two axes of an image only; ExecuTorch computes every other one on a portable
-kernel between two delegate calls. Exact within fp32 rounding.
+XNNPACK takes means over the two axes of an image only, and keeps these axes; ExecuTorch computes every
+other one on a portable kernel between two delegate calls. Exact within fp32 rounding.
 """
 
 from __future__ import annotations
@@ -21,9 +21,13 @@ def _axes(node: Node, rank: int) -> list[int]:
 
 
 def _mean(make: Builder, node: Node) -> Node | None:
-    """Over everything between the batch and the channels of [B, ..., C]."""
+    """Over everything between the batch and the channels of [B, ..., C], or over an image, whose axes stay at first."""
     size, result = shape(node.args[0]), shape(node)
-    if size is None or result is None or len(size) < 3 or _axes(node, len(size)) != list(range(1, len(size) - 1)):
+    if size is None or result is None or len(size) < 3:
+        return None
+    if len(size) == 4 and _axes(node, 4) == [2, 3] and not argument(node, "keepdim"):
+        return make.reshape(make.call(aten.mean.dim, operand(node), [2, 3], True), result)
+    if _axes(node, len(size)) != list(range(1, len(size) - 1)):
         return None
     tokens = prod(size[1:-1])
     turned = make.permute(make.reshape(operand(node), (size[0], tokens, size[-1])), [0, 2, 1])
