@@ -100,6 +100,8 @@ def _run(values: torch.Tensor) -> tuple[int, int]:
     return 0, 0
 
 
+MOST_AXES = 6
+"""XNNPACK permutes no more; a longer chain stays as the model has it (Hiera's unrolling has eight)."""
 _Digit = tuple[int, int]
 """One axis of a permutation: its size, and its stride where it comes from."""
 
@@ -180,7 +182,8 @@ def as_move(positions: torch.Tensor, start: tuple[int, ...]) -> Move | None:
     if starting is not None:
         forms.append(_as_move(starting, _split_alike(digits, starting), size))
     forms.append(_as_move(by_stride, digits, size))
-    return min(forms, key=lambda move: move.calls(start))
+    fit = [move for move in forms if len(move.split) <= MOST_AXES]
+    return min(fit, key=lambda move: move.calls(start)) if fit else None
 
 
 def _passes_on(node: object) -> bool:

@@ -388,6 +388,13 @@ CASES = {
         0,
         None,
     ),
+    "more axes than XNNPACK permutes": (
+        "merge_moves",
+        Wrap(lambda s, x: x.reshape(2, 3, 2, 3, 2, 3, 2).permute(6, 5, 4, 3, 2, 1, 0).reshape(-1).reshape(24, 18) * 2),
+        torch.randn(12, 36),
+        0,
+        None,
+    ),
     "tokens to an image": (
         "merge_moves",
         Wrap(lambda s, x: x.transpose(1, 2).reshape(2, 6, 2, 10).reshape(2, 6, 4, 5) * 2),
