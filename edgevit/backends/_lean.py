@@ -41,27 +41,17 @@ def without_provenance() -> Iterator[None]:
         yield
 
 
-def _most_concatenated(graph: Any) -> int:
-    cats = (node for node in graph.nodes if node.op == "call_function" and "cat.default" in str(node.target))
-    return max((len(node.args[0]) for node in cats), default=0)
-
-
-def _has_rank(graph: Any, operator: str, rank: int) -> bool:
-    found = (node for node in graph.nodes if node.op == "call_function" and operator in str(node.target))
-    return any(node.meta["val"].dim() == rank for node in found)
-
-
 def needed_passes(passes: list[Any], graph: Any) -> list[Any]:
     """Those of ExecuTorch's passes for XNNPACK that can match something; each traces the whole graph again."""
-    names = [str(node.target) for node in graph.nodes if node.op == "call_function"]
+    calls = [(str(node.target), node) for node in graph.nodes if node.op == "call_function"]
 
     def needed(name: str) -> bool:
         if name == "DecomposeConcatenate":
-            return _most_concatenated(graph) > 5
+            return any("cat.default" in called and len(node.args[0]) > 5 for called, node in calls)
         if name == "Conv1dUnsqueezePass":
-            return _has_rank(graph, "convolution", 3)
+            return any("convolution" in called and node.meta["val"].dim() == 3 for called, node in calls)
         words = _PASS_NEEDS.get(name)
-        return words is None or any(word in called for word in words for called in names)
+        return words is None or any(word in called for word in words for called, _ in calls)
 
     return [one for one in passes if needed(one.__name__)]
 

@@ -79,11 +79,6 @@ class Builder:
         """``x`` with its axes in another order, or itself where they are in that already."""
         return x if list(order) == sorted(order) else self.call(aten.permute.default, x, list(order))
 
-    def slice(self, x: Node, axis: int, start: int, length: int) -> Node:
-        """``length`` entries of one axis, or ``x`` itself where these are all."""
-        size = (shape(x) or ())[axis]
-        return x if length == size else self.call(aten.slice.Tensor, x, axis, start, start + length)
-
 
 Form = Callable[[Builder, Node], "Node | None"]
 

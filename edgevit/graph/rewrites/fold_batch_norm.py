@@ -50,7 +50,7 @@ def _affine(graph_module: GraphModule, node: Node) -> Affine | None:
     return Affine(scale, shift if bias is None else shift + bias.double())
 
 
-def _layer(graph_module: GraphModule, node: Node) -> tuple[torch.Tensor, torch.Tensor | None] | None:
+def layer_constants(graph_module: GraphModule, node: Node) -> tuple[torch.Tensor, torch.Tensor | None] | None:
     """(weight, bias) of a convolution or linear call with constant weights."""
     weight = constant(graph_module, argument(node, "weight"))
     bias_node = argument(node, "bias")
@@ -70,13 +70,24 @@ def set_layer(graph_module: GraphModule, node: Node, weight: torch.Tensor, bias:
 
 def scale_outputs(graph_module: GraphModule, node: Node, affine: Affine) -> bool:
     """Fold a per-output-channel affine map into the layer call ``node``."""
-    found = _layer(graph_module, node)
+    found = layer_constants(graph_module, node)
     if found is None:
         return False
     weight, bias = found
     scale = affine.scale.reshape(-1, *[1] * (weight.dim() - 1))
     shift = affine.shift if bias is None else affine.shift + bias.double() * affine.scale
     set_layer(graph_module, node, weight.double() * scale, shift)
+    return True
+
+
+def scale_inputs(graph_module: GraphModule, node: Node, affine: Affine) -> bool:
+    """Fold a per-feature affine map of a linear layer's input into the layer: W(sx + t) + b."""
+    found = layer_constants(graph_module, node)
+    if found is None:
+        return False
+    weight, bias = found[0].double(), found[1]
+    shift = weight @ affine.shift
+    set_layer(graph_module, node, weight * affine.scale, shift if bias is None else shift + bias.double())
     return True
 
 
@@ -104,12 +115,8 @@ def _fold_into_consumer(graph_module: GraphModule, node: Node, affine: Affine) -
     user = sole_user(node)
     if user is None or not is_call(user, aten.linear.default) or len(shape(node) or ()) != 2:
         return False
-    found = _layer(graph_module, user)
-    if found is None or user.args[0] is not node:
+    if user.args[0] is not node or not scale_inputs(graph_module, user, affine):
         return False
-    weight, bias = found[0].double(), found[1]
-    shift = weight @ affine.shift
-    set_layer(graph_module, user, weight * affine.scale, shift if bias is None else shift + bias.double())
     replace(node, operand(node))
     return True
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import torch
 from torch.fx import GraphModule, Node
 
-from edgevit.graph.fx import add_constant, argument, aten, calls, constant, finish, is_call
+from edgevit.graph.fx import argument, aten, calls, constant, finish, is_call
 from edgevit.graph.rewrites import Rewrite
+from edgevit.graph.rewrites.fold_batch_norm import Affine, layer_constants, scale_inputs
 
 
 def _vector(graph_module: GraphModule, node: Node, name: str) -> torch.Tensor | None:
@@ -21,21 +22,8 @@ def _vector(graph_module: GraphModule, node: Node, name: str) -> torch.Tensor | 
 
 def _reads(graph_module: GraphModule, user: Node, norm: Node) -> bool:
     """Whether a node is a linear layer over the norm's result, with constants that can be changed."""
-    if not is_call(user, aten.linear.default) or user.args[0] is not norm:
-        return False
-    shift = argument(user, "bias")
-    known = shift is None or constant(graph_module, shift) is not None
-    return known and constant(graph_module, argument(user, "weight")) is not None
-
-
-def _fold(graph_module: GraphModule, linear: Node, scale: torch.Tensor, shift: torch.Tensor) -> None:
-    weight = constant(graph_module, argument(linear, "weight"))
-    assert weight is not None
-    before = constant(graph_module, argument(linear, "bias"))
-    offset = weight.double() @ shift.double() + (0 if before is None else before.double())
-    folded = add_constant(graph_module, linear, (weight.double() * scale.double()).to(weight.dtype))
-    moved = add_constant(graph_module, linear, offset.to(weight.dtype))
-    linear.args, linear.kwargs = (linear.args[0], folded, moved), {}
+    is_reader = is_call(user, aten.linear.default) and user.args[0] is norm
+    return is_reader and layer_constants(graph_module, user) is not None
 
 
 @torch.no_grad()
@@ -48,8 +36,9 @@ def edit(graph_module: GraphModule) -> int:
             continue
         if shift is None and argument(node, "bias") is not None:
             continue
+        affine = Affine(scale.double(), (torch.zeros_like(scale) if shift is None else shift).double())
         for user in list(node.users):
-            _fold(graph_module, user, scale, torch.zeros_like(scale) if shift is None else shift)
+            scale_inputs(graph_module, user, affine)
         node.args = (node.args[0], argument(node, "normalized_shape"), None, None, argument(node, "eps"))
         node.kwargs = {}
         folded += 1

@@ -15,9 +15,10 @@ import torch
 from torch.fx import GraphModule, Node
 
 from edgevit.graph.builder import Builder
-from edgevit.graph.fx import LEAVES_GUARD, argument, aten, calls, constant, finish, shape
+from edgevit.graph.fx import LEAVES_GUARD, argument, aten, calls, finish, shape
 from edgevit.graph.moves import MOVES, PARTS, Move, as_move, traced
 from edgevit.graph.rewrites import Rewrite
+from edgevit.graph.rewrites.fold_batch_norm import layer_constants
 
 _CHANNEL_AXIS: dict[Any, int] = {aten.linear.default: -1, aten.conv2d.default: 1}
 
@@ -71,10 +72,10 @@ def _parts(layer: Node) -> list[_Part] | None:
 
 
 def _split(builder: Builder, layer: Node, parts: list[_Part]) -> bool:
-    weight = constant(builder.graph_module, argument(layer, "weight"))
-    bias = constant(builder.graph_module, argument(layer, "bias"))
-    if weight is None or (bias is None and argument(layer, "bias") is not None) or argument(layer, "groups", 1) != 1:
+    found = layer_constants(builder.graph_module, layer)
+    if found is None or argument(layer, "groups", 1) != 1:
         return False
+    weight, bias = found
     builder.at(layer)
     further = layer.args[3:]
     for part in parts:
