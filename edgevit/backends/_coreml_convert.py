@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _FUSE = "common::fuse_elementwise_to_batchnorm"
 _GUARD = " (guarded)"
+_RESCALE = "common::distributive_quantized_binary_op_scale_normalization"
 _FUSE_EXACTLY = "edgevit::fuse_elementwise_to_batchnorm"
 
 
@@ -40,8 +41,10 @@ def register_operators() -> None:
     register_torch_op(torch_alias=["lstm.input"], override=True)(lstm_input)
 
 
-def exact_pipeline() -> Any:
+def exact_pipeline(*, quantized: bool = False) -> Any:
     """coremltools' passes, with the fusion of a multiplication and an addition made exact.
+
+    Of a quantized program the scales stay as they are: one pass would change those of sums.
 
     coremltools 9.0 fuses ``x * a + b`` into a batch normalisation of variance 1 and leaves its
     epsilon at 1e-5: every such value, the normalised image among them, comes out 5e-6 too small.
@@ -51,6 +54,8 @@ def exact_pipeline() -> Any:
     _register_exact_fusion()
     pipeline = ct.PassPipeline.DEFAULT
     pipeline.passes = [_FUSE_EXACTLY if name == _FUSE else name for name in pipeline.passes]
+    if quantized:
+        pipeline.remove_passes({_RESCALE})
     return pipeline
 
 

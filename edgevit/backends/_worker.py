@@ -53,7 +53,9 @@ def _lower(job: dict[str, Any]) -> dict[str, Any]:
     from edgevit.backends.base import LowerRequest, find_backend
     from edgevit.backends.lowering import chosen_rewrites
     from edgevit.core.manifest import parse_manifest
+    from edgevit.core.recipe import read_recipe
     from edgevit.graph.prepare import prepare
+    from edgevit.graph.quantized.prepare import prepare_quantized
     from edgevit.graph.wrap import Interface
 
     torch.set_num_threads(job["threads"])
@@ -62,13 +64,21 @@ def _lower(job: dict[str, Any]) -> dict[str, Any]:
     given: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in job["interface"].items()}
     interface = Interface(**given)
     taps = job.get("taps", ())
+    recipe = read_recipe(Path(job["recipe"])) if "recipe" in job else None
     chosen = chosen_rewrites(manifest, job["variant"], half=interface.half)
     backend = find_backend(manifest.target.backend)
     with without_provenance():
         program = torch.export.load(job["program"])
-        prepared = prepare(program, interface, chosen, taps)
+        if recipe is None:
+            prepared = prepare(program, interface, chosen, taps)
+        else:
+            prepared = prepare_quantized(
+                program, interface, recipe, chosen, carried=backend.carries_integers, taps=taps
+            )
         out = Path(job["out"])
-        backend.lower(LowerRequest(prepared.program, manifest, job["variant"], job["version"], out, partial=bool(taps)))
+        backend.lower(
+            LowerRequest(prepared.program, manifest, job["variant"], job["version"], out, recipe, partial=bool(taps))
+        )
     facts = {
         "seconds": round(time.monotonic() - started, 2),
         "peak_memory_bytes": _peak_memory(),

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from edgevit.core.digest import package_versions
 from edgevit.core.manifest import InputInfo, Manifest
 from edgevit.core.placement import Placement
+from edgevit.core.recipe import Recipe
 from edgevit.errors import BadFile, UnknownName
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class LowerRequest:
         variant: of the runtime, e.g. ``coreml`` for ExecuTorch's Core ML delegate.
         version: the runtime's version floor.
         out: the file or package to write.
+        recipe: how the program was quantized, or None.
         partial: the program ends early, to look inside: what the manifest names may not be in it.
     """
 
@@ -46,6 +48,7 @@ class LowerRequest:
     variant: str
     version: str
     out: Path
+    recipe: Recipe | None = None
     partial: bool = False
 
 
@@ -96,6 +99,8 @@ class Backend:
         available: why files cannot be run on this machine, or an empty string.
         engine: what runs files here, where the packages' names do not say it.
         keeps_fp32: whether single operations of an fp16 program can stay in fp32.
+        carries_integers: whether a quantized program is lowered with its integers kept through operators that only
+            move values; without it the toolchain does that itself.
         describe: what a file of another tool takes and gives, or None.
         placement: which operators of a file its accelerated part executes, or None where that cannot be told here.
         effort: seconds that lowering a model of 5 M parameters takes, about; the longest start first.
@@ -119,6 +124,7 @@ class Backend:
     available: Callable[[str], str]
     engine: str = ""
     keeps_fp32: bool = False
+    carries_integers: bool = True
     describe: Callable[[Path], FileInterface | None] = says_nothing
     placement: Callable[[Path], Placement | None] = placed_later
     effort: int = 0

@@ -40,14 +40,14 @@ def lower(request: LowerRequest) -> None:
     else:
         options["outputs"] = [ct.TensorType(name=manifest.output.name)]
     kept = convert.KeepFp32(manifest.target.keep_fp32)
-    half = manifest.target.precision == "fp16"
+    half = manifest.target.precision != "fp32"
     model = ct.convert(
         convert.tag_modules(request.program.run_decompositions({})),
         inputs=[_input_type(manifest)],
         minimum_deployment_target=getattr(ct.target, request.version),
         compute_precision=ct.transform.FP16ComputePrecision(kept.selector()) if half else ct.precision.FLOAT32,
         skip_model_load=True,
-        pass_pipeline=convert.exact_pipeline(),
+        pass_pipeline=convert.exact_pipeline(quantized=request.recipe is not None),
         **options,
     )
     if not request.partial:
@@ -186,6 +186,7 @@ BACKEND = Backend(
     available=lambda variant: "",
     engine="Core ML" if _on_macos() else TITLE,
     keeps_fp32=True,
+    carries_integers=False,
     describe=describe,
     effort=16,
     imports=("edgevit.graph.prepare", "edgevit.backends._coremltools"),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevit.backends._litert_boundary import float_boundary
 from edgevit.backends._litert_placement import placed
 from edgevit.backends.base import Backend, LowerRequest, Runner, silenced
 from edgevit.core.flat import Table, item, root
@@ -27,7 +28,12 @@ def lower(request: LowerRequest) -> None:
     name = request.manifest.input.name
     example = request.program.example_inputs[0][0]
     module = request.program.module(check_guards=False)
-    converted = litert_torch.convert(module, sample_args=(example,))
+    options: dict[str, Any] = {}
+    if request.recipe is not None:
+        from edgevit.backends._litert_quantized import static_config, unfold_weights
+
+        module, options = unfold_weights(module), {"quant_config": static_config()}
+    converted = litert_torch.convert(module, sample_args=(example,), **options)
     plain = request.out.with_suffix(".plain")
     converted.export(str(plain))
     try:
@@ -65,6 +71,7 @@ def _finish(data: bytes, manifest: Manifest, input_name: str) -> bytes:
     model = schema.ModelT.InitFromPackedBuf(data, 0)
     for stored in model.buffers:
         _bring_inside(stored, data)
+    float_boundary(model, schema)
     graph = model.subgraphs[0]
     graph.tensors[graph.inputs[0]].name = input_name
     graph.tensors[graph.outputs[0]].name = manifest.output.name

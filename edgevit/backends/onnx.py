@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevit.backends._onnx_placement import placement
+from edgevit.backends._onnx_quantized import legalise
 from edgevit.backends.base import Backend, LowerRequest, Runner
 from edgevit.core.flat import messages, string, string_map
 from edgevit.core.manifest import MARKER
@@ -36,6 +37,8 @@ def lower(request: LowerRequest) -> None:
     )
     assert converted is not None
     model = _without_traces(converted.model_proto)
+    if request.recipe is not None:
+        model = legalise(model)
     model.producer_name = "edgevit"
     model.producer_version = manifest.edgevit
     for key, value in {MARKER: manifest.embedded(), "labels": "\n".join(manifest.labels)}.items():

@@ -15,6 +15,7 @@ from edgevit.core.manifest import (
     ModelInfo,
     OutputInfo,
     PreprocessInfo,
+    QuantizationInfo,
     TargetInfo,
     WeightsInfo,
 )
@@ -36,11 +37,6 @@ def resolve_targets(options: ExportOptions) -> list[Runtime]:
     found: list[Runtime] = []
     for name in options.targets:
         runtime = resolve_target(name)
-        if options.precision == "int8":
-            raise UsageError(
-                "int8 needs a quantization recipe, which this version does not take",
-                cure="choose --precision fp32 or fp16",
-            )
         check_precision(runtime, options.precision)
         if options.keep_fp32:
             _check_keep_fp32(runtime, options.precision)
@@ -68,6 +64,8 @@ def cache_key(options: ExportOptions, runtime: Runtime) -> str | None:
     """Everything that goes into one bundle, hashed; None where that cannot be told beforehand."""
     if options.model.startswith("hf-hub:") or options.images is not None:
         return None
+    if any(given and not given.startswith("digits:") for given in (options.calib, options.evaluate)):
+        return None
     if Path(options.model).is_dir() and options.weights == "pretrained":
         return None
     weights: Any = options.weights
@@ -86,6 +84,9 @@ def cache_key(options: ExportOptions, runtime: Runtime) -> str | None:
             "output": options.output,
             "precision": options.precision,
             "keep_fp32": options.keep_fp32,
+            "recipe": sha256_file(options.recipe) if options.recipe else None,
+            "calib": [options.calib, options.quantizer, options.keep_fp16],
+            "floor": [options.floor, options.evaluate],
             "rewrites": options.rewrites,
             "verify": options.verify,
             "runtime": runtime.model_dump(mode="json"),
@@ -95,7 +96,9 @@ def cache_key(options: ExportOptions, runtime: Runtime) -> str | None:
     )
 
 
-def describe(loaded: LoadedModel, options: ExportOptions, runtime: Runtime) -> Manifest:
+def describe(
+    loaded: LoadedModel, options: ExportOptions, runtime: Runtime, quantization: QuantizationInfo | None = None
+) -> Manifest:
     """The manifest of one artifact, without what only its making will tell."""
     backend = find_backend(runtime.backend)
     rule, image = loaded.preprocessing, options.input == "image"
@@ -146,6 +149,7 @@ def describe(loaded: LoadedModel, options: ExportOptions, runtime: Runtime) -> M
         ),
         labels=loaded.labels,
         opset=backend.opset,
+        quantization=quantization,
     )
 
 

@@ -21,12 +21,14 @@ from edgevit.backends.lowering import lower_job
 from edgevit.build import cache
 from edgevit.build.describe import cache_key, describe, model_folder, resolve_targets
 from edgevit.build.options import ExportOptions
+from edgevit.build.recipes import answering, check_options, describe_recipe, obtain_recipe
 from edgevit.bundle.card import write_card, write_licence
 from edgevit.bundle.golden import write_golden
 from edgevit.bundle.sbom import write_sbom
 from edgevit.bundle.write import REJECTED, disk_full, explained_disk_errors, publish, staging, write_manifest
 from edgevit.core.events import Event, Listener, ignore
 from edgevit.core.manifest import Lowering, Manifest, VerdictInfo
+from edgevit.core.recipe import RECIPE
 from edgevit.core.target import Runtime, folder_name
 from edgevit.errors import ConversionFailed, EdgevitError, MissingDependency
 from edgevit.verify.judge import give_inputs, judge, not_run, take_outputs, why_not_here
@@ -67,6 +69,7 @@ class _Shared:
 
     options: ExportOptions
     program: Path
+    recipe: Path | None
     manifests: dict[str, Manifest]
     golden: Golden
     inputs: dict[str, NDArray[Any]]
@@ -93,6 +96,7 @@ def export(options: ExportOptions, listen: Listener = ignore) -> list[ExportResu
         EnvironmentIncomplete: weights, packages or disk space are missing.
     """
     wanted = resolve_targets(options)
+    check_options(options)
     home = options.out / model_folder(options.model)
     _check_writable(home)
     results: dict[str, ExportResult] = {}
@@ -221,18 +225,25 @@ def _capture(
     from edgevit.verify.probes import make_golden
 
     extra = [read_picture(path) for path in picture_paths(options.images)] if options.images else []
-    manifests = {runtime.name: describe(loaded, options, runtime) for runtime in wanted}
+    listen(Event(options.model, "loading", "capturing the program"))
+    program = scratch / "program.pt2"
+    captured = capture(loaded.module, loaded.preprocessing.size)
+    torch.export.save(captured, program)
+    recipe, file = obtain_recipe(options, captured, loaded, listen), None
+    if recipe is not None:
+        file = scratch / RECIPE
+        file.write_text(recipe.to_json(), encoding="utf-8")
+    quantization = describe_recipe(recipe, file) if recipe and file else None
+    manifests = {runtime.name: describe(loaded, options, runtime, quantization) for runtime in wanted}
     golden = make_golden(
         loaded.module,
         loaded.preprocessing,
         probabilities=options.output == "probabilities",
         extra=extra,
+        quantized=answering(captured, recipe) if recipe else None,
     )
-    listen(Event(options.model, "loading", "capturing the program"))
-    program = scratch / "program.pt2"
-    torch.export.save(capture(loaded.module, loaded.preprocessing.size), program)
     inputs = {name: golden.inputs(loaded.preprocessing, manifest.input) for name, manifest in manifests.items()}
-    return _Shared(options, program, manifests, golden, inputs, home / _LOGS, limits, stop, listen, workers)
+    return _Shared(options, program, file, manifests, golden, inputs, home / _LOGS, limits, stop, listen, workers)
 
 
 def _one_target(shared: _Shared, runtime: Runtime, home: Path) -> ExportResult:
@@ -261,7 +272,11 @@ def _lower_and_judge(shared: _Shared, runtime: Runtime, destination: Path, scrat
     shared.listen(Event(name, "judging"))
     verdict = _verdict(shared, runtime, manifest, why_not, exchange, log)
     manifest = _complete(
-        bundle, manifest.model_copy(update={"verdict": verdict}), shared.golden, shared.inputs[runtime.name]
+        bundle,
+        manifest.model_copy(update={"verdict": verdict}),
+        shared.golden,
+        shared.inputs[runtime.name],
+        shared.recipe,
     )
     if verdict.status == "failed":
         return _reject(shared, bundle, destination, manifest, verdict)
@@ -278,7 +293,8 @@ def _lower(
 ) -> dict[str, Any]:
     """Write the model file and, where inputs are given, run it once it is written."""
     scratch = out.parent.parent
-    job = lower_job(shared.program, manifest, runtime, out, **exchange)
+    further = exchange if shared.recipe is None else {**exchange, "recipe": str(shared.recipe)}
+    job = lower_job(shared.program, manifest, runtime, out, **further)
     try:
         return run_job(job, scratch, log, shared.limits, shared.stop, shared.workers.get(runtime.name))
     except ConversionFailed as error:
@@ -293,20 +309,23 @@ def _verdict(
     golden = shared.golden
     if why_not:
         return not_run(manifest, len(golden.outputs), why_not)
-    verdict = judge(manifest, golden.outputs, take_outputs(exchange))
+    verdict = judge(manifest, golden.outputs, take_outputs(exchange), golden.exact)
     if verdict.status == "failed" and shared.options.bisect:
         from edgevit.verify.bisect import bisect
 
         scratch = Path(exchange["outputs"]).parent
-        finding = bisect(shared.program, manifest, runtime, shared.inputs[runtime.name], scratch, log, shared.limits)
+        inputs = shared.inputs[runtime.name]
+        finding = bisect(shared.program, manifest, runtime, inputs, scratch, log, shared.limits, shared.recipe)
         verdict = verdict.model_copy(update={"reasons": (*verdict.reasons, finding.sentence())})
     return verdict
 
 
-def _complete(bundle: Path, manifest: Manifest, golden: Golden, inputs: NDArray[Any]) -> Manifest:
+def _complete(bundle: Path, manifest: Manifest, golden: Golden, inputs: NDArray[Any], recipe: Path | None) -> Manifest:
     """Write everything that stands beside the model file."""
     with explained_disk_errors(bundle):
-        write_golden(bundle, golden.pictures, inputs, golden.outputs)
+        write_golden(bundle, golden.pictures, inputs, golden.outputs, golden.exact)
+        if recipe is not None:
+            shutil.copyfile(recipe, bundle / RECIPE)
         (bundle / "labels.txt").write_text(labels_text(manifest.labels), encoding="utf-8")
         write_licence(bundle, manifest)
         write_card(bundle, manifest)

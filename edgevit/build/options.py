@@ -28,6 +28,12 @@ class ExportOptions:
         precision: of the computation or of the stored weights, as the format has it.
         keep_fp32: of an fp16 program, what stays in fp32: operator types, names of operations or
             module paths, with wildcards.
+        recipe: how the model is quantized, from `edgevit quantize`.
+        calib: pictures to solve a recipe on, in place of one: a folder or ``digits:train``.
+        quantizer: that solves it.
+        keep_fp16: of a quantized model, module paths or layer names that stay in floating point, with wildcards.
+        floor: of a quantized model, the least accuracy on ``evaluate``, or agreement with the float model there.
+        evaluate: labelled pictures that the artifact is run on for the floor: ``digits:test`` or a folder of classes.
         rewrites: names of graph rewrites in place of the backend's own choice; ``none`` or ``all`` alone.
         images: a folder of pictures that are added to the probes.
         verify: run and compare; without it the manifest says that nothing was checked.
@@ -50,6 +56,12 @@ class ExportOptions:
     output: OutputKind = "probabilities"
     precision: Precision = "fp32"
     keep_fp32: tuple[str, ...] = ()
+    recipe: Path | None = None
+    calib: str | None = None
+    quantizer: str = "qhyvit"
+    keep_fp16: tuple[str, ...] = ()
+    floor: float | None = None
+    evaluate: str | None = None
     rewrites: tuple[str, ...] = ()
     images: Path | None = None
     verify: bool = True

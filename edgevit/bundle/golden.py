@@ -14,9 +14,13 @@ FOLDER = "golden"
 
 
 def write_golden(
-    folder: Path, pictures: tuple[NDArray[np.uint8], ...], inputs: NDArray[Any], outputs: NDArray[np.float32]
+    folder: Path,
+    pictures: tuple[NDArray[np.uint8], ...],
+    inputs: NDArray[Any],
+    outputs: NDArray[np.float32],
+    exact: NDArray[np.float32] | None = None,
 ) -> None:
-    """Write the vectors below a bundle folder."""
+    """Write the vectors below a bundle folder; of a quantized model also the float model's outputs, ``exact``."""
     from PIL import Image
     from safetensors.numpy import save_file
 
@@ -25,7 +29,8 @@ def write_golden(
     for index, picture in enumerate(pictures):
         Image.fromarray(picture).save(golden / f"probe_{index}.png", optimize=True)
     save_file({"inputs": np.ascontiguousarray(inputs)}, golden / "inputs.safetensors")
-    save_file({"outputs": np.ascontiguousarray(outputs)}, golden / "outputs.safetensors")
+    answers = {"outputs": outputs} if exact is None else {"outputs": outputs, "float_outputs": exact}
+    save_file({name: np.ascontiguousarray(one) for name, one in answers.items()}, golden / "outputs.safetensors")
 
 
 def read_tensor(path: Path, key: str) -> NDArray[Any]:

@@ -23,6 +23,7 @@ _COMMANDS = (
     "doctor",
     "inspect",
     "export",
+    "quantize",
     "verify",
     "predict",
     "evaluate",
@@ -32,7 +33,7 @@ _COMMANDS = (
 
 app = typer.Typer(
     name="edgevit",
-    help="Vision transformers for phones, Raspberry Pis and browsers: export, verify, run.",
+    help="Vision transformers for phones, Raspberry Pis and browsers: export, quantize, verify, run.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",

@@ -19,11 +19,16 @@ from edgevit.cli.console import (
     stderr,
 )
 from edgevit.cli.options import (
+    CalibOption,
     ClassesOption,
+    EvaluateOption,
+    FloorOption,
     InputName,
+    KeepFp16Option,
     LabelsOption,
     OutputName,
     PrecisionName,
+    QuantizerOption,
     SeedOption,
     SizeOption,
     WeightsOption,
@@ -44,6 +49,7 @@ def register(app: typer.Typer) -> None:
         epilog=examples(
             "export tinyvit_digits -t coreml -t litert -t executorch -t onnx",
             "export shvit_s4 -t onnx --precision fp16 --weights shvit_s4.pth -o dist",
+            "export tinyvit_digits -t litert --precision int8 --calib digits:train",
         ),
     )(export)
 
@@ -74,6 +80,14 @@ def export(
             help="With fp16: an operator type, operation or module that stays in fp32; may be repeated (Core ML).",
         ),
     ] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="How to quantize, from `edgevit quantize`.")
+    ] = None,
+    calib: CalibOption = None,
+    quantizer: QuantizerOption = "qhyvit",
+    keep_fp16: KeepFp16Option = None,
+    evaluate: EvaluateOption = None,
+    floor: FloorOption = None,
     rewrites: Annotated[
         list[str] | None,
         typer.Option(
@@ -115,6 +129,12 @@ def export(
         output=output.value,
         precision=precision.value,
         keep_fp32=tuple(keep_fp32 or ()),
+        recipe=recipe,
+        calib=calib,
+        quantizer=quantizer,
+        keep_fp16=tuple(keep_fp16 or ()),
+        evaluate=evaluate,
+        floor=floor,
         rewrites=tuple(name for given in rewrites or () for name in given.split(",") if name),
         images=images,
         verify=verify,

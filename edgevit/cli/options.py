@@ -15,6 +15,9 @@ class PrecisionName(StrEnum):
     FP32 = "fp32"
     FP16 = "fp16"
     INT8 = "int8"
+    INT8_DYNAMIC = "int8-dynamic"
+    W8 = "w8"
+    W4 = "w4"
 
 
 class InputName(StrEnum):
@@ -48,6 +51,31 @@ LabelsOption = Annotated[
 ]
 SizeOption = Annotated[int | None, typer.Option("--size", min=1, help="Side of the square input in pixels.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Of random weights.")]
+
+
+CalibOption = Annotated[
+    str | None,
+    typer.Option("--calib", metavar="DIR|digits:train", help="Pictures to calibrate on."),
+]
+QuantizerOption = Annotated[
+    str, typer.Option("--quantizer", metavar="NAME", help="The method; docs/quantization.md compares them.")
+]
+KeepFp16Option = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--keep-fp16",
+        metavar="PATTERN",
+        help="A module or layer that stays in floating point (fp16 where the format computes so); may be repeated.",
+    ),
+]
+FloorOption = Annotated[
+    float | None,
+    typer.Option("--floor", metavar="SHARE", help="Least accuracy, or agreement with float; otherwise exit code 3."),
+]
+EvaluateOption = Annotated[
+    str | None,
+    typer.Option("--evaluate", metavar="DATASET", help="Labelled pictures: digits:test, or a folder of classes."),
+]
 
 
 def model_options(

@@ -52,9 +52,48 @@ class TargetInfo(Strict):
 
     backend: str
     runtime: str
-    precision: Literal["fp32", "fp16", "int8"]
+    precision: Literal["fp32", "fp16", "int8", "int8-dynamic", "w8", "w4"]
     keep_fp32: tuple[str, ...] = ()
     rewrites: tuple[str, ...] = ()
+
+
+class CalibrationInfo(Strict):
+    """The pictures that a recipe was solved on."""
+
+    source: str
+    images: int = Field(ge=1)
+    seed: int
+    sha256: str
+    skipped: int = Field(default=0, ge=0)
+
+
+class Agreement(Strict):
+    """A quantized model against the float one, on pictures of a data set.
+
+    ``top1`` is the share of pictures with the same most likely class; ``sqnr_db`` the ratio of the float
+    logits' power to that of the difference, in decibels; the accuracies are there where the pictures have labels.
+    """
+
+    dataset: str
+    images: int = Field(ge=1)
+    top1: float = Field(ge=0, le=1)
+    sqnr_db: float | None = None
+    accuracy: float | None = None
+    float_accuracy: float | None = None
+
+
+class QuantizationInfo(Strict):
+    """How the model was quantized; ``recipe`` is the digest of the bundle's ``recipe.json``."""
+
+    quantizer: str
+    weight_bits: int
+    activation_bits: int | None = None
+    dynamic: bool = False
+    layers: int
+    kept: int = 0
+    recipe: str
+    calibration: CalibrationInfo | None = None
+    agreement: Agreement | None = None
 
 
 class InputInfo(Strict):
@@ -94,18 +133,24 @@ class Lowering(Strict):
     """What the conversion cost, and what it reached.
 
     ``delegated_share`` is the part of the multiply-accumulate operations that the runtime's accelerated part
-    executes, 0 to 1; absent where the runtime decides that on the device.
+    executes, 0 to 1; absent where the runtime decides that on the device. ``integer_share`` is the part that
+    integer kernels execute.
     """
 
     seconds: float
     peak_memory_bytes: int
     rewrites: dict[str, int]
     delegated_share: float | None = None
+    integer_share: float | None = None
     log: str = ""
 
 
 class VerdictInfo(Strict):
-    """The comparison with PyTorch; see docs/verdict.md."""
+    """The comparison with PyTorch; see docs/verdict.md.
+
+    Of a quantized artifact ``error`` is by the quantized model in PyTorch; ``float_error`` and ``float_top1``, the
+    share of probes with the same most likely class, are by the float one.
+    """
 
     status: Literal["passed", "failed", "not_run"]
     runtime: str
@@ -114,6 +159,8 @@ class VerdictInfo(Strict):
     tolerance: float | None = None
     discrimination: float | None = None
     top1_equal: bool | None = None
+    float_error: float | None = None
+    float_top1: float | None = None
     reasons: tuple[str, ...] = ()
 
 
@@ -139,6 +186,7 @@ class Manifest(Strict):
     output: OutputInfo
     labels: tuple[str, ...]
     opset: str = ""
+    quantization: QuantizationInfo | None = None
     lowering: Lowering | None = None
     verdict: VerdictInfo | None = None
     files: tuple[FileEntry, ...] | None = None
@@ -162,7 +210,7 @@ def parse_manifest(text: str | bytes, where: str) -> Manifest:
     if len(text) > MAX_BYTES:
         raise BadFile("the manifest is larger than 4 MiB", where=where)
     try:
-        values = json.loads(text, object_pairs_hook=_no_repeats)
+        values = json.loads(text, object_pairs_hook=no_repeats)
         return Manifest.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
@@ -176,7 +224,8 @@ def parse_manifest(text: str | bytes, where: str) -> Manifest:
         raise BadFile(f"the manifest is not valid JSON: {error}", where=where) from error
 
 
-def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For `json.loads`: refuses an object that has a key twice."""
     keys = [key for key, _ in pairs]
     if len(set(keys)) != len(keys):
         raise ValueError("a key is repeated")

@@ -81,6 +81,11 @@ def add_constant(graph_module: GraphModule, before: Node, value: torch.Tensor) -
     return node
 
 
+def first_output(answer: Any) -> Any:
+    """What a captured graph gives, of several results the first."""
+    return answer[0] if isinstance(answer, (tuple, list)) else answer
+
+
 def shape(node: Any) -> tuple[int, ...] | None:
     """The recorded shape of a node's tensor, or None where it has none."""
     value = node.meta.get("val") if isinstance(node, Node) else None

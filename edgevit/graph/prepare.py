@@ -66,8 +66,12 @@ def prepare(
         chosen: the rewrites, in order.
         taps: names of intermediate values to answer with in place of the logits.
     """
+    return finished(graph_of(program), interface, chosen, taps)
+
+
+def finished(core: GraphModule, interface: Interface, chosen: Iterable[Rewrite], taps: Sequence[str] = ()) -> Prepared:
+    """The same from a graph, which is edited in place; arguments as for `prepare`."""
     chosen = tuple(chosen)
-    core = graph_of(program)
     matched = apply_rewrites(core, chosen)
     if taps:
         tap(core, taps)

@@ -22,11 +22,14 @@ from edgevit.backends.base import find_backend
 from edgevit.backends.jobs import Limits, run_job
 from edgevit.backends.lowering import chosen_rewrites, interface_of, lower_job
 from edgevit.core.manifest import Manifest
+from edgevit.core.recipe import RECIPE, read_recipe
 from edgevit.core.target import Runtime, runtimes
 from edgevit.verify.compare import TOLERANCE
 from edgevit.verify.judge import run_artifact
 
 if TYPE_CHECKING:
+    from torch.fx import GraphModule
+
     from edgevit.bundle.read import Bundle
     from edgevit.graph.rewrites import Rewrite
     from edgevit.graph.taps import Tap
@@ -70,10 +73,18 @@ class _Search:
     scratch: Path
     log: Path
     limits: Limits
+    recipe: Path | None = None
 
 
 def bisect(
-    program: Path, manifest: Manifest, runtime: Runtime, inputs: NDArray[Any], scratch: Path, log: Path, limits: Limits
+    program: Path,
+    manifest: Manifest,
+    runtime: Runtime,
+    inputs: NDArray[Any],
+    scratch: Path,
+    log: Path,
+    limits: Limits,
+    recipe: Path | None = None,
 ) -> Finding:
     """Bisect a captured program on one runtime.
 
@@ -85,12 +96,12 @@ def bisect(
         scratch: an existing folder.
         log: gets what the toolchain prints.
         limits: of each process.
+        recipe: how the program is quantized, a file.
     """
-    from edgevit.graph.prepare import rewritten_core
     from edgevit.graph.taps import tappable
 
-    search = _Search(program, manifest, runtime, inputs[:2], scratch, log, limits)
-    taps = tappable(rewritten_core(program, _rewrites(search)))
+    search = _Search(program, manifest, runtime, inputs[:2], scratch, log, limits, recipe)
+    taps = tappable(_core(search))
     good, bad, error, lowerings = -1, len(taps), 0.0, 0
     while bad - good > 1:
         chosen = _spaced(taps, good, bad)
@@ -137,15 +148,26 @@ def _rewrites(search: _Search) -> tuple[Rewrite, ...]:
     return chosen_rewrites(search.manifest, search.runtime.variant, half=half)
 
 
+def _core(search: _Search) -> GraphModule:
+    """The graph that is lowered, in PyTorch."""
+    from edgevit.graph.prepare import rewritten_core
+    from edgevit.graph.quantized.prepare import rewritten_quantized
+
+    chosen = _rewrites(search)
+    if search.recipe is None:
+        return rewritten_core(search.program, chosen)
+    carried = find_backend(search.manifest.target.backend).carries_integers
+    return rewritten_quantized(search.program, read_recipe(search.recipe), chosen, carried=carried)
+
+
 def _reference(search: _Search, names: list[str]) -> NDArray[np.float32]:
     """The values in PyTorch, in float32."""
     import torch
 
-    from edgevit.graph.prepare import rewritten_core
     from edgevit.graph.taps import tap
     from edgevit.graph.wrap import Interface, Wrapped
 
-    core = rewritten_core(search.program, _rewrites(search))
+    core = _core(search)
     tap(core, names)
     given = {**interface_of(search.manifest, search.runtime), "probabilities": False, "half": False}
     wrapped = Wrapped(core, Interface(**given), {})
@@ -161,7 +183,8 @@ def _artifact(search: _Search, names: list[str], numbers: int) -> NDArray[np.flo
     output = search.manifest.output.model_copy(update={"kind": "logits", "name": "taps", "classes": numbers})
     manifest = search.manifest.model_copy(update={"output": output, "labels": (), "lowering": None, "verdict": None})
     file = search.scratch / f"taps{find_backend(manifest.target.backend).suffix}"
-    job = lower_job(search.program, manifest, search.runtime, file, taps=names)
+    recipe = {} if search.recipe is None else {"recipe": str(search.recipe)}
+    job = lower_job(search.program, manifest, search.runtime, file, taps=names, **recipe)
     run_job(job, search.scratch, search.log, search.limits)
     return run_artifact(manifest.target.backend, file, search.inputs, search.scratch, search.log, search.limits)
 
@@ -183,4 +206,5 @@ def bisect_bundle(bundle: Bundle, loaded: LoadedModel) -> Finding:
         scratch = Path(name)
         torch.export.save(capture(loaded.module, manifest.preprocess.size), scratch / "program.pt2")
         runtime = runtimes()[manifest.target.runtime]
-        return bisect(scratch / "program.pt2", manifest, runtime, inputs, scratch, scratch / "log", Limits())
+        recipe = bundle.path / RECIPE if manifest.quantization else None
+        return bisect(scratch / "program.pt2", manifest, runtime, inputs, scratch, scratch / "log", Limits(), recipe)

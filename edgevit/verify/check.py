@@ -15,11 +15,12 @@ from edgevit.bundle.deployed import preprocessing_rule
 from edgevit.bundle.golden import FOLDER, golden_pictures, read_tensor
 from edgevit.bundle.read import Bundle
 from edgevit.core.manifest import VerdictInfo, parse_manifest
+from edgevit.core.recipe import RECIPE, read_recipe
 from edgevit.core.spec import Preprocessing
 from edgevit.data.images import picture_paths, read_picture
 from edgevit.errors import UsageError
 from edgevit.verify.judge import judge, not_run, run_artifact, why_not_here
-from edgevit.verify.probes import make_inputs, reference_outputs
+from edgevit.verify.probes import Answering, make_inputs, reference_outputs
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -64,15 +65,16 @@ def verify_bundle(
     golden_inputs = read_tensor(bundle.path / FOLDER / "inputs.safetensors", "inputs")
     golden_outputs = read_tensor(bundle.path / FOLDER / "outputs.safetensors", "outputs")
     found = _preprocessing_faults(bundle, pictures, golden_inputs, rule) + _embedded_faults(bundle)
-    inputs, expected = golden_inputs, golden_outputs
+    inputs, expected, exact = golden_inputs, golden_outputs, None
+    if manifest.quantization:
+        exact = read_tensor(bundle.path / FOLDER / "outputs.safetensors", "float_outputs")
     if reference is not None:
         pictures += [read_picture(path) for path in (picture_paths(images) if images else [])]
-        expected = reference_outputs(
-            reference,
-            pictures,
-            rule,
-            probabilities=manifest.output.kind == "probabilities",
-        )
+        probabilities = manifest.output.kind == "probabilities"
+        expected = reference_outputs(reference, pictures, rule, probabilities=probabilities)
+        if manifest.quantization:
+            quantized = _quantized(reference, bundle)
+            exact, expected = expected, reference_outputs(quantized, pictures, rule, probabilities=probabilities)
         inputs = make_inputs(pictures, rule, manifest.input)
     reason = why_not_here(manifest)
     if reason:
@@ -81,10 +83,21 @@ def verify_bundle(
     with tempfile.TemporaryDirectory() as scratch:
         log = log or Path(scratch) / "run.log"
         outputs = run_artifact(manifest.target.backend, bundle.entry, inputs, Path(scratch), log, limits or Limits())
-    verdict = judge(manifest, expected, outputs)
+    verdict = judge(manifest, expected, outputs, exact)
     if found:
         return verdict.model_copy(update={"status": "failed", "reasons": (*found, *verdict.reasons)})
     return verdict
+
+
+def _quantized(reference: nn.Module, bundle: Bundle) -> Answering:
+    """A PyTorch model as the bundle's recipe quantizes it."""
+    from edgevit.graph.capture import capture
+    from edgevit.graph.fx import first_output
+    from edgevit.graph.quantized.prepare import quantized_core
+
+    program = capture(reference, bundle.manifest.preprocess.size)
+    core = quantized_core(program, read_recipe(bundle.path / RECIPE))
+    return lambda pixels: first_output(core(pixels))
 
 
 def _preprocessing_faults(

@@ -14,9 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-TOLERANCE = {"fp32": 5e-5, "fp16": 1e-2}
-DISCRIMINATION = {"fp32": 100.0, "fp16": 10.0}
-_FLOOR = {"fp32": 1e-20, "fp16": 1e-4}
+from edgevit.core.target import QUANTIZED
+
+TOLERANCE = {"fp32": 5e-5, "fp16": 1e-2} | dict.fromkeys(QUANTIZED, 0.25)
+"""Of a quantized file that is compared with the float model alone, not with its recipe, little can be asked."""
+DISCRIMINATION = {"fp32": 100.0, "fp16": 10.0} | dict.fromkeys(QUANTIZED, 1.5)
+_FLOOR = {"fp32": 1e-20, "fp16": 1e-4} | dict.fromkeys(QUANTIZED, 1e-4)
 _TIE = 0.1
 
 Floats = NDArray[np.float32]

@@ -13,7 +13,8 @@ from edgevit.backends.base import find_backend
 from edgevit.backends.jobs import Limits, run_job
 from edgevit.core.manifest import Manifest, VerdictInfo
 from edgevit.core.target import runtimes
-from edgevit.verify.compare import compare
+from edgevit.verify.compare import compare, scores
+from edgevit.verify.quantized import compare_quantized
 
 
 def give_inputs(inputs: NDArray[Any], scratch: Path) -> dict[str, str]:
@@ -71,10 +72,22 @@ def why_not_here(manifest: Manifest) -> str:
 
 
 def judge_outputs(
-    backend: str, reference: NDArray[np.float32], outputs: NDArray[np.float32], *, kind: str, precision: str
+    backend: str,
+    reference: NDArray[np.float32],
+    outputs: NDArray[np.float32],
+    *,
+    kind: str,
+    precision: str,
+    exact: NDArray[np.float32] | None = None,
 ) -> VerdictInfo:
-    """The verdict on an artifact's outputs; arguments as for `edgevit.verify.compare.compare`."""
-    found = compare(reference, outputs, kind=kind, precision=precision)
+    """The verdict on an artifact's outputs; arguments as for `edgevit.verify.compare.compare`.
+
+    With ``exact``, the float model's outputs, it is that of `edgevit.verify.quantized.compare_quantized`.
+    """
+    if exact is None:
+        found = compare(reference, outputs, kind=kind, precision=precision)
+    else:
+        found = compare_quantized(reference, exact, outputs, kind=kind)
     return VerdictInfo(
         status="passed" if found.passed else "failed",
         runtime=find_backend(backend).runs_with(),
@@ -84,13 +97,31 @@ def judge_outputs(
         discrimination=found.discrimination if np.isfinite(found.discrimination) else None,
         top1_equal=found.top1_equal,
         reasons=found.reasons,
+        **({} if exact is None else _by_float(exact, outputs, kind)),
     )
 
 
-def judge(manifest: Manifest, reference: NDArray[np.float32], outputs: NDArray[np.float32]) -> VerdictInfo:
+def _by_float(exact: NDArray[np.float32], outputs: NDArray[np.float32], kind: str) -> dict[str, float]:
+    """How far outputs are from the float model's."""
+    if outputs.shape != exact.shape or not np.isfinite(outputs).all():
+        return {}
+    true, found = (scores(values, kind, "fp16") for values in (exact, outputs))
+    spread = float(np.ptp(true)) or 1.0
+    return {
+        "float_error": float(np.sqrt(np.square(found - true).mean())) / spread,
+        "float_top1": float((found.argmax(axis=1) == true.argmax(axis=1)).mean()),
+    }
+
+
+def judge(
+    manifest: Manifest,
+    reference: NDArray[np.float32],
+    outputs: NDArray[np.float32],
+    exact: NDArray[np.float32] | None = None,
+) -> VerdictInfo:
     """The verdict on outputs that were produced from the golden inputs."""
-    target = manifest.target
-    return judge_outputs(target.backend, reference, outputs, kind=manifest.output.kind, precision=target.precision)
+    kind, target = manifest.output.kind, manifest.target
+    return judge_outputs(target.backend, reference, outputs, kind=kind, precision=target.precision, exact=exact)
 
 
 def not_run(manifest: Manifest, probes: int, reason: str) -> VerdictInfo:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image as Picture
     from torch import nn
 
+Answering = Callable[["torch.Tensor"], "torch.Tensor"]
+"""A module, or any function from normalised float32 [1, 3, H, W] to logits."""
 _SHAPES = ((1.0, 1.0), (1.3, 1.0), (1.0, 1.7), (2.0, 2.0), (0.8, 1.1), (1.0, 1.0))
 _SEED = 11
 
@@ -29,11 +31,13 @@ class Golden:
 
     Attributes:
         pictures: [h, w, 3] uint8 RGB each, of various sizes.
-        outputs: float32 [N, classes].
+        outputs: float32 [N, classes], of the model as it is exported.
+        exact: of the float model, where what is exported is quantized.
     """
 
     pictures: tuple[NDArray[np.uint8], ...]
     outputs: NDArray[np.float32]
+    exact: NDArray[np.float32] | None = None
 
     def inputs(self, rule: Preprocessing, source: InputInfo) -> NDArray[Any]:
         """The exact inputs of the pictures for a model with that input."""
@@ -74,7 +78,7 @@ def timm_transform(rule: Preprocessing) -> Callable[[Picture], torch.Tensor]:
 
 
 def reference_outputs(
-    module: nn.Module, pictures: list[Picture], rule: Preprocessing, *, probabilities: bool
+    module: Answering, pictures: list[Picture], rule: Preprocessing, *, probabilities: bool
 ) -> NDArray[np.float32]:
     """PyTorch's answers, through timm's own evaluation transform.
 
@@ -93,11 +97,19 @@ def reference_outputs(
 
 
 def make_golden(
-    module: nn.Module, rule: Preprocessing, *, probabilities: bool, extra: list[Picture] | None = None
+    module: nn.Module,
+    rule: Preprocessing,
+    *,
+    probabilities: bool,
+    extra: list[Picture] | None = None,
+    quantized: Answering | None = None,
 ) -> Golden:
-    """The golden vectors of one model: the structured probes and any real pictures given."""
+    """The golden vectors of one model, or of its quantized form: the structured probes and any real pictures given."""
     from PIL import Image
 
     arrays = probe_pictures(rule.size) + [np.asarray(picture.convert("RGB")) for picture in extra or []]
     pictures = [Image.fromarray(array) for array in arrays]
-    return Golden(tuple(arrays), reference_outputs(module, pictures, rule, probabilities=probabilities))
+    exact = reference_outputs(module, pictures, rule, probabilities=probabilities)
+    if quantized is None:
+        return Golden(tuple(arrays), exact)
+    return Golden(tuple(arrays), reference_outputs(quantized, pictures, rule, probabilities=probabilities), exact)

@@ -1,0 +1,51 @@
+"""Float inputs and outputs for TFLite models that the converter left with integer ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def float_boundary(model: Any, schema: Any) -> None:
+    """Give a model whose input or output is an integer tensor a float one, in place.
+
+    The converter moves a quantization of the input, and a dequantization of the output, out of the model.
+
+    Args:
+        model: `ModelT` of one subgraph, with one input and one output.
+        schema: the module of LiteRT's schema.
+    """
+    graph = model.subgraphs[0]
+    kinds, codes = schema.TensorType, schema.BuiltinOperator
+    (source,), (result,) = graph.inputs, graph.outputs
+    if graph.tensors[source].type == kinds.INT8:
+        graph.inputs = [_float_twin(graph, source, schema)]
+        graph.operators.insert(0, _convert(model, codes.QUANTIZE, graph.inputs[0], source, schema))
+    if graph.tensors[result].type == kinds.INT8:
+        graph.outputs = [_float_twin(graph, result, schema)]
+        graph.operators.append(_convert(model, codes.DEQUANTIZE, result, graph.outputs[0], schema))
+    for signature in model.signatureDefs or []:
+        signature.inputs[0].tensorIndex, signature.outputs[0].tensorIndex = graph.inputs[0], graph.outputs[0]
+
+
+def _float_twin(graph: Any, place: int, schema: Any) -> int:
+    """A new float tensor of the same shape; returns its place."""
+    plain, made = graph.tensors[place], schema.TensorT()
+    made.name, made.shape, made.shapeSignature = plain.name, plain.shape, plain.shapeSignature
+    made.type, made.buffer, made.isVariable, made.hasRank = schema.TensorType.FLOAT32, 0, False, plain.hasRank
+    plain.name = bytes(plain.name) + b"_integers"
+    graph.tensors.append(made)
+    return len(graph.tensors) - 1
+
+
+def _convert(model: Any, code: int, source: int, result: int, schema: Any) -> Any:
+    """A QUANTIZE or DEQUANTIZE operator."""
+    known = [one.builtinCode for one in model.operatorCodes]
+    if code not in known:
+        added = schema.OperatorCodeT()
+        added.builtinCode = added.deprecatedBuiltinCode = code
+        added.version = 2
+        model.operatorCodes.append(added)
+        known.append(code)
+    made = schema.OperatorT()
+    made.opcodeIndex, made.inputs, made.outputs = known.index(code), [source], [result]
+    return made

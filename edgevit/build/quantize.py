@@ -1,0 +1,72 @@
+"""Load a model, quantize it, hold it to its floor, and write the recipe and its report."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgevit.bundle.write import explained_disk_errors
+from edgevit.errors import CheckFailed, UsageError
+from edgevit.quant.options import QuantizeOptions
+
+if TYPE_CHECKING:
+    from edgevit.quant.run import Quantized
+
+TYPE_SUFFIX = ".json"
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that it is either complete or as it was before."""
+    with explained_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+        try:
+            scratch.write_text(text, encoding="utf-8")
+            scratch.replace(path)
+        finally:
+            scratch.unlink(missing_ok=True)
+
+
+def quantize(
+    model: str, options: QuantizeOptions, out: Path, *, report: Path | None = None, **further: Any
+) -> Quantized:
+    """Quantize a model and write its recipe.
+
+    Args:
+        model: a name, see `edgevit.models.registry.find_model`.
+        options: how.
+        out: the recipe's file. Where a floor is missed, it is written beside it, as ``NAME.rejected.json``.
+        report: the HTML page of every layer's sensitivity.
+        further: ``progress`` and ``warn`` as for `edgevit.quant.run.quantize_loaded`; the rest goes to
+            `edgevit.models.load.load_model`.
+
+    Returns:
+        The recipe, and the layers' sensitivity where a report was asked for.
+
+    Raises:
+        UsageError: the request is wrong; nothing was written.
+        BadFile: the pictures cannot be used.
+        CheckFailed: the floor was missed, or the model gives values that are not finite.
+    """
+    options.check()
+    if out.suffix != TYPE_SUFFIX or out.is_dir():
+        raise UsageError(f"a recipe is a .json file, not {out}", cure=f"-o {out.with_suffix(TYPE_SUFFIX)}")
+    from edgevit.models.load import load_model
+    from edgevit.quant.run import check_floor, quantize_loaded
+
+    said = {key: further.pop(key) for key in ("progress", "warn") if key in further}
+    found = quantize_loaded(load_model(model, **further), options, report=report is not None, **said)
+    if report is not None:
+        from edgevit.report.sensitivity import sensitivity_page
+
+        write_whole(report, sensitivity_page(found.recipe, found.layers))
+    try:
+        check_floor(found.recipe, options.floor)
+    except CheckFailed as error:
+        kept = out.with_suffix(".rejected" + TYPE_SUFFIX)
+        write_whole(kept, found.recipe.to_json())
+        error.where = f"{error.where}; kept for inspection as {kept}"
+        raise
+    write_whole(out, found.recipe.to_json())
+    return found

@@ -1,0 +1,63 @@
+"""The graph that a recipe speaks of: the same for all formats, named and digested."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.fx import Node
+
+from edgevit.graph.fx import attribute
+from edgevit.graph.prepare import apply_rewrites, graph_of
+from edgevit.graph.rewrites import rewrites
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+    from torch.fx import GraphModule
+
+BEFORE = (
+    "inline_autocast",
+    "drop_noops",
+    "fold_constants",
+    "fold_batch_norm",
+    "fold_layer_scale",
+    "merge_residual_conv",
+    "bypass_expand",
+    "resize_as_matmul",
+    "split_projections",
+    "fold_attention_scale",
+    "flat_tokens",
+)
+"""Rewrites that decide which layers there are and what they compute: made once, before anything is quantized."""
+
+
+def quantizable(program: ExportedProgram) -> GraphModule:
+    """A captured program's graph as all formats quantize it, free to edit."""
+    core = graph_of(program)
+    apply_rewrites(core, (one for one in rewrites() if one.name in BEFORE))
+    return core
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Node):
+        return value.name
+    if isinstance(value, (tuple, list)):
+        return "[" + ",".join(map(_text, value)) + "]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{_text(one)}" for key, one in value.items()) + "}"
+    return str(value)
+
+
+def digest(core: GraphModule) -> str:
+    """SHA-256 of a graph's operators, names and constants: what a recipe's names refer to."""
+    found = hashlib.sha256()
+    for node in core.graph.nodes:
+        found.update(f"{node.name} {node.op} {node.target} {_text(node.args)} {_text(node.kwargs)}\n".encode())
+        if node.op == "get_attr":
+            value = attribute(core, str(node.target))
+            if isinstance(value, torch.Tensor):
+                plain = value.detach().contiguous()
+                found.update(f"{plain.dtype} {tuple(plain.shape)}".encode())
+                found.update(plain.flatten().view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
+    return found.hexdigest()

@@ -1,0 +1,1 @@
+"""Post-training quantization for hybrid vision transformers: from pictures to a recipe."""

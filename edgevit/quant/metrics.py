@@ -1,0 +1,34 @@
+"""How far a layer's result is off, for each of its output channels.
+
+All take the result with quantized operands, the float one and, for Fisher, the gradient of the loss by the
+float one, as [rows, groups, outputs], and give [groups, outputs]; smaller is better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+Metric = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+_TINY = 1e-12
+
+
+def mse(found: Tensor, expected: Tensor, gradient: Tensor | None) -> Tensor:  # noqa: ARG001
+    """Mean squared error."""
+    return (found - expected).square().mean(0)
+
+
+def cosine(found: Tensor, expected: Tensor, gradient: Tensor | None) -> Tensor:  # noqa: ARG001
+    """One minus the cosine similarity over the rows (EasyQuant, equation 3)."""
+    product = (found * expected).sum(0)
+    return 1 - product / (found.norm(dim=0) * expected.norm(dim=0)).clamp_min(_TINY)
+
+
+def fisher(found: Tensor, expected: Tensor, gradient: Tensor | None) -> Tensor:
+    """Squared error weighted by the squared gradient: the diagonal of the Fisher information in place of the Hessian.
+
+    PTQ4ViT (equation 9) and Q-HyViT (equation 8).
+    """
+    assert gradient is not None
+    return ((found - expected) * gradient).square().mean(0)

@@ -1,0 +1,50 @@
+"""From sampled values to the range that a code covers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from edgevit.core.recipe import UniformCode
+from edgevit.graph.quantized.codes import fake_uniform, uniform_code
+from edgevit.quant.samples import Values
+
+Range = tuple[float, float]
+Observer = Callable[[Values, int], Range]
+PERCENTILES = (0.999, 0.9999, 0.99999)
+"""RepQ-ViT's candidates."""
+
+
+def minmax(values: Values, bits: int) -> Range:  # noqa: ARG001 - every observer is told the bits
+    """Everything that was seen."""
+    return values.low, values.high
+
+
+def squared_error(sampled: Tensor, code: UniformCode) -> float:
+    """Mean squared rounding and clipping error."""
+    rounded = fake_uniform(sampled, code.scale, code.zero_point, code.low, code.high)
+    return float((rounded - sampled).square().mean())
+
+
+def _best(sampled: Tensor, ranges: list[Range], bits: int) -> Range:
+    errors = [squared_error(sampled, uniform_code(low, high, bits)) for low, high in ranges]
+    return ranges[errors.index(min(errors))]
+
+
+def _quantile(ordered: Tensor, share: float) -> float:
+    return float(ordered[min(len(ordered) - 1, round(share * (len(ordered) - 1)))])
+
+
+def percentile(values: Values, bits: int) -> Range:
+    """The percentiles with the smallest squared error among `PERCENTILES` (RepQ-ViT, section 4.1)."""
+    sampled = values.all_sampled()
+    ordered = sampled.sort().values
+    return _best(sampled, [(_quantile(ordered, 1 - share), _quantile(ordered, share)) for share in PERCENTILES], bits)
+
+
+def omse(values: Values, bits: int) -> Range:
+    """The share of the whole range with the smallest squared error (optimal MSE), in steps of a hundredth."""
+    shares = torch.linspace(0.1, 1.0, 91).tolist()
+    return _best(values.all_sampled(), [(values.low * share, values.high * share) for share in shares], bits)

@@ -1,0 +1,19 @@
+"""EasyQuant: layer after layer, on the inputs that the layers before it give once they are quantized."""
+
+from __future__ import annotations
+
+from edgevit.quant.bench import Bench
+from edgevit.quant.metrics import cosine
+from edgevit.quant.registry import Quantizer
+from edgevit.quant.search import Grid
+from edgevit.quant.sequential import solve_in_order
+
+GRID = Grid(alpha=0.5, beta=1.2, count=100, rounds=1)
+
+
+def solve(bench: Bench) -> None:
+    """Cosine similarity, symmetric codes, in order."""
+    solve_in_order(bench, GRID, cosine)
+
+
+QUANTIZER = Quantizer("easyquant", __doc__.splitlines()[0], "Wu et al., 2020, arXiv 2006.16669", solve)

@@ -1,0 +1,67 @@
+"""FQ-ViT: power-of-two factors for the inputs of LayerNorm, logarithmic codes for attention.
+
+Weights by the largest magnitude of each output channel; activations asymmetric, one scale each.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from edgevit.core.recipe import FactorCode, LogCode
+from edgevit.graph.fx import is_call
+from edgevit.graph.quantized.codes import uniform_code
+from edgevit.quant.bench import Bench, largest_weights, observe_values
+from edgevit.quant.observers import minmax
+from edgevit.quant.operands import ATTENTION, NORM, is_probability, operators_of, sample_operands
+from edgevit.quant.registry import Quantizer
+
+MOST_FACTOR = 3
+ATTENTION_BITS = 4
+
+
+def factor_code(rows: Tensor, bits: int) -> FactorCode:
+    """Power-of-two factors (equations 10 to 12).
+
+    The step of the whole tensor is divided by 2^3; each channel takes the factor 2^0 to 2^3 with the smallest
+    squared error.
+
+    Args:
+        rows: [N, channels].
+        bits: of the code.
+    """
+    whole = uniform_code(float(rows.min()), float(rows.max()), bits)
+    scale = whole.scale / (1 << MOST_FACTOR)
+    codes = [
+        FactorCode(bits=bits, scale=scale, zero_point=whole.zero_point, factors=(factor,) * rows.shape[1])
+        for factor in range(MOST_FACTOR + 1)
+    ]
+    from edgevit.graph.quantized.codes import fake_code
+
+    errors = torch.stack([(fake_code(rows, code) - rows).square().sum(0) for code in codes])
+    return codes[0].model_copy(update={"factors": tuple(errors.argmin(0).tolist())})
+
+
+def solve(bench: Bench) -> None:
+    """Ranges as seen, and the codes inside of operators where they may be."""
+    observe_values(bench, minmax)
+    largest_weights(bench)
+    if bench.exportable:
+        return
+    sampled = sample_operands(bench.core, bench.pictures)
+    for node in operators_of(bench.core):
+        if is_call(node, NORM):
+            bench.operands[node.name] = {"input": factor_code(sampled[node.name]["input"], bench.activation_bits)}
+        elif is_call(node, ATTENTION):
+            bench.operands[node.name] = {"probabilities": LogCode(bits=ATTENTION_BITS, base="2", scale=1.0)}
+        elif is_probability(bench.core, node):
+            bench.operands[node.name] = {"input": LogCode(bits=ATTENTION_BITS, base="2", scale=1.0)}
+
+
+QUANTIZER = Quantizer(
+    "fqvit",
+    __doc__.splitlines()[0],
+    "Lin et al., IJCAI 2022, arXiv 2111.13824",
+    solve,
+    simulated="power-of-two factors in LayerNorm, log2 codes of attention",
+)

@@ -1,0 +1,16 @@
+"""The whole range that was seen, for every value and every output channel: what converters do by default."""
+
+from __future__ import annotations
+
+from edgevit.quant.bench import Bench, largest_weights, observe_values
+from edgevit.quant.observers import minmax
+from edgevit.quant.registry import Quantizer
+
+
+def solve(bench: Bench) -> None:
+    """Ranges as seen."""
+    observe_values(bench, minmax)
+    largest_weights(bench)
+
+
+QUANTIZER = Quantizer("minmax", __doc__.splitlines()[0], "Jacob et al., CVPR 2018, arXiv 1712.05877", solve)

@@ -1,0 +1,16 @@
+"""Ranges that leave out the rarest values: of three percentiles the one with the smallest squared error."""
+
+from __future__ import annotations
+
+from edgevit.quant.bench import Bench, largest_weights, observe_values
+from edgevit.quant.observers import percentile
+from edgevit.quant.registry import Quantizer
+
+
+def solve(bench: Bench) -> None:
+    """Ranges without outliers."""
+    observe_values(bench, percentile)
+    largest_weights(bench)
+
+
+QUANTIZER = Quantizer("percentile", __doc__.splitlines()[0], "Li et al., CVPR 2019 (FQN); arXiv 2212.08254", solve)

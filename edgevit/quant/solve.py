@@ -1,0 +1,222 @@
+"""From a captured model and pictures to a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+import torch
+from torch.fx import GraphModule
+
+from edgevit.core.recipe import Recipe, RecipeModel
+from edgevit.errors import UsageError
+from edgevit.graph.fx import is_call
+from edgevit.graph.quantized.core import digest, quantizable
+from edgevit.graph.quantized.folds import Site, sites_of
+from edgevit.graph.quantized.insert import insert
+from edgevit.graph.quantized.layers import CONVOLUTION, LINEAR, Layer, Plan, layers_of, plan
+from edgevit.quant.bench import Bench, make_readings
+from edgevit.quant.gradients import layer_gradients
+from edgevit.quant.operands import insert_operands
+from edgevit.quant.options import Bits
+from edgevit.quant.quantizers.minmax import solve as first_guesses
+from edgevit.quant.registry import Quantizer
+from edgevit.quant.samples import collect
+from edgevit.quant.weights import weight_codes
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+    from edgevit.quant.pictures import Pictures
+
+Progress = Callable[[str, int, int], None]
+"""Is told (what is being done, how much of it is done, of how much)."""
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """Tell nobody."""
+
+
+def matching(layer: Layer, patterns: Collection[str]) -> str | None:
+    """The first pattern that a layer's module, or one around it, or its name matches."""
+    names = (layer.name, layer.module)
+    hits = (p for p in patterns for name in names if fnmatchcase(name, p) or fnmatchcase(name, f"{p}.*"))
+    return next(hits, None)
+
+
+def kept_layers(core: GraphModule, patterns: Collection[str]) -> dict[str, str]:
+    """Layers that stay in floating point because they were asked to, with the pattern that did.
+
+    Raises:
+        UsageError: a pattern matches no layer.
+    """
+    layers = layers_of(core)
+    for pattern in patterns:
+        if not any(matching(layer, [pattern]) for layer in layers):
+            known = sorted({layer.module for layer in layers if layer.module})
+            raise UsageError(
+                f"--keep-fp16 {pattern} matches no layer",
+                where="layers are " + ", ".join(known[:4]) + (", ..." if len(known) > 4 else ""),
+                cure="give a module path or a layer's name, with wildcards",
+            )
+    found = ((layer.name, matching(layer, patterns)) for layer in layers)
+    return {name: f"asked for: {pattern}" for name, pattern in found if pattern}
+
+
+def _channel_axes(sites: dict[str, Site]) -> dict[str, int]:
+    """Where the channels of each value are that can be changed."""
+    return {
+        name: 1 if is_call(site.maker, CONVOLUTION) or "group_norm" in str(site.maker.target) else -1
+        for name, site in sites.items()
+    }
+
+
+def _usable_sites(core: GraphModule, found: Plan) -> dict[str, Site]:
+    """Sites whose value and layers are all quantized."""
+    layers, points = {layer.node for layer in found.layers}, set(found.points)
+    makers = layers | {node for node in core.graph.nodes if not is_call(node, CONVOLUTION, LINEAR)}
+    return {
+        site.value.name: site
+        for site in sites_of(core)
+        if site.value in points and site.maker in makers and all(one.node in layers for one in site.consumers)
+    }
+
+
+def quantized_graph(core: GraphModule, recipe: Recipe, *, check: bool = True) -> GraphModule:
+    """A graph that computes what a recipe says, in place; also what no runtime can execute."""
+    insert(core, recipe, check=check)
+    insert_operands(core, recipe.operands)
+    return core
+
+
+@dataclass(frozen=True)
+class Source:
+    """A float graph that can be made again and again, for a recipe to be solved on and tried on.
+
+    Attributes:
+        make: a fresh copy, free to edit.
+        model: what a recipe says of it.
+    """
+
+    make: Callable[[], GraphModule]
+    model: RecipeModel
+
+
+def source_of_program(program: ExportedProgram, name: str, size: tuple[int, int], classes: int) -> Source:
+    """The graph of a captured program."""
+    model = RecipeModel(name=name, size=size, classes=classes, graph=digest(quantizable(program)))
+    return Source(lambda: quantizable(program), model)
+
+
+def blank_recipe(source: Source, core: GraphModule, quantizer: str, bits: Bits, kept: dict[str, str]) -> Recipe:
+    """A recipe without any code yet."""
+    return Recipe(
+        edgevit=metadata.version("edgevit"),
+        torch=torch.__version__.partition("+")[0],
+        model=source.model,
+        quantizer=quantizer,
+        weight_bits=bits.weights,
+        activation_bits=bits.activations,
+        dynamic=bits.dynamic,
+        kept=kept,
+        modules={layer.name: layer.module for layer in layers_of(core)},
+    )
+
+
+@torch.no_grad()
+def solve_weights(source: Source, bits: Bits, keep: Collection[str] = ()) -> Recipe:
+    """Quantize weights alone; of a dynamic recipe those of linear layers only.
+
+    Raises:
+        UsageError: a pattern of ``keep`` matches nothing, or there is nothing to quantize.
+    """
+    core = source.make()
+    kept = kept_layers(core, keep)
+    if bits.dynamic:
+        convolutions = (layer for layer in layers_of(core) if layer.is_convolution)
+        kept |= {layer.name: "a convolution: dynamic quantization is for linear layers" for layer in convolutions}
+    layers = [layer for layer in layers_of(core) if layer.name not in kept]
+    if not layers:
+        raise UsageError("there is no layer to quantize so", cure="choose --precision w8, or int8 with --calib DIR")
+    codes = weight_codes(layers, bits.weights)
+    return blank_recipe(source, core, "least-error", bits, kept).model_copy(update={"weights": codes})
+
+
+@torch.no_grad()
+def solve_recipe(
+    source: Source,
+    quantizer: Quantizer,
+    pictures: Pictures,
+    *,
+    bits: Bits | None = None,
+    keep: Collection[str] = (),
+    kept: dict[str, str] | None = None,
+    exportable: bool = False,
+    progress: Progress = silent,
+) -> Recipe:
+    """Quantize weights and activations.
+
+    Args:
+        source: the float graph.
+        quantizer: the method.
+        pictures: to calibrate on.
+        bits: of weights and activations, 8 and 8 if not given.
+        keep: module paths or layer names that stay in floating point, with wildcards.
+        kept: further layers that do, with the reason for each.
+        exportable: leave out what no runtime can execute.
+        progress: is told what is being done.
+
+    Raises:
+        UsageError: a pattern of ``keep`` matches nothing.
+        CheckFailed: the model gives values that are not finite.
+    """
+    bits = bits or Bits()
+    core = source.make()
+    left = kept_layers(core, keep) | (kept or {})
+    found, total = plan(core, left), len(pictures)
+    base = blank_recipe(source, core, quantizer.name, bits, left)
+    sites = _usable_sites(core, found)
+    samples = collect(core, found, pictures, _channel_axes(sites), _advance(progress, "calibrating", total))
+    bench = Bench(
+        core=core,
+        plan=found,
+        sites=sites,
+        samples=samples,
+        pictures=pictures,
+        weight_bits=bits.weights,
+        activation_bits=bits.activations or 8,
+        exportable=exportable,
+        readings=make_readings(found, samples),
+        tell=lambda text: progress(text, 0, 0),
+    )
+    if quantizer.gradients:
+        first_guesses(bench)
+        guess = base.model_copy(update={"weights": bench.weights, "activations": bench.activations})
+        samples.gradients = layer_gradients(
+            core, insert(source.make(), guess, check=False), found, pictures, _advance(progress, "gradients", total)
+        )
+        bench = replace(bench, readings=make_readings(found, samples), weights={}, activations={})
+    quantizer.solve(bench)
+    return base.model_copy(
+        update={
+            "calibration": pictures.info,
+            "folds": tuple(bench.folds),
+            "weights": bench.weights,
+            "activations": bench.activations,
+            "operands": bench.operands,
+        }
+    )
+
+
+def _advance(progress: Progress, stage: str, total: int) -> Callable[[int], None]:
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(stage, done, total)
+
+    return advance

@@ -1,0 +1,1 @@
+"""Self-contained pages and texts about what was measured."""
