@@ -1,4 +1,4 @@
-"""Float inputs and outputs for TFLite models that the converter left with integer ones."""
+"""Operators between floats and integers for TFLite models, where the converter left them out."""
 
 from __future__ import annotations
 
@@ -19,25 +19,35 @@ def float_boundary(model: Any, schema: Any) -> None:
     (source,), (result,) = graph.inputs, graph.outputs
     if graph.tensors[source].type == kinds.INT8:
         graph.inputs = [_float_twin(graph, source, schema)]
-        graph.operators.insert(0, _convert(model, codes.QUANTIZE, graph.inputs[0], source, schema))
+        graph.tensors[source].name = bytes(graph.tensors[source].name) + b"_integers"
+        graph.operators.insert(0, _operator(model, codes.QUANTIZE, graph.inputs[0], source, schema))
     if graph.tensors[result].type == kinds.INT8:
         graph.outputs = [_float_twin(graph, result, schema)]
-        graph.operators.append(_convert(model, codes.DEQUANTIZE, result, graph.outputs[0], schema))
+        graph.tensors[result].name = bytes(graph.tensors[result].name) + b"_integers"
+        graph.operators.append(_operator(model, codes.DEQUANTIZE, result, graph.outputs[0], schema))
     for signature in model.signatureDefs or []:
         signature.inputs[0].tensorIndex, signature.outputs[0].tensorIndex = graph.inputs[0], graph.outputs[0]
 
 
+def converting(model: Any, schema: Any, place: int, before: int) -> int:
+    """Dequantize the tensor at a place in front of an operator; returns the place of the floats."""
+    graph = model.subgraphs[0]
+    floats = _float_twin(graph, place, schema)
+    graph.tensors[floats].name = bytes(graph.tensors[place].name) + b"_floats"
+    graph.operators.insert(before, _operator(model, schema.BuiltinOperator.DEQUANTIZE, place, floats, schema))
+    return floats
+
+
 def _float_twin(graph: Any, place: int, schema: Any) -> int:
-    """A new float tensor of the same shape; returns its place."""
+    """A new float tensor of the same name and shape; returns its place."""
     plain, made = graph.tensors[place], schema.TensorT()
     made.name, made.shape, made.shapeSignature = plain.name, plain.shape, plain.shapeSignature
     made.type, made.buffer, made.isVariable, made.hasRank = schema.TensorType.FLOAT32, 0, False, plain.hasRank
-    plain.name = bytes(plain.name) + b"_integers"
     graph.tensors.append(made)
     return len(graph.tensors) - 1
 
 
-def _convert(model: Any, code: int, source: int, result: int, schema: Any) -> Any:
+def _operator(model: Any, code: int, source: int, result: int, schema: Any) -> Any:
     """A QUANTIZE or DEQUANTIZE operator."""
     known = [one.builtinCode for one in model.operatorCodes]
     if code not in known:

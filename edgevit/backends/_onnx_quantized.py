@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from edgevit.core.recipe import Recipe
+
 _MOVES = frozenset(
     {"Reshape", "Transpose", "Slice", "Split", "Concat", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Expand"}
 )
@@ -103,10 +105,80 @@ def _unsigned_activations(graph: _Graph) -> None:
             value.type.tensor_type.elem_type = TensorProto.UINT8
 
 
-def legalise(model: Any) -> Any:
+def _dynamic_products(graph: _Graph) -> None:
+    """Gemm on integer weights as ONNX Runtime's integer product of an input that is quantized as it comes."""
+    from onnx import helper
+
+    for node in [node for node in graph.graph.node if node.op_type == "Gemm"]:
+        weight = graph.makers.get(node.input[1])
+        if weight is None or weight.op_type != "DequantizeLinear" or len(node.input) < 3:
+            continue
+        integers, scale = graph.value(weight.input[0]), graph.value(weight.input[1])
+        transposed = any(one.name == "transB" and one.i for one in node.attribute)
+        if integers is None or scale is None:
+            continue
+        name = node.output[0]
+        kernel = graph.add(name + "_kernel", np.ascontiguousarray(integers.T if transposed else integers))
+        factor = graph.add(name + "_factor", scale.astype(np.float32))
+        parts = [f"{name}_{part}" for part in ("input", "step", "zero", "sum", "floats", "steps", "product")]
+        rows, step, zero, total, floats, steps, product = parts
+        made = [
+            helper.make_node("DynamicQuantizeLinear", [node.input[0]], [rows, step, zero], name=rows),
+            helper.make_node("MatMulInteger", [rows, kernel, zero], [total], name=total),
+            helper.make_node("Cast", [total], [floats], name=floats, to=1),
+            helper.make_node("Mul", [step, factor], [steps], name=steps),
+            helper.make_node("Mul", [floats, steps], [product], name=product),
+            helper.make_node("Add", [product, node.input[2]], [name], name=node.name),
+        ]
+        place = list(graph.graph.node).index(node)
+        graph.graph.node.remove(node)
+        for offset, one in enumerate(made):
+            graph.graph.node.insert(place + offset, one)
+    _drop_unread_nodes(graph)
+
+
+def _drop_unread_nodes(graph: _Graph) -> None:
+    read = {name for node in graph.graph.node for name in node.input} | {one.name for one in graph.graph.output}
+    for node in [node for node in graph.graph.node if not any(name in read for name in node.output)]:
+        graph.graph.node.remove(node)
+
+
+def _narrow_weights(graph: _Graph, recipe: Recipe) -> None:
+    """Weights of 4 bits as such, two in a byte."""
+    from onnx import TensorProto, helper
+
+    for node in [node for node in graph.graph.node if node.op_type == "DequantizeLinear"]:
+        integers, scale = graph.value(node.input[0]), graph.value(node.input[1])
+        if integers is None or scale is None or not _has_bits(recipe, 4, scale):
+            continue
+        stored = graph.constants[node.input[0]]
+        narrow = helper.make_tensor(stored.name, TensorProto.INT4, integers.shape, integers.flatten().tolist())
+        stored.CopyFrom(narrow)
+        zero = helper.make_tensor(node.input[2] + "_narrow", TensorProto.INT4, scale.shape, [0] * scale.size)
+        if zero.name not in graph.constants:
+            graph.graph.initializer.append(zero)
+            graph.constants[zero.name] = graph.graph.initializer[-1]
+        node.input[2] = zero.name
+
+
+def _has_bits(recipe: Recipe, bits: int, scale: np.ndarray[Any, Any]) -> bool:
+    return any(
+        code.bits == bits
+        and len(code.scale) == scale.size
+        and np.array_equal(np.asarray(code.scale, np.float32), scale)
+        for code in recipe.weights.values()
+    )
+
+
+def legalise(model: Any, recipe: Recipe) -> Any:
     """Rewrite a ModelProto in place, exactly; returns it."""
     graph = _Graph(model.graph)
-    _integer_biases(graph)
-    _unsigned_activations(graph)
+    if recipe.dynamic:
+        _dynamic_products(graph)
+    elif recipe.activation_bits is None:
+        _narrow_weights(graph, recipe)
+    else:
+        _integer_biases(graph)
+        _unsigned_activations(graph)
     graph.drop_unread()
     return model

@@ -72,9 +72,7 @@ def _lower(job: dict[str, Any]) -> dict[str, Any]:
         if recipe is None:
             prepared = prepare(program, interface, chosen, taps)
         else:
-            prepared = prepare_quantized(
-                program, interface, recipe, chosen, carried=backend.carries_integers, taps=taps
-            )
+            prepared = prepare_quantized(program, interface, recipe, chosen, backend.quantized_form(), taps)
         out = Path(job["out"])
         backend.lower(
             LowerRequest(prepared.program, manifest, job["variant"], job["version"], out, recipe, partial=bool(taps))

@@ -25,6 +25,8 @@ from edgevit.errors import BadFile, UnknownName
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
+    from edgevit.graph.quantized.prepare import Form
+
 Runner = Callable[[NDArray[Any]], NDArray[np.float32]]
 GROUP = "edgevit.backends"
 
@@ -77,6 +79,13 @@ def says_nothing(path: Path) -> FileInterface | None:  # noqa: ARG001
     return None
 
 
+def usual_form() -> Form:
+    """All of a quantized program as Q/DQ nodes, integers kept wherever values only move."""
+    from edgevit.graph.quantized.prepare import Form
+
+    return Form()
+
+
 @dataclass(frozen=True)
 class Backend:
     """The code that writes, runs and inspects one format.
@@ -99,8 +108,7 @@ class Backend:
         available: why files cannot be run on this machine, or an empty string.
         engine: what runs files here, where the packages' names do not say it.
         keeps_fp32: whether single operations of an fp16 program can stay in fp32.
-        carries_integers: whether a quantized program is lowered with its integers kept through operators that only
-            move values; without it the toolchain does that itself.
+        quantized_form: how a quantized program is lowered, a function since it takes torch to say.
         describe: what a file of another tool takes and gives, or None.
         placement: which operators of a file its accelerated part executes, or None where that cannot be told here.
         effort: seconds that lowering a model of 5 M parameters takes, about; the longest start first.
@@ -124,7 +132,7 @@ class Backend:
     available: Callable[[str], str]
     engine: str = ""
     keeps_fp32: bool = False
-    carries_integers: bool = True
+    quantized_form: Callable[[], Form] = usual_form
     describe: Callable[[Path], FileInterface | None] = says_nothing
     placement: Callable[[Path], Placement | None] = placed_later
     effort: int = 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from edgevit.core.manifest import MARKER, InputInfo, Manifest
 from edgevit.errors import MissingDependency, UsageError
 from edgevit.verify.mil import TITLE
 from edgevit.verify.mil.package import MODULES, Package, read_metadata, read_package
+
+if TYPE_CHECKING:
+    from edgevit.graph.quantized.prepare import Form
 
 _LABEL = "classLabel"
 
@@ -58,6 +61,12 @@ def lower(request: LowerRequest) -> None:
     model.user_defined_metadata[MODULES] = convert.module_map(model._mil_program)
     model.save(str(request.out))
     check_saved(request.out, manifest)
+
+
+def _quantized_form() -> Form:
+    from edgevit.graph.quantized.prepare import Form
+
+    return Form(carrying="toolchain")
 
 
 def _input_type(manifest: Manifest) -> Any:
@@ -186,7 +195,7 @@ BACKEND = Backend(
     available=lambda variant: "",
     engine="Core ML" if _on_macos() else TITLE,
     keeps_fp32=True,
-    carries_integers=False,
+    quantized_form=_quantized_form,
     describe=describe,
     effort=16,
     imports=("edgevit.graph.prepare", "edgevit.backends._coremltools"),

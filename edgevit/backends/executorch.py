@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,9 @@ from edgevit.backends._pte import operators, placement, read_embedded
 from edgevit.backends.base import Backend, LowerRequest, Runner, silenced
 from edgevit.core.manifest import MARKER
 from edgevit.errors import BadFile, MissingDependency
+
+if TYPE_CHECKING:
+    from edgevit.graph.quantized.prepare import Form
 
 
 def lower(request: LowerRequest) -> None:
@@ -28,6 +31,12 @@ def lower(request: LowerRequest) -> None:
         )
     with request.out.open("wb") as file:
         lowered.to_executorch().write_to_file(file)
+
+
+def _quantized_form() -> Form:
+    from edgevit.graph.quantized.prepare import Form
+
+    return Form(dynamic=True)
 
 
 def _partitioner(request: LowerRequest) -> Any:
@@ -87,6 +96,7 @@ BACKEND = Backend(
     operators=operators,
     read_embedded=read_embedded,
     placement=placement,
+    quantized_form=_quantized_form,
     available=lambda variant: "the Core ML delegate runs on Apple systems only" if variant == "coreml" else "",
     effort=20,
     imports=("edgevit.graph.prepare", "executorch.exir", "executorch.backends.xnnpack.partition.xnnpack_partitioner"),

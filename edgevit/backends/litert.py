@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections import Counter
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgevit.backends._litert_boundary import float_boundary
 from edgevit.backends._litert_placement import placed
+from edgevit.backends._litert_weights import store_integers
 from edgevit.backends.base import Backend, LowerRequest, Runner, silenced
 from edgevit.core.flat import Table, item, root
-from edgevit.core.manifest import MARKER, Manifest
+from edgevit.core.manifest import MARKER
 from edgevit.core.placement import Placement
 from edgevit.errors import BadFile, MissingDependency
+
+if TYPE_CHECKING:
+    from edgevit.graph.quantized.prepare import Form
 
 _METADATA = "TFLITE_METADATA"
 
@@ -29,7 +33,7 @@ def lower(request: LowerRequest) -> None:
     example = request.program.example_inputs[0][0]
     module = request.program.module(check_guards=False)
     options: dict[str, Any] = {}
-    if request.recipe is not None:
+    if request.recipe is not None and request.recipe.activation_bits is not None:
         from edgevit.backends._litert_quantized import static_config, unfold_weights
 
         module, options = unfold_weights(module), {"quant_config": static_config()}
@@ -39,9 +43,16 @@ def lower(request: LowerRequest) -> None:
     try:
         if request.manifest.target.precision == "fp16":
             _half_weights(plain)
-        request.out.write_bytes(_finish(plain.read_bytes(), request.manifest, name))
+        request.out.write_bytes(_finish(plain.read_bytes(), request, name))
     finally:
         plain.unlink()
+
+
+def _quantized_form() -> Form:
+    """litert-torch 0.10.0 drops a quantization that follows a dequantization, whatever their numbers are."""
+    from edgevit.graph.quantized.prepare import Form
+
+    return Form(carrying="moves", weights=False)
 
 
 def _half_weights(path: Path) -> None:
@@ -62,16 +73,19 @@ def _half_weights(path: Path) -> None:
     rewriter.quantize().export_model(str(path), overwrite=True)
 
 
-def _finish(data: bytes, manifest: Manifest, input_name: str) -> bytes:
+def _finish(data: bytes, request: LowerRequest, input_name: str) -> bytes:
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 
     from edgevit.backends._litert_metadata import append_labels, model_metadata
 
+    manifest, recipe = request.manifest, request.recipe
     model = schema.ModelT.InitFromPackedBuf(data, 0)
     for stored in model.buffers:
         _bring_inside(stored, data)
     float_boundary(model, schema)
+    if recipe is not None and recipe.activation_bits is None and not request.partial:
+        store_integers(model, schema, recipe)
     graph = model.subgraphs[0]
     graph.tensors[graph.inputs[0]].name = input_name
     graph.tensors[graph.outputs[0]].name = manifest.output.name
@@ -186,6 +200,7 @@ BACKEND = Backend(
     operators=operators,
     read_embedded=read_embedded,
     placement=placement,
+    quantized_form=_quantized_form,
     available=lambda variant: "",
     effort=14,
     imports=("edgevit.graph.prepare", "litert_torch"),

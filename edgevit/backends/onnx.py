@@ -18,6 +18,8 @@ from edgevit.core.manifest import MARKER
 from edgevit.errors import BadFile, MissingDependency
 
 OPSET = 20
+NARROW_OPSET = 21
+"""The first with integers of 4 bits."""
 _PROTOBUF_LIMIT = 2 << 30
 
 
@@ -30,7 +32,7 @@ def lower(request: LowerRequest) -> None:
     converted = torch.onnx.export(
         request.program,
         dynamo=True,
-        opset_version=OPSET,
+        opset_version=NARROW_OPSET if manifest.target.precision == "w4" else OPSET,
         verbose=False,
         input_names=[manifest.input.name],
         output_names=[manifest.output.name],
@@ -38,7 +40,7 @@ def lower(request: LowerRequest) -> None:
     assert converted is not None
     model = _without_traces(converted.model_proto)
     if request.recipe is not None:
-        model = legalise(model)
+        model = legalise(model, request.recipe)
     model.producer_name = "edgevit"
     model.producer_version = manifest.edgevit
     for key, value in {MARKER: manifest.embedded(), "labels": "\n".join(manifest.labels)}.items():

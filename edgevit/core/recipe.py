@@ -133,7 +133,7 @@ class Recipe(Strict):
     model: RecipeModel
     quantizer: str
     weight_bits: Bits = 8
-    activation_bits: Bits | None = 8
+    activation_bits: Bits | None = None
     dynamic: bool = False
     calibration: CalibrationInfo | None = None
     folds: tuple[ChannelFold, ...] = ()

@@ -156,8 +156,8 @@ def _core(search: _Search) -> GraphModule:
     chosen = _rewrites(search)
     if search.recipe is None:
         return rewritten_core(search.program, chosen)
-    carried = find_backend(search.manifest.target.backend).carries_integers
-    return rewritten_quantized(search.program, read_recipe(search.recipe), chosen, carried=carried)
+    form = find_backend(search.manifest.target.backend).quantized_form()
+    return rewritten_quantized(search.program, read_recipe(search.recipe), chosen, form)
 
 
 def _reference(search: _Search, names: list[str]) -> NDArray[np.float32]:

@@ -35,8 +35,18 @@ def _again(builder: Builder, value: Node, numbers: tuple[Any, ...]) -> None:
         user.replace_input_with(value, builder.at(user).call(DEQUANTIZE, integers, *numbers))
 
 
-def carry(core: GraphModule) -> int:
-    """Carry integers through views, permutations, splits and concatenations; returns how many pairs it took."""
+def carry(core: GraphModule, *, requantizes: bool = True) -> int:
+    """Carry integers through views, permutations, splits and concatenations.
+
+    Args:
+        core: edited in place.
+        requantizes: whether the toolchain keeps a quantization that directly follows a dequantization with other
+            numbers. Where it does not, a ReLU stands between them, if the code has no negative values; otherwise
+            the concatenation stays in floating point.
+
+    Returns:
+        How many Q/DQ pairs it took.
+    """
     builder, made = Builder(core), 0
     for node in list(core.graph.nodes):
         if is_call(node, *SHAPE_OPERATORS) and _is_tensor(node) and node.users:
@@ -46,12 +56,12 @@ def carry(core: GraphModule) -> int:
             if is_call(source, DEQUANTIZE):
                 _again(builder, node, tuple(source.args[1:]))
                 made += 1
-    made += _concatenations(core, builder)
+    made += _concatenations(core, builder, requantizes)
     finish(core)
     return made
 
 
-def _concatenations(core: GraphModule, builder: Builder) -> int:
+def _concatenations(core: GraphModule, builder: Builder, requantizes: bool) -> int:
     """Quantize the parts of a concatenation with the numbers of the whole."""
     made = 0
     for quantizing in list(calls(core, QUANTIZE)):
@@ -59,8 +69,13 @@ def _concatenations(core: GraphModule, builder: Builder) -> int:
         if not is_call(joined, _CONCATENATE) or len(joined.users) != 1:
             continue
         numbers = tuple(quantizing.args[1:])
+        clips = not requantizes and numbers[1] == numbers[2]
+        if not requantizes and not clips and any(is_call(part, DEQUANTIZE) for part in joined.all_input_nodes):
+            continue
         parts = []
         for part in joined.args[0]:  # type: ignore[union-attr]
+            if clips and is_call(part, DEQUANTIZE):
+                part = builder.at(joined).call(RELUS[0], part)
             integers = builder.at(joined).call(QUANTIZE, part, *numbers)
             parts.append(builder.call(DEQUANTIZE, integers, *numbers))
             made += 1

@@ -27,6 +27,7 @@ BEFORE = (
     "resize_as_matmul",
     "split_projections",
     "fold_attention_scale",
+    "fold_norm_affine",
     "flat_tokens",
 )
 """Rewrites that decide which layers there are and what they compute: made once, before anything is quantized."""

@@ -55,7 +55,8 @@ def _takes_factor(core: GraphModule, node: Node) -> bool:
         return layer_constants(core, node) is not None
     if is_call(node, _LAYER_NORM) and len(argument(node, "normalized_shape")) != 1:
         return False
-    return is_call(node, _LAYER_NORM, _GROUP_NORM) and constant(core, argument(node, "weight")) is not None
+    weight = argument(node, "weight") if is_call(node, _LAYER_NORM, _GROUP_NORM) else None
+    return is_call(node, _LAYER_NORM, _GROUP_NORM) and (weight is None or constant(core, weight) is not None)
 
 
 def _readers(value: Node, positions: torch.Tensor) -> Iterable[tuple[Node, torch.Tensor | None]]:
@@ -113,9 +114,8 @@ def sites_of(core: GraphModule) -> list[Site]:
 def _change_norm(core: GraphModule, node: Node, affine: Affine) -> None:
     names = [one.name for one in node.target._schema.arguments]  # type: ignore[union-attr]
     weight, bias = constant(core, argument(node, "weight")), constant(core, argument(node, "bias"))
-    assert weight is not None
     changed = {
-        "weight": weight.double() * affine.scale,
+        "weight": (1 if weight is None else weight.double()) * affine.scale,
         "bias": (0 if bias is None else bias.double()) * affine.scale + affine.shift,
     }
     for name, value in changed.items():

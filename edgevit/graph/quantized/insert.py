@@ -16,9 +16,10 @@ from torch.fx import Node
 from edgevit.core.recipe import Code, Recipe, UniformCode
 from edgevit.errors import BadFile
 from edgevit.graph.builder import Builder
-from edgevit.graph.fx import argument, constant, finish, is_call
+from edgevit.graph.fx import argument, calls, constant, finish, is_call
 from edgevit.graph.quantized.codes import rounding, weight_integers
 from edgevit.graph.quantized.core import digest
+from edgevit.graph.quantized.dynamic import insert_dynamic
 from edgevit.graph.quantized.folds import apply_folds
 from edgevit.graph.quantized.layers import SHAPE_OPERATORS, Layer, Plan, layers_of, plan
 
@@ -114,6 +115,21 @@ def _quantize_weight(builder: Builder, layer: Layer, recipe: Recipe) -> None:
     node.kwargs = {key: value for key, value in node.kwargs.items() if key not in ("weight", "bias")}
 
 
+def float_weights(core: GraphModule) -> int:
+    """Weights of layers that compute in floating point as floats on the grid of their code; returns how many."""
+    builder, done = Builder(core), 0
+    for node in list(calls(core, DEQUANTIZE_CHANNELS)):
+        layer = next(iter(node.users))
+        if is_call(layer.args[0], DEQUANTIZE):
+            continue
+        values = [constant(core, argument) for argument in node.args[:3]]
+        weight = DEQUANTIZE_CHANNELS(*values, *node.args[3:])
+        layer.replace_input_with(node, builder.at(layer).constant(weight))
+        done += 1
+    finish(core)
+    return done
+
+
 @torch.no_grad()
 def insert(core: GraphModule, recipe: Recipe, *, check: bool = True) -> GraphModule:
     """Turn a graph into its quantized form, in place.
@@ -133,6 +149,8 @@ def insert(core: GraphModule, recipe: Recipe, *, check: bool = True) -> GraphMod
     builder = Builder(core)
     for layer in found.layers:
         _quantize_weight(builder, layer, recipe)
+        if recipe.dynamic:
+            insert_dynamic(builder, layer)
     _quantize_values(core, found, recipe)
     finish(core)
     return core

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+import torch
 
 from edgevit.core.recipe import Recipe
 from edgevit.graph.prepare import Prepared, apply_rewrites, finished
 from edgevit.graph.quantized.carry import carry, drop_clipped_relus
 from edgevit.graph.quantized.core import BEFORE, quantizable
-from edgevit.graph.quantized.insert import insert
+from edgevit.graph.quantized.dynamic import drop_dynamic
+from edgevit.graph.quantized.insert import float_weights, insert
 from edgevit.graph.rewrites import Rewrite
 from edgevit.graph.wrap import Interface
 
@@ -20,26 +24,45 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule
 
 
+@dataclass(frozen=True)
+class Form:
+    """How a backend takes a quantized program.
+
+    Attributes:
+        carrying: who keeps integers through operators that only move values: the toolchain; this package, where no
+            value is quantized anew; this package, also where concatenated values get one code.
+        dynamic: whether quantization at run time is in the program; otherwise the backend writes it into the file.
+        weights: whether integer weights of layers that compute in floating point are in the program; otherwise the
+            backend writes them into the file.
+    """
+
+    carrying: Literal["toolchain", "moves", "requantized"] = "requantized"
+    dynamic: bool = False
+    weights: bool = True
+
+
 def quantized_core(program: ExportedProgram, recipe: Recipe) -> GraphModule:
     """A captured program's graph with a recipe's Q/DQ nodes: what every format computes."""
     return insert(quantizable(program), recipe)
 
 
-def _then(chosen: Iterable[Rewrite], *, carried: bool) -> tuple[Rewrite, ...]:
-    """A backend's rewrites that are left to do once a graph is quantized, and two that need it to be."""
-    rest = tuple(one for one in chosen if one.name not in BEFORE)
-    after = [Rewrite("drop_clipped_relus", drop_clipped_relus.__doc__ or "", order=0, edit=drop_clipped_relus)]
-    if carried:
-        after.append(Rewrite("carry_integers", carry.__doc__ or "", order=0, edit=carry))
-    return (*rest, *after)
+def _then(chosen: Iterable[Rewrite], form: Form) -> tuple[Rewrite, ...]:
+    """A backend's rewrites that are left to do once a graph is quantized, and those that need it to be."""
+    edits = {"drop_clipped_relus": drop_clipped_relus}
+    if not form.dynamic:
+        edits["drop_dynamic"] = drop_dynamic
+    if form.carrying != "toolchain":
+        edits["carry_integers"] = partial(carry, requantizes=form.carrying == "requantized")
+    if not form.weights:
+        edits["float_weights"] = float_weights
+    after = (Rewrite(name, "", order=0, edit=edit) for name, edit in edits.items())
+    return (*(one for one in chosen if one.name not in BEFORE), *after)
 
 
-def rewritten_quantized(program: Path, recipe: Recipe, chosen: Iterable[Rewrite], *, carried: bool) -> GraphModule:
+def rewritten_quantized(program: Path, recipe: Recipe, chosen: Iterable[Rewrite], form: Form) -> GraphModule:
     """The edited graph of a saved program, before its call replacements and its wrapping."""
-    import torch
-
     core = quantized_core(torch.export.load(program), recipe)
-    apply_rewrites(core, _then(chosen, carried=carried))
+    apply_rewrites(core, _then(chosen, form))
     return core
 
 
@@ -48,8 +71,7 @@ def prepare_quantized(
     interface: Interface,
     recipe: Recipe,
     chosen: Iterable[Rewrite],
-    *,
-    carried: bool,
+    form: Form,
     taps: Sequence[str] = (),
 ) -> Prepared:
     """Quantize a captured program, rewrite it for a backend, and wrap it.
@@ -59,11 +81,11 @@ def prepare_quantized(
         interface: what the result takes and gives.
         recipe: the scales.
         chosen: the backend's rewrites, in order.
-        carried: whether integers are kept through operators that only move values.
+        form: how the backend takes it.
         taps: names of intermediate values to answer with in place of the logits.
 
     Raises:
         BadFile: the recipe is for another graph.
     """
     core = quantized_core(program, recipe)
-    return finished(core, replace(interface, half=False), _then(chosen, carried=carried), taps)
+    return finished(core, replace(interface, half=False), _then(chosen, form), taps)
