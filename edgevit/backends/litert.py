@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevit.backends._litert_boundary import float_boundary
+from edgevit.backends._litert_boundary import float_activations, float_boundary, short_names
 from edgevit.backends._litert_placement import placed
 from edgevit.backends._litert_weights import store_integers
 from edgevit.backends.base import Backend, LowerRequest, Runner, silenced
@@ -84,8 +84,11 @@ def _finish(data: bytes, request: LowerRequest, input_name: str) -> bytes:
     for stored in model.buffers:
         _bring_inside(stored, data)
     float_boundary(model, schema)
-    if recipe is not None and recipe.activation_bits is None and not request.partial:
-        store_integers(model, schema, recipe)
+    if recipe is not None:
+        if recipe.activation_bits is None and not request.partial:
+            store_integers(model, schema, recipe)
+        float_activations(model, schema)
+        short_names(model)
     graph = model.subgraphs[0]
     graph.tensors[graph.inputs[0]].name = input_name
     graph.tensors[graph.outputs[0]].name = manifest.output.name

@@ -102,7 +102,13 @@ class Bench:
         maker = next((layer for layer in self.plan.layers if layer.node is site.maker), None)
         if maker is not None:
             _change_output(self.readings[maker.name], factor)
-        _change_values(self.values(site.value.name), factor, moved, self.readers(site.value.name))
+        readings = [self.readings[layer.name] for layer in site.consumers]
+        _change_values(self.values(site.value.name), factor, moved, readings)
+        for node in site.through:
+            values = self.samples.values.get(node.name)
+            if values is not None:
+                values.channel_low, values.channel_high = self.samples.inputs[site.consumers[0].name]
+                _change_values(values, factor, moved, readings)
 
 
 def change_input(reading: Reading, layer: Layer, factor: Tensor, shift: Tensor) -> None:

@@ -121,11 +121,13 @@ class Samples:
     Attributes:
         values: by the name of a point.
         rows: of each layer's input, by its name: [R, groups, K].
+        inputs: smallest and largest value of each channel of what a layer reads, by its name.
         gradients: of the loss by each layer's result, for the same rows: [R, groups, O]; empty without a loss.
     """
 
     values: dict[str, Values]
     rows: dict[str, Tensor]
+    inputs: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     gradients: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -170,6 +172,7 @@ def collect(
     """
     values = {point.name: Values() for point in found.points}
     rows: dict[str, list[Tensor]] = {layer.name: [] for layer in found.layers}
+    seen: dict[str, tuple[Tensor, Tensor]] = {}
     by_node = {layer.node: layer for layer in found.layers}
     wanted, most = -(-ROWS // len(pictures)), -(-VALUES // len(pictures))
     for picture, inputs in enumerate(pictures.inputs()):
@@ -181,14 +184,14 @@ def collect(
                 values[node.name].see(result, most, axes.get(node.name))
             return result
 
-        watching = _LayerInputs(core, see, by_node, rows, wanted, picture)
+        watching = _LayerInputs(core, see, by_node, rows, seen, wanted, picture)
         watching.run(inputs)
         advance(1)
-    return Samples(values, {name: torch.cat(parts) for name, parts in rows.items()})
+    return Samples(values, {name: torch.cat(parts) for name, parts in rows.items()}, seen)
 
 
 class _LayerInputs(_Watching):
-    """Also keeps rows of what layers read."""
+    """Also keeps rows and ranges of what layers read."""
 
     def __init__(
         self,
@@ -196,11 +199,21 @@ class _LayerInputs(_Watching):
         see: Callable[[Node, Any], Any],
         layers: dict[Node, Layer],
         rows: dict[str, list[Tensor]],
+        inputs: dict[str, tuple[Tensor, Tensor]],
         wanted: int,
         picture: int,
     ) -> None:
         super().__init__(core, see)
-        self._layers, self._rows, self._wanted, self._picture = layers, rows, wanted, picture
+        self._layers, self._rows, self._inputs = layers, rows, inputs
+        self._wanted, self._picture = wanted, picture
+
+    def _see_channels(self, layer: Layer, x: Tensor) -> None:
+        by_channel = x.movedim(1 if layer.is_convolution else -1, 0).flatten(1)
+        low, high = by_channel.amin(1), by_channel.amax(1)
+        known = self._inputs.get(layer.name)
+        if known is not None:
+            low, high = torch.minimum(low, known[0]), torch.maximum(high, known[1])
+        self._inputs[layer.name] = low, high
 
     def run_node(self, n: Node) -> Any:
         """One operator."""
@@ -208,4 +221,5 @@ class _LayerInputs(_Watching):
         if layer is not None:
             x = self.env[operand(n)]
             self._rows[layer.name].append(input_rows(layer, x, self._wanted, self._picture))
+            self._see_channels(layer, x)
         return super().run_node(n)

@@ -15,7 +15,7 @@ from edgevit.core.recipe import Recipe, RecipeModel
 from edgevit.errors import UsageError
 from edgevit.graph.fx import is_call
 from edgevit.graph.quantized.core import digest, quantizable
-from edgevit.graph.quantized.folds import Site, sites_of
+from edgevit.graph.quantized.folds import GROUP_NORM, Site, sites_of
 from edgevit.graph.quantized.insert import insert
 from edgevit.graph.quantized.layers import CONVOLUTION, LINEAR, Layer, Plan, layers_of, plan
 from edgevit.quant.bench import Bench, make_readings
@@ -68,10 +68,7 @@ def kept_layers(core: GraphModule, patterns: Collection[str]) -> dict[str, str]:
 
 def _channel_axes(sites: dict[str, Site]) -> dict[str, int]:
     """Where the channels of each value are that can be changed."""
-    return {
-        name: 1 if is_call(site.maker, CONVOLUTION) or "group_norm" in str(site.maker.target) else -1
-        for name, site in sites.items()
-    }
+    return {name: 1 if is_call(site.maker, CONVOLUTION, GROUP_NORM) else -1 for name, site in sites.items()}
 
 
 def _usable_sites(core: GraphModule, found: Plan) -> dict[str, Site]:

@@ -23,7 +23,7 @@ from edgevit.graph.rewrites.fold_batch_norm import Affine, layer_constants, scal
 if TYPE_CHECKING:
     from torch.fx import GraphModule
 
-_LAYER_NORM, _GROUP_NORM = aten.layer_norm.default, aten.group_norm.default
+_LAYER_NORM, GROUP_NORM = aten.layer_norm.default, aten.group_norm.default
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Site:
         consumers: the layers that undo it; nothing else reads the value.
         channels: how many.
         shifts: whether a shift is possible beside a factor.
+        through: products of attention that hand the channels on, so that the change reaches their results too.
     """
 
     value: Node
@@ -43,6 +44,7 @@ class Site:
     consumers: tuple[Layer, ...]
     channels: int
     shifts: bool
+    through: tuple[Node, ...] = ()
 
 
 def _channel_axis(maker: Node) -> int:
@@ -55,21 +57,36 @@ def _takes_factor(core: GraphModule, node: Node) -> bool:
         return layer_constants(core, node) is not None
     if is_call(node, _LAYER_NORM) and len(argument(node, "normalized_shape")) != 1:
         return False
-    weight = argument(node, "weight") if is_call(node, _LAYER_NORM, _GROUP_NORM) else None
-    return is_call(node, _LAYER_NORM, _GROUP_NORM) and (weight is None or constant(core, weight) is not None)
+    weight = argument(node, "weight") if is_call(node, _LAYER_NORM, GROUP_NORM) else None
+    return is_call(node, _LAYER_NORM, GROUP_NORM) and (weight is None or constant(core, weight) is not None)
 
 
-def _readers(value: Node, positions: torch.Tensor) -> Iterable[tuple[Node, torch.Tensor | None]]:
+def _weighted(user: Node, value: Node, positions: torch.Tensor) -> torch.Tensor | None:
+    """Channels of what attention makes of its values: sums over tokens, each of one channel."""
+    place = 2 if is_call(user, aten.scaled_dot_product_attention.default) else 1
+    is_product = is_call(user, aten.scaled_dot_product_attention.default, aten.matmul.default, aten.bmm.default)
+    if not is_product or [one is value for one in user.args[:3]].count(True) != 1 or user.args[place] is not value:
+        return None
+    size = shape(user) or ()
+    row = positions[..., :1, :]
+    return row.expand(*size) if bool((positions == row).all()) and row.shape[-1] == size[-1] else None
+
+
+def _readers(value: Node, positions: torch.Tensor, through: list[Node]) -> Iterable[tuple[Node, torch.Tensor | None]]:
     """Who computes with a value, and which channel each element is that they read."""
     for user in value.users:
         if is_call(user, *SHAPE_OPERATORS):
             moved = traced(user, positions)
-            if isinstance(moved, torch.Tensor):
-                yield from _readers(user, moved)
-            else:
-                yield user, None
         else:
-            yield user, positions
+            moved = _weighted(user, value, positions)
+            if moved is None:
+                yield user, positions
+                continue
+            through.append(user)
+        if isinstance(moved, torch.Tensor):
+            yield from _readers(user, moved, through)
+        else:
+            yield user, None
 
 
 def _reads_channels(layer: Layer, positions: torch.Tensor) -> bool:
@@ -93,15 +110,17 @@ def _site(core: GraphModule, value: Node, layers: dict[Node, Layer]) -> Site | N
     size, axis = shape(maker) or (), _channel_axis(maker)
     channels = size[axis]
     positions = torch.arange(channels).reshape(-1, *[1] * (len(size) - 1 - axis)).expand(size)
-    consumers = []
-    for user, read in _readers(value, positions):
+    consumers: list[Layer] = []
+    through: list[Node] = []
+    for user, read in _readers(value, positions, through):
         layer = layers.get(user)
         if layer is None or read is None or not _reads_channels(layer, read):
             return None
         consumers.append(layer)
     if not consumers:
         return None
-    return Site(value, maker, tuple(consumers), channels, value is maker and all(map(_is_pointwise, consumers)))
+    shifts = value is maker and not through and all(map(_is_pointwise, consumers))
+    return Site(value, maker, tuple(consumers), channels, shifts, tuple(through))
 
 
 def sites_of(core: GraphModule) -> list[Site]:

@@ -38,7 +38,7 @@ def choose_granularity(bench: Bench, site: Site) -> bool:
     """Fold one value's channels if that loses less; returns whether it did."""
     values = bench.values(site.value.name)
     assert values.channel_low is not None and values.channel_high is not None
-    best, choice = _loss(bench, bench.readers(site.value.name)), None
+    best, choice = _loss(bench, [bench.readings[layer.name] for layer in site.consumers]), None
     for symmetric in SCHEMES:
         fold = channel_fold(
             values.channel_low, values.channel_high, bench.activation_bits, shifts=site.shifts, symmetric=symmetric
