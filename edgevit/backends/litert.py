@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgevit.backends._litert_boundary import float_activations, float_boundary, short_names
 from edgevit.backends._litert_placement import placed
-from edgevit.backends._litert_weights import store_integers
+from edgevit.backends._litert_weights import store_integers, store_tables
 from edgevit.backends.base import Backend, LowerRequest, Runner, silenced
 from edgevit.core.flat import Table, item, root
 from edgevit.core.manifest import MARKER
@@ -87,6 +87,7 @@ def _finish(data: bytes, request: LowerRequest, input_name: str) -> bytes:
     if recipe is not None:
         if recipe.activation_bits is None and not request.partial:
             store_integers(model, schema, recipe)
+        store_tables(model, schema, recipe)
         float_activations(model, schema)
         short_names(model)
     graph = model.subgraphs[0]

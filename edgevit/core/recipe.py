@@ -91,6 +91,13 @@ class WeightCode(Strict):
         return (1 << (self.bits - 1)) - 1
 
 
+class TableCode(Strict):
+    """Symmetric 8-bit integers of a large constant, with scales along an axis that is counted from the last one."""
+
+    axis: int = Field(lt=0)
+    scale: tuple[Positive, ...]
+
+
 class ChannelFold(Strict):
     """An exact change of one value's channels: x becomes (x - shift) / factor, and what reads it undoes that."""
 
@@ -120,6 +127,7 @@ class Recipe(Strict):
         folds: made in the graph before anything is quantized, in order.
         weights: by the name of a layer's node.
         activations: by the name of a value's node.
+        tables: of large constants that are added, by their node.
         operands: of one operator's operands, inside of it; what no runtime can execute so.
         kept: layers that stay in floating point, and why.
         modules: module paths of the layers, for people.
@@ -139,6 +147,7 @@ class Recipe(Strict):
     folds: tuple[ChannelFold, ...] = ()
     weights: dict[str, WeightCode] = {}
     activations: dict[str, Code] = {}
+    tables: dict[str, TableCode] = {}
     operands: dict[str, dict[str, Code]] = {}
     kept: dict[str, str] = {}
     modules: dict[str, str] = {}

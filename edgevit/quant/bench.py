@@ -14,6 +14,7 @@ from edgevit.graph.fx import aten, is_call
 from edgevit.graph.quantized.codes import LEAST_SCALE, PROBABILITY, fake_code, uniform_code, weight_scales
 from edgevit.graph.quantized.folds import Site
 from edgevit.graph.quantized.layers import Layer, Plan
+from edgevit.quant.bridges import Bridge
 from edgevit.quant.observers import Observer
 from edgevit.quant.samples import Samples, Values, grouped_weight, products
 from edgevit.quant.search import Reading, rounded_weight, weight_code
@@ -37,6 +38,7 @@ class Bench:
     """One model on the way to its recipe.
 
     Attributes:
+        fresh: makes a copy of the float graph, free to edit.
         core: the float graph.
         plan: what is quantized.
         sites: values whose channels can be changed exactly, by name.
@@ -47,12 +49,15 @@ class Bench:
         exportable: leave out what no runtime can execute.
         readings: for each layer, what its scales are judged by.
         tell: is told what is being done.
+        bridges: bridge blocks, for quantizers with gradients.
+        whole: gradients of the loss by the results of the bridges' readers, for the first pictures.
         folds: decided so far.
         weights: decided so far, by layer.
         activations: decided so far, by point.
         operands: decided so far, by operator.
     """
 
+    fresh: Callable[[], GraphModule]
     core: GraphModule
     plan: Plan
     sites: dict[str, Site]
@@ -63,6 +68,8 @@ class Bench:
     exportable: bool
     readings: dict[str, Reading]
     tell: Tell = lambda text: None
+    bridges: list[Bridge] = field(default_factory=list)
+    whole: dict[str, list[Tensor]] = field(default_factory=dict)
     folds: list[ChannelFold] = field(default_factory=list)
     weights: dict[str, WeightCode] = field(default_factory=dict)
     activations: dict[str, Code] = field(default_factory=dict)

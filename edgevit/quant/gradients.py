@@ -6,6 +6,7 @@ the float model (Q-HyViT, equation 7; PTQ4ViT, section 4.2). Rounding passes gra
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -49,9 +50,18 @@ class _StraightThrough(Interpreter):
         return result
 
 
+WHOLE = 4
+"""Pictures of which whole gradients are kept."""
+
+
 def layer_gradients(
-    core: GraphModule, quantized: GraphModule, plan: Plan, pictures: Pictures, advance: Advance = lambda done: None
-) -> dict[str, Tensor]:
+    core: GraphModule,
+    quantized: GraphModule,
+    plan: Plan,
+    pictures: Pictures,
+    advance: Advance = lambda done: None,
+    whole: Collection[str] = (),
+) -> tuple[dict[str, Tensor], dict[str, list[Tensor]]]:
     """Gradients for the rows that `edgevit.quant.samples.collect` keeps of each layer: [R, groups, O].
 
     Args:
@@ -60,7 +70,12 @@ def layer_gradients(
         plan: what is quantized.
         pictures: one backward pass each.
         advance: is told about every picture done.
+        whole: names of layers whose whole gradients are wanted too, for the first `WHOLE` pictures.
+
+    Returns:
+        Rows by layer, and whole gradients by layer.
     """
+    kept: dict[str, list[Tensor]] = {name: [] for name in whole}
     found: dict[str, list[Tensor]] = {layer.name: [] for layer in plan.layers}
     wanted = -(-ROWS // len(pictures))
     names = {layer.name for layer in plan.layers}
@@ -73,10 +88,16 @@ def layer_gradients(
             functional.kl_div(answer.log_softmax(-1), expected, reduction="batchmean").backward()  # type: ignore[no-untyped-call]
         for layer in plan.layers:
             found[layer.name].append(_gradient_rows(layer, run.results[layer.name], wanted, picture))
+        if picture < WHOLE:
+            for name, parts in kept.items():
+                parts.append(_gradient(run.results[name]))
         advance(1)
-    return {name: torch.cat(parts) for name, parts in found.items()}
+    return {name: torch.cat(parts) for name, parts in found.items()}, kept
+
+
+def _gradient(result: Tensor) -> Tensor:
+    return torch.zeros_like(result) if result.grad is None else result.grad
 
 
 def _gradient_rows(layer: Layer, result: Tensor, wanted: int, picture: int) -> Tensor:
-    gradient = torch.zeros_like(result) if result.grad is None else result.grad
-    return output_rows(layer, gradient, wanted, picture)
+    return output_rows(layer, _gradient(result), wanted, picture)

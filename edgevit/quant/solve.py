@@ -18,7 +18,9 @@ from edgevit.graph.quantized.core import digest, quantizable
 from edgevit.graph.quantized.folds import GROUP_NORM, Site, sites_of
 from edgevit.graph.quantized.insert import insert
 from edgevit.graph.quantized.layers import CONVOLUTION, LINEAR, Layer, Plan, layers_of, plan
+from edgevit.graph.quantized.tables import table_code, tables_of
 from edgevit.quant.bench import Bench, make_readings
+from edgevit.quant.bridges import bridges_of
 from edgevit.quant.gradients import layer_gradients
 from edgevit.quant.operands import insert_operands
 from edgevit.quant.options import Bits
@@ -119,6 +121,7 @@ def blank_recipe(source: Source, core: GraphModule, quantizer: str, bits: Bits, 
         activation_bits=bits.activations,
         dynamic=bits.dynamic,
         kept=kept,
+        tables={node.name: table_code(value) for node, value in tables_of(core)},
         modules={layer.name: layer.module for layer in layers_of(core)},
     )
 
@@ -178,6 +181,7 @@ def solve_recipe(
     sites = _usable_sites(core, found)
     samples = collect(core, found, pictures, _channel_axes(sites), _advance(progress, "calibrating", total))
     bench = Bench(
+        fresh=source.make,
         core=core,
         plan=found,
         sites=sites,
@@ -192,10 +196,17 @@ def solve_recipe(
     if quantizer.gradients:
         first_guesses(bench)
         guess = base.model_copy(update={"weights": bench.weights, "activations": bench.activations})
-        samples.gradients = layer_gradients(
-            core, insert(source.make(), guess, check=False), found, pictures, _advance(progress, "gradients", total)
+        bridges = bridges_of(core)
+        samples.gradients, whole = layer_gradients(
+            core,
+            insert(source.make(), guess, check=False),
+            found,
+            pictures,
+            _advance(progress, "gradients", total),
+            {node.name for bridge in bridges for node in bridge.readers if node.name in bench.weights},
         )
-        bench = replace(bench, readings=make_readings(found, samples), weights={}, activations={})
+        readings = make_readings(found, samples)
+        bench = replace(bench, readings=readings, weights={}, activations={}, bridges=bridges, whole=whole)
     quantizer.solve(bench)
     return base.model_copy(
         update={

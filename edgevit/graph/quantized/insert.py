@@ -22,6 +22,7 @@ from edgevit.graph.quantized.core import digest
 from edgevit.graph.quantized.dynamic import insert_dynamic
 from edgevit.graph.quantized.folds import apply_folds
 from edgevit.graph.quantized.layers import SHAPE_OPERATORS, Layer, Plan, layers_of, plan
+from edgevit.graph.quantized.tables import round_tables
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule
@@ -145,6 +146,7 @@ def insert(core: GraphModule, recipe: Recipe, *, check: bool = True) -> GraphMod
     if check:
         check_fits(core, recipe)
     apply_folds(core, recipe.folds)
+    round_tables(core, recipe.tables)
     found = plan(core, {layer.name for layer in layers_of(core) if layer.name not in recipe.weights})
     builder = Builder(core)
     for layer in found.layers:

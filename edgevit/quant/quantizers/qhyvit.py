@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from edgevit.graph.quantized.folds import Site
 from edgevit.quant.bench import Bench, change_input, channel_fold
+from edgevit.quant.blocks import refine_bridge
 from edgevit.quant.metrics import fisher
 from edgevit.quant.observers import omse
 from edgevit.quant.registry import Quantizer
@@ -61,6 +62,9 @@ def solve(bench: Bench) -> None:
         bench.tell(f"choosing granularity, {place + 1} of {len(bench.sites)}")
         choose_granularity(bench, site)
     alternate(bench, GRID, fisher, omse, schemes=SCHEMES)
+    for place, bridge in enumerate(bench.bridges):
+        bench.tell(f"refining bridge blocks, {place + 1} of {len(bench.bridges)}")
+        refine_bridge(bench, bridge, COARSE, SCHEMES)
 
 
 QUANTIZER = Quantizer(
