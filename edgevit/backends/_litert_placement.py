@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from math import prod
 from typing import Any
 
+import numpy as np
+
 from edgevit.core.placement import Placed, Placement, gathered
 
 _DELEGATE = "DELEGATE"
@@ -34,6 +36,11 @@ def _macs(operator: Mapping[str, Any], sizes: Mapping[int, tuple[int, ...]]) -> 
     return result * inputs[0][-1] if name in ("FULLY_CONNECTED", "BATCH_MATMUL") else 0
 
 
+def _weight(operator: Mapping[str, Any]) -> int:
+    """The second operand: the kernel is an integer one exactly where that is an integer."""
+    return int(operator["inputs"][1]) if len(operator["inputs"]) > 1 else -1
+
+
 def _executed(operators: Iterable[Mapping[str, Any]], outputs: Iterable[int]) -> set[int]:
     """Numbers of the operators and delegates that the outputs still need, once delegates give what they give."""
     giver: dict[int, Mapping[str, Any]] = {}
@@ -57,7 +64,9 @@ def placed(interpreter: Any) -> Placement:
         interpreter: `ai_edge_litert.interpreter.Interpreter`; it lists a delegate beside what it replaced.
     """
     operators = interpreter._get_ops_details()
-    sizes = {one["index"]: tuple(int(size) for size in one["shape"]) for one in interpreter.get_tensor_details()}
+    details = interpreter.get_tensor_details()
+    sizes = {one["index"]: tuple(int(size) for size in one["shape"]) for one in details}
+    integers = {one["index"] for one in details if np.issubdtype(one["dtype"], np.integer)}
     needed = _executed(operators, (one["index"] for one in interpreter.get_output_details()))
     found, delegates = [], 0
     for operator in operators:
@@ -67,5 +76,7 @@ def placed(interpreter: Any) -> Placement:
             continue
         why = _WHY.get(name, _OTHERWISE) if outside else ""
         place = _BUILTIN if outside else "XNNPACK"
-        found.append(Placed(name, place, delegated=not outside, why=why, macs=_macs(operator, sizes)))
+        macs = _macs(operator, sizes)
+        whole = macs if macs and _weight(operator) in integers else 0
+        found.append(Placed(name, place, delegated=not outside, why=why, macs=macs, integer_macs=whole))
     return gathered(found, delegates)

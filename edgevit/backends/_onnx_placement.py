@@ -34,7 +34,7 @@ def _sizes(graph: Buffer) -> dict[str, tuple[int, ...]]:
 
 
 def _macs(operator: str, inputs: list[str], result: str, sizes: dict[str, tuple[int, ...]]) -> int:
-    if operator not in ("Conv", "Gemm", "MatMul"):
+    if operator not in ("Conv", "Gemm", "MatMul", "MatMulInteger"):
         return 0
     left, right, made = (sizes.get(name, ()) for name in (inputs[0], inputs[1], result))
     if not made or not right or not left:
@@ -42,13 +42,25 @@ def _macs(operator: str, inputs: list[str], result: str, sizes: dict[str, tuple[
     return prod(made) * (prod(right[1:]) if operator == "Conv" else left[-1])
 
 
+def _fuses(inputs: list[str], result: str, makers: dict[str, str], readers: dict[str, set[str]]) -> bool:
+    """Whether ONNX Runtime makes one integer kernel of an operator between Q/DQ nodes."""
+    between = all(makers.get(name) == "DequantizeLinear" for name in inputs[:2])
+    return between and readers.get(result, set()) == {"QuantizeLinear"}
+
+
 def _placed(data: Buffer) -> Iterator[Placed]:
     for graph in messages(data, 7):
         sizes = _sizes(graph)
-        for node in messages(graph, 1):
-            operator, inputs, outputs = string(node, 4), _strings(node, 1), _strings(node, 2)
+        nodes = [(string(node, 4), _strings(node, 1), _strings(node, 2)) for node in messages(graph, 1)]
+        makers = {name: operator for operator, _, outputs in nodes for name in outputs}
+        readers: dict[str, set[str]] = {}
+        for operator, inputs, _ in nodes:
+            for name in inputs:
+                readers.setdefault(name, set()).add(operator)
+        for operator, inputs, outputs in nodes:
             macs = _macs(operator, inputs, outputs[0], sizes) if len(inputs) > 1 and outputs else 0
-            yield Placed(operator, _PLACE, delegated=True, macs=macs)
+            whole = macs and (operator == "MatMulInteger" or _fuses(inputs, outputs[0], makers, readers))
+            yield Placed(operator, _PLACE, delegated=True, macs=macs, integer_macs=macs if whole else 0)
 
 
 def placement(path: Path) -> Placement:

@@ -48,6 +48,14 @@ class _Graph:
             self.constants[name] = self.graph.initializer[-1]
         return name
 
+    def declare_like(self, known: str, name: str, kind: int) -> None:
+        """Note that a value has the shape of another, where that is noted."""
+        for value in [one for one in self.graph.value_info if one.name == known]:
+            made = self.graph.value_info.add()
+            made.CopyFrom(value)
+            made.name = name
+            made.type.tensor_type.elem_type = kind
+
     def drop_unread(self) -> None:
         """Forget constants that no node reads."""
         read = {name for node in self.graph.node for name in node.input}
@@ -107,7 +115,7 @@ def _unsigned_activations(graph: _Graph) -> None:
 
 def _dynamic_products(graph: _Graph) -> None:
     """Gemm on integer weights as ONNX Runtime's integer product of an input that is quantized as it comes."""
-    from onnx import helper
+    from onnx import TensorProto, helper
 
     for node in [node for node in graph.graph.node if node.op_type == "Gemm"]:
         weight = graph.makers.get(node.input[1])
@@ -130,6 +138,8 @@ def _dynamic_products(graph: _Graph) -> None:
             helper.make_node("Mul", [floats, steps], [product], name=product),
             helper.make_node("Add", [product, node.input[2]], [name], name=node.name),
         ]
+        graph.declare_like(node.input[0], rows, TensorProto.UINT8)
+        graph.declare_like(name, total, TensorProto.INT32)
         place = list(graph.graph.node).index(node)
         graph.graph.node.remove(node)
         for offset, one in enumerate(made):

@@ -85,6 +85,8 @@ def _lower(job: dict[str, Any]) -> dict[str, Any]:
     placement = None if taps else backend.placement(out)
     if placement is not None:
         facts["delegated_share"] = placement.delegated_share
+        if recipe is not None:
+            facts["integer_share"] = placement.integer_share
     if "inputs" in job:
         _run({**job, "backend": manifest.target.backend, "file": job["out"]})
     return facts

@@ -11,6 +11,7 @@ from edgevit.core.placement import Placed
 from edgevit.errors import BadFile
 
 PLACE = "XNNPACK"
+_QUANTIZED_VALUE = 2
 _MAGIC = b"XH00"
 _NODES = """
 none add fully_connected softmax sigmoid transpose clamp conv2d divide resize_bilinear constant_pad avg_pool2d
@@ -27,16 +28,17 @@ _CONVOLUTIONS = ("conv2d", "depthwise_conv2d", "conv_transpose2d")
 @dataclass(frozen=True)
 class _Value:
     dims: tuple[int, ...]
+    integer: bool = False
 
 
 def _values(graph: Table) -> dict[int, _Value]:
     found = {}
     for entry in graph.tables(2):
-        value = entry.table(1)
-        if value is not None and entry.integer(0, 1) == 2:
+        value, quantized = entry.table(1), entry.integer(0, 1) == _QUANTIZED_VALUE
+        if value is not None and quantized:
             value = value.table(0)
         if value is not None:
-            found[value.integer(6)] = _Value(value.integers(2))
+            found[value.integer(6)] = _Value(value.integers(2), quantized)
     return found
 
 
@@ -74,4 +76,7 @@ def placed(blob: bytes) -> Iterator[Placed]:
         node = entry.table(1)
         if node is not None:
             name = item(_NAMES, entry.integer(0, 1))
-            yield Placed(name, PLACE, delegated=True, macs=_macs(name, node, values))
+            macs = _macs(name, node, values)
+            weight = node.integer(16 if name in _CONVOLUTIONS else 1)
+            whole = macs if macs and weight in values and values[weight].integer else 0
+            yield Placed(name, PLACE, delegated=True, macs=macs, integer_macs=whole)

@@ -20,6 +20,7 @@ from edgevit.backends.jobs import Limits, Worker, end_worker, run_job, start_wor
 from edgevit.backends.lowering import lower_job
 from edgevit.build import cache
 from edgevit.build.describe import cache_key, describe, model_folder, resolve_targets
+from edgevit.build.floor import Floor, measure, shortfall
 from edgevit.build.options import ExportOptions
 from edgevit.build.recipes import answering, check_options, describe_recipe, obtain_recipe
 from edgevit.bundle.card import write_card, write_licence
@@ -70,6 +71,7 @@ class _Shared:
     options: ExportOptions
     program: Path
     recipe: Path | None
+    floor: Floor | None
     manifests: dict[str, Manifest]
     golden: Golden
     inputs: dict[str, NDArray[Any]]
@@ -243,7 +245,12 @@ def _capture(
         quantized=answering(captured, recipe) if recipe else None,
     )
     inputs = {name: golden.inputs(loaded.preprocessing, manifest.input) for name, manifest in manifests.items()}
-    return _Shared(options, program, file, manifests, golden, inputs, home / _LOGS, limits, stop, listen, workers)
+    floor = None
+    if options.floor is not None and options.evaluate is not None:
+        floor = Floor(options.floor, options.evaluate, loaded.preprocessing)
+    return _Shared(
+        options, program, file, floor, manifests, golden, inputs, home / _LOGS, limits, stop, listen, workers
+    )
 
 
 def _one_target(shared: _Shared, runtime: Runtime, home: Path) -> ExportResult:
@@ -271,6 +278,8 @@ def _lower_and_judge(shared: _Shared, runtime: Runtime, destination: Path, scrat
     manifest = manifest.model_copy(update={"lowering": Lowering(**made, log=f"{_LOGS}/{log.name}")})
     shared.listen(Event(name, "judging"))
     verdict = _verdict(shared, runtime, manifest, why_not, exchange, log)
+    if verdict.status == "passed" and shared.floor is not None:
+        verdict = _held(shared, shared.floor, manifest, bundle / manifest.entry, scratch, log, verdict)
     manifest = _complete(
         bundle,
         manifest.model_copy(update={"verdict": verdict}),
@@ -320,6 +329,16 @@ def _verdict(
     return verdict
 
 
+def _held(
+    shared: _Shared, floor: Floor, manifest: Manifest, file: Path, scratch: Path, log: Path, verdict: VerdictInfo
+) -> VerdictInfo:
+    """The verdict once the artifact was run on the floor's data set."""
+    accuracy = measure(floor, manifest, file, scratch, log, shared.limits, shared.stop)
+    reason = shortfall(floor, accuracy)
+    change = {"accuracy": accuracy} | ({"status": "failed", "reasons": (reason,)} if reason else {})
+    return verdict.model_copy(update=change)
+
+
 def _complete(bundle: Path, manifest: Manifest, golden: Golden, inputs: NDArray[Any], recipe: Path | None) -> Manifest:
     """Write everything that stands beside the model file."""
     with explained_disk_errors(bundle):
@@ -346,7 +365,7 @@ def _reject(shared: _Shared, bundle: Path, destination: Path, manifest: Manifest
     publish(bundle, kept)
     shared.listen(Event(destination.name, "rejected", verdict.reasons[0]))
     error = CheckFailed(
-        f"{destination.name} does not compute what PyTorch computes: {'; '.join(verdict.reasons)}",
+        f"{destination.name} is not good: {'; '.join(verdict.reasons)}",
         where=f"kept for inspection as {kept}",
         cure=_cure(manifest, kept),
     )

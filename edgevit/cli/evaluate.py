@@ -9,6 +9,7 @@ import typer
 
 from edgevit.cli.console import Json, Quiet, counted, examples, print_json, print_table, say_runtime
 from edgevit.cli.options import ClassesOption, LabelsOption, SeedOption, SizeOption, WeightsOption, model_options
+from edgevit.errors import UsageError
 
 
 def register(app: typer.Typer) -> None:
@@ -30,6 +31,10 @@ def evaluate(
     size: SizeOption = None,
     seed: SeedOption = 0,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many pictures.")] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Of a model name: quantized as `edgevit quantize` wrote it, simulated."),
+    ] = None,
     predictions: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write index,truth,prediction of every picture as CSV.")
     ] = None,
@@ -41,6 +46,8 @@ def evaluate(
     from edgevit.bundle.read import is_bundle
     from edgevit.verify.evaluate import evaluate_bundle, evaluate_model, torch_title
 
+    if recipe is not None and is_bundle(Path(model)):
+        raise UsageError("a bundle is quantized already", cure="leave out --recipe, or name the model")
     with counted(limit, "evaluating", quiet or json) as advance:
         if is_bundle(Path(model)):
             deployed = load(Path(model))
@@ -49,6 +56,11 @@ def evaluate(
             from edgevit.models.load import load_model
 
             loaded = load_model(model, **model_options(weights, num_classes, labels, size, seed))
+            if recipe is not None:
+                from edgevit.core.recipe import read_recipe
+                from edgevit.quant.simulate import simulated
+
+                loaded = simulated(loaded, read_recipe(recipe))
             found, runtime = evaluate_model(loaded, dataset, limit=limit, advance=advance), torch_title()
     if predictions:
         lines = [

@@ -121,6 +121,8 @@ def _show_placement(placement: dict[str, Any]) -> None:
             f"in {pieces} piece{'' if pieces == 1 else 's'}",
             markup=False,
         )
+    if placement["integer_share"]:
+        stdout().print(f"  {'int8':11} {placement['integer_share']:.2%} by integer kernels", markup=False)
     print_table(
         ["operator", "count", "MACs", "runs in", "why not delegated"],
         [
@@ -149,6 +151,7 @@ def _show_manifest(manifest: dict[str, Any]) -> None:
         "model": f"{model['name']} ({model['family']}), {quantity(model['parameters'])} parameters",
         "weights": f"{model['weights']['kind']}, {model['weights']['source']}; licence {model['licence']}",
         "target": f"{manifest['target']['runtime']}, {manifest['target']['precision']}",
+        **_quantization_row(manifest.get("quantization")),
         "input": f"{source['name']}: {source['layout']} {source['dtype']} {source['shape']}, "
         f"{source['colour']}, {source['values']}",
         "preprocess": _rule_text(rule) + (", normalised inside" if rule["normalise_in_graph"] else ""),
@@ -163,6 +166,15 @@ def _show_manifest(manifest: dict[str, Any]) -> None:
         )
     for key, value in rows.items():
         stdout().print(f"  {key:11} {value}", markup=False)
+
+
+def _quantization_row(found: dict[str, Any] | None) -> dict[str, str]:
+    if not found:
+        return {}
+    bits = f"W{found['weight_bits']}" + (f"A{found['activation_bits']}" if found.get("activation_bits") else "")
+    dynamic = ", activations as they come" if found.get("dynamic") else ""
+    kept = f", {found['kept']} layers kept in floating point" if found.get("kept") else ""
+    return {"quantized": f"{bits} by {found['quantizer']}{dynamic}: {found['layers']} layers{kept}"}
 
 
 def _show_model(document: dict[str, Any]) -> None:

@@ -149,7 +149,8 @@ class VerdictInfo(Strict):
     """The comparison with PyTorch; see docs/verdict.md.
 
     Of a quantized artifact ``error`` is by the quantized model in PyTorch; ``float_error`` and ``float_top1``, the
-    share of probes with the same most likely class, are by the float one.
+    share of probes with the same most likely class, are by the float one. ``accuracy`` is the artifact's own, where
+    it was held to a floor.
     """
 
     status: Literal["passed", "failed", "not_run"]
@@ -161,6 +162,7 @@ class VerdictInfo(Strict):
     top1_equal: bool | None = None
     float_error: float | None = None
     float_top1: float | None = None
+    accuracy: float | None = None
     reasons: tuple[str, ...] = ()
 
 

@@ -19,6 +19,7 @@ class Placed:
         why: why it is not, for people.
         count: how many.
         macs: multiply-accumulate operations in all of them.
+        integer_macs: those of them that integer kernels do.
     """
 
     operator: str
@@ -27,6 +28,7 @@ class Placed:
     why: str = ""
     count: int = 1
     macs: int = 0
+    integer_macs: int = 0
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,18 @@ class Placement:
         inside = sum(one.macs for one in self.operators if one.delegated)
         return inside / self.macs if self.macs else None
 
+    @property
+    def integer_share(self) -> float | None:
+        """The share of them that integer kernels do, 0 to 1; None for a file without any."""
+        return sum(one.integer_macs for one in self.operators) / self.macs if self.macs else None
+
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
             "delegates": self.delegates,
             "macs": self.macs,
             "delegated_share": self.delegated_share,
+            "integer_share": self.integer_share,
             "operators": [asdict(one) for one in self.operators],
         }
 
@@ -72,6 +80,7 @@ def gathered(found: Sequence[Placed], delegates: int) -> Placement:
     for (delegated, place, operator, why), group in groupby(sorted(found, key=kind), kind):
         members = list(group)
         count, macs = sum(one.count for one in members), sum(one.macs for one in members)
-        rows.append(Placed(operator, place, delegated, why, count, macs))
+        integer_macs = sum(one.integer_macs for one in members)
+        rows.append(Placed(operator, place, delegated, why, count, macs, integer_macs))
     rows.sort(key=lambda one: (one.delegated, -one.macs, -one.count, one.operator))
     return Placement(tuple(rows), delegates)

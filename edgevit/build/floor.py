@@ -1,0 +1,48 @@
+"""Hold an artifact to a floor: run it on a whole data set in its own runtime."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edgevit.backends.jobs import Limits
+from edgevit.core.manifest import Manifest
+from edgevit.core.spec import Preprocessing
+from edgevit.verify.evaluate import pictures_of
+from edgevit.verify.judge import run_artifact
+from edgevit.verify.probes import make_inputs
+
+
+@dataclass(frozen=True)
+class Floor:
+    """What is asked.
+
+    Attributes:
+        least: accuracy, 0 to 1.
+        dataset: labelled pictures.
+        rule: the model's preprocessing.
+    """
+
+    least: float
+    dataset: str
+    rule: Preprocessing
+
+
+def measure(
+    floor: Floor, manifest: Manifest, file: Path, scratch: Path, log: Path, limits: Limits, stop: threading.Event
+) -> float:
+    """Accuracy of a model file on the floor's data set; arguments as for `edgevit.verify.judge.run_artifact`."""
+    pictures, truth = zip(*pictures_of(floor.dataset, manifest.labels), strict=True)
+    inputs = make_inputs(list(pictures), floor.rule, manifest.input)
+    outputs = run_artifact(manifest.target.backend, file, inputs, scratch, log, limits, stop)
+    return float((outputs.argmax(axis=1) == np.asarray(truth)).mean())
+
+
+def shortfall(floor: Floor, accuracy: float) -> str:
+    """Why an artifact is not good enough, or an empty string."""
+    if accuracy >= floor.least:
+        return ""
+    return f"its accuracy on {floor.dataset} is {accuracy:.2%}, below the floor of {floor.least:.2%}"

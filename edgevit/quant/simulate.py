@@ -1,0 +1,41 @@
+"""A quantized model in PyTorch: whatever a recipe says, also what no runtime can execute."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from edgevit.core.recipe import Recipe
+from edgevit.graph.capture import capture
+from edgevit.graph.fx import first_output
+from edgevit.graph.quantized.core import quantizable
+from edgevit.models.load import LoadedModel
+from edgevit.quant.solve import quantized_graph
+
+if TYPE_CHECKING:
+    from torch.fx import GraphModule
+
+
+class Simulated(nn.Module):
+    """Maps normalised float32 [1, 3, H, W] to logits [1, classes]."""
+
+    def __init__(self, core: GraphModule) -> None:
+        super().__init__()
+        self.core = core
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """The quantized logits."""
+        return first_output(self.core(inputs))
+
+
+def simulated(loaded: LoadedModel, recipe: Recipe) -> LoadedModel:
+    """A loaded model with a recipe's rounding in it, to be run one picture at a time.
+
+    Raises:
+        BadFile: the recipe is for another model.
+    """
+    core = quantizable(capture(loaded.module, loaded.preprocessing.size))
+    return replace(loaded, module=Simulated(quantized_graph(core, recipe)))
