@@ -248,9 +248,8 @@ def _capture(
     floor = None
     if options.floor is not None and options.evaluate is not None:
         floor = Floor(options.floor, options.evaluate, loaded.preprocessing)
-    return _Shared(
-        options, program, file, floor, manifests, golden, inputs, home / _LOGS, limits, stop, listen, workers
-    )
+    logs = home / _LOGS
+    return _Shared(options, program, file, floor, manifests, golden, inputs, logs, limits, stop, listen, workers)
 
 
 def _one_target(shared: _Shared, runtime: Runtime, home: Path) -> ExportResult:
@@ -355,6 +354,8 @@ def _complete(bundle: Path, manifest: Manifest, golden: Golden, inputs: NDArray[
 def _cure(manifest: Manifest, kept: Path) -> str:
     if manifest.target.precision == "fp16" and find_backend(manifest.target.backend).keeps_fp32:
         return f"edgevit verify {kept} --hazards names what to keep in fp32"
+    if manifest.verdict is not None and manifest.verdict.accuracy is not None:
+        return "try another --quantizer, or a recipe with --auto-mixed latency=1.2 from edgevit quantize"
     return "add --bisect to find the first operator that departs, or choose another precision"
 
 
