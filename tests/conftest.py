@@ -51,7 +51,9 @@ def exported(shared_folder: Path) -> Exported:
         folder = shared_folder / "bundles" / model / f"{target}-{precision}"
         with FileLock(str(shared_folder / f"{model}-{target}-{precision}.lock")):
             if not folder.exists():
-                options = ExportOptions(model, (target,), precision=precision, out=shared_folder / "bundles")
+                calib = "digits:train" if precision == "int8" else None
+                out = shared_folder / "bundles"
+                options = ExportOptions(model, (target,), precision=precision, calib=calib, quantizer="repq", out=out)
                 result: ExportResult = export(options)[0]
                 if result.error:
                     raise result.error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from edgevit.backends.base import Backend, LowerRequest, Runner
 from edgevit.core.flat import messages, string, string_map
 from edgevit.core.manifest import MARKER
 from edgevit.errors import BadFile, MissingDependency
+
+if TYPE_CHECKING:
+    from edgevit.graph.quantized.prepare import Form
 
 OPSET = 20
 NARROW_OPSET = 21
@@ -50,6 +53,13 @@ def lower(request: LowerRequest) -> None:
         raise ValueError("the model is larger than ONNX's 2 GiB limit for one file")
     onnx.checker.check_model(model)
     request.out.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _quantized_form() -> Form:
+    """ONNX Runtime makes one of two quantizations in a row, with a code that is neither's."""
+    from edgevit.graph.quantized.prepare import Form
+
+    return Form(carrying="moves")
 
 
 def _without_traces(model: Any) -> Any:
@@ -116,6 +126,7 @@ BACKEND = Backend(
     operators=operators,
     read_embedded=read_embedded,
     placement=placement,
+    quantized_form=_quantized_form,
     available=lambda variant: "",
     effort=5,
     imports=("edgevit.graph.prepare", "torch.onnx", "onnxscript", "onnxruntime"),
