@@ -17,9 +17,10 @@ from edgevit.models.registry import list_models
 from edgevit.verify.evaluate import Evaluation
 
 if TYPE_CHECKING:
+    from edgevit.quant.run import Quantized
     from edgevit.verify.hazards import HazardReport
 
-__all__ = ["Deployed", "evaluate", "export", "find_hazards", "list_models", "load", "verify_bundle"]
+__all__ = ["Deployed", "evaluate", "export", "find_hazards", "list_models", "load", "quantize", "verify_bundle"]
 
 
 def export(model: str, targets: Sequence[str], *, listen: Listener = ignore, **options: Any) -> list[ExportResult]:
@@ -32,9 +33,62 @@ def export(model: str, targets: Sequence[str], *, listen: Listener = ignore, **o
         UsageError: the request is wrong; nothing was written.
         EnvironmentIncomplete: weights, packages or disk space are missing.
     """
-    if "out" in options:
-        options["out"] = Path(options["out"])
+    for name in ("out", "recipe"):
+        if options.get(name) is not None:
+            options[name] = Path(options[name])
     return run_export(ExportOptions(model, tuple(targets), **options), listen)
+
+
+def quantize(
+    model: str,
+    calib: str | None = None,
+    *,
+    out: Path | str,
+    bits: str = "w8a8",
+    auto_mixed: str | None = None,
+    report: Path | str | None = None,
+    weights: str = "pretrained",
+    num_classes: int | None = None,
+    labels: tuple[str, ...] | None = None,
+    size: int | None = None,
+    weights_seed: int = 0,
+    **options: Any,
+) -> Quantized:
+    """Solve a recipe and write it.
+
+    Args:
+        model: a name.
+        calib: a folder of pictures, or ``digits:train``; None for weights only.
+        out: the recipe's file.
+        bits: ``w8a8``, ``w8``, ``w4``, ``w8a8-dynamic``, or another pair to be simulated.
+        auto_mixed: ``size=1.2`` or ``latency=1.1``.
+        report: an HTML page of every layer's sensitivity.
+        weights: as for `edgevit.models.load.load_model`, and so the next three.
+        num_classes: head size.
+        labels: class names.
+        size: side of a square input in pixels.
+        weights_seed: of random weights.
+        options: further fields of `edgevit.quant.options.QuantizeOptions`.
+
+    Raises:
+        UsageError: the request is wrong; nothing was written.
+        CheckFailed: the floor was missed.
+    """
+    from edgevit.build.quantize import quantize as run_quantize
+    from edgevit.quant.options import QuantizeOptions, parse_bits, parse_budget
+
+    budget = parse_budget(auto_mixed) if auto_mixed else None
+    return run_quantize(
+        model,
+        QuantizeOptions(calib, bits=parse_bits(bits), budget=budget, **options),
+        Path(out),
+        report=Path(report) if report else None,
+        weights=weights,
+        num_classes=num_classes,
+        labels=labels,
+        size=size,
+        seed=weights_seed,
+    )
 
 
 def verify_bundle(

@@ -25,6 +25,7 @@ HEAVY = (
 LEAN_COMMANDS = (
     ["--help"],
     ["export", "--help"],
+    ["quantize", "--help"],
     ["models"],
     ["targets"],
     ["targets", "browser"],

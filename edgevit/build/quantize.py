@@ -13,7 +13,7 @@ from edgevit.quant.options import QuantizeOptions
 if TYPE_CHECKING:
     from edgevit.quant.run import Quantized
 
-TYPE_SUFFIX = ".json"
+SUFFIX = ".json"
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -50,8 +50,8 @@ def quantize(
         CheckFailed: the floor was missed, or the model gives values that are not finite.
     """
     options.check()
-    if out.suffix != TYPE_SUFFIX or out.is_dir():
-        raise UsageError(f"a recipe is a .json file, not {out}", cure=f"-o {out.with_suffix(TYPE_SUFFIX)}")
+    if out.suffix != SUFFIX or out.is_dir():
+        raise UsageError(f"a recipe is a .json file, not {out}", cure=f"-o {out.with_suffix(SUFFIX)}")
     from edgevit.models.load import load_model
     from edgevit.quant.run import check_floor, quantize_loaded
 
@@ -64,7 +64,7 @@ def quantize(
     try:
         check_floor(found.recipe, options.floor)
     except CheckFailed as error:
-        kept = out.with_suffix(".rejected" + TYPE_SUFFIX)
+        kept = out.with_suffix(".rejected" + SUFFIX)
         write_whole(kept, found.recipe.to_json())
         error.where = f"{error.where}; kept for inspection as {kept}"
         raise

@@ -48,8 +48,7 @@ def register(app: typer.Typer) -> None:
     app.command(
         epilog=examples(
             "export tinyvit_digits -t coreml -t litert -t executorch -t onnx",
-            "export shvit_s4 -t onnx --precision fp16 --weights shvit_s4.pth -o dist",
-            "export tinyvit_digits -t litert --precision int8 --calib digits:train",
+            "export shvit_s4 -t onnx --precision int8 --calib photos --weights shvit_s4.pth -o dist",
         ),
     )(export)
 

@@ -13,7 +13,7 @@ from edgevit.core.recipe import ChannelFold, Code, UniformCode, WeightCode
 from edgevit.graph.fx import aten, is_call
 from edgevit.graph.quantized.codes import LEAST_SCALE, PROBABILITY, fake_code, uniform_code, weight_scales
 from edgevit.graph.quantized.folds import Site
-from edgevit.graph.quantized.layers import Layer, Plan
+from edgevit.graph.quantized.layers import Layer, Plan, readers
 from edgevit.quant.bridges import Bridge
 from edgevit.quant.observers import Observer
 from edgevit.quant.samples import Samples, Values, grouped_weight, products
@@ -78,6 +78,11 @@ class Bench:
     def readers(self, point: str) -> list[Reading]:
         """The layers that read a point."""
         return [self.readings[layer.name] for layer in self.plan.layers if layer.source.name == point]
+
+    def is_shared(self, point: Node) -> bool:
+        """Whether a value that exists as integers only is also read by what computes on floats, or by a sum."""
+        layers = {layer.node for layer in self.plan.layers}
+        return point in self.plan.computed and any(user not in layers for user, _ in readers(point))
 
     def values(self, point: str) -> Values:
         """What a point was seen to hold."""

@@ -148,7 +148,7 @@ def _try(bench: Bench, block: _Block, choices: Iterable[Choice], undo: Choice, p
 
 
 def _refine_value(bench: Bench, block: _Block, point: Node, grid: Grid, schemes: tuple[bool, ...]) -> None:
-    if fixed_code(point, bench.activation_bits):
+    if fixed_code(point, bench.activation_bits) or bench.is_shared(point):
         return
     values, before = bench.values(point.name), bench.activations[point.name]
 

@@ -23,7 +23,7 @@ def search_weights(bench: Bench, grid: Grid, metric: Metric, layers: Iterable[La
 
 
 def search_values(bench: Bench, grid: Grid, metric: Metric, schemes: tuple[bool, ...]) -> None:
-    """The best codes of what layers read, given the weights.
+    """The best codes of what layers alone read, given the weights; the loss does not see other readers.
 
     Args:
         bench: where.
@@ -33,7 +33,7 @@ def search_values(bench: Bench, grid: Grid, metric: Metric, schemes: tuple[bool,
     """
     for point in bench.plan.points:
         readers = bench.readers(point.name)
-        if not readers or fixed_code(point, bench.activation_bits):
+        if not readers or fixed_code(point, bench.activation_bits) or bench.is_shared(point):
             continue
         values, bits = bench.values(point.name), bench.activation_bits
         codes = [

@@ -59,8 +59,8 @@ def test_folder_names_of_different_runtimes_differ() -> None:
 
 
 def test_a_precision_that_a_runtime_lacks() -> None:
-    with pytest.raises(UsageError, match="int8"):
-        check_precision(resolve_target("onnx"), "int8")
+    with pytest.raises(UsageError, match="w8"):
+        check_precision(resolve_target("executorch"), "w8")
 
 
 def test_a_device_of_ones_own_is_one_file(config: Path) -> None:

@@ -128,6 +128,18 @@ def test_requests_that_cannot_work(arguments: tuple[str, ...], words: str, tmp_p
     assert list(tmp_path.glob("*.json")) == []
 
 
+def test_the_same_from_python(tmp_path: Path) -> None:
+    import edgevit
+
+    found = edgevit.quantize(
+        MODEL, "digits:train", out=tmp_path / "r.json", quantizer="repq", exportable=True, images=8
+    )
+    assert found.recipe == read_recipe(tmp_path / "r.json")
+    result = edgevit.export(MODEL, ["onnx"], precision="int8", recipe=str(tmp_path / "r.json"), out=tmp_path)[0]
+    assert result.ok and result.manifest is not None and result.manifest.quantization is not None
+    assert result.manifest.quantization.quantizer == "repq"
+
+
 def test_mixed_precision_keeps_layers(tmp_path: Path) -> None:
     file = tmp_path / "mixed.json"
     document = cli_json(
