@@ -17,7 +17,7 @@ p { margin: .4rem 0; } .soft { color: var(--soft); } .num { text-align: right; f
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .75rem; margin: 1rem 0; }
 .card { background: var(--card); border-radius: .5rem; padding: .7rem .9rem; }
 .card b { display: block; font-size: 1.3rem; }
-.scroll { overflow-x: auto; }
+.scroll { overflow-x: auto; } .scroll svg { min-width: 44rem; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; }
 th, td { padding: .3rem .5rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap; }
 th.num { text-align: right; } svg { width: 100%; height: auto; display: block; } svg text { fill: var(--ink); }

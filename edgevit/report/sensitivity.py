@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from math import log10
+from math import ceil, floor, log10
 
 from edgevit.core.recipe import Recipe
 from edgevit.quant.sensitivity import LayerSensitivity
@@ -24,13 +24,13 @@ def _share(divergence: float, low: float, high: float) -> float:
 def _chart(layers: Sequence[LayerSensitivity], worst: set[str]) -> str:
     """One bar a layer, in the order of the model: its length is what it alone moves the answers by."""
     logs = [log10(max(one.divergence, _LEAST)) for one in layers]
-    low, high = int(min(logs)) - 1, max(logs)
+    low, high = floor(min(logs)) - 1, ceil(max(logs) + 1e-9)
     height, width = _TOP + _ROW * len(layers) + 8, _LABELS + _BARS + 110
     parts = [
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="divergence of the answers, one bar a layer" '
         'font-family="system-ui, sans-serif" font-size="11">'
     ]
-    for power in range(low, int(high) + 1):
+    for power in range(low, high + 1):
         x = _LABELS + _BARS * _share(10.0**power, low, high)
         parts.append(
             f'<line x1="{x:.1f}" y1="{_TOP - 6}" x2="{x:.1f}" y2="{height - 6}" stroke="var(--line)"/>'
