@@ -22,7 +22,7 @@ from edgevit.build import cache
 from edgevit.build.describe import cache_key, describe, model_folder, resolve_targets
 from edgevit.build.floor import Floor, measure, shortfall
 from edgevit.build.options import ExportOptions
-from edgevit.build.recipes import answering, check_options, describe_recipe, obtain_recipe
+from edgevit.build.recipes import check_options, describe_recipe, obtain_recipe
 from edgevit.bundle.card import write_card, write_licence
 from edgevit.bundle.golden import write_golden
 from edgevit.bundle.sbom import write_sbom
@@ -224,6 +224,7 @@ def _capture(
 
     from edgevit.data.images import picture_paths, read_picture
     from edgevit.graph.capture import capture
+    from edgevit.graph.quantized.prepare import answering
     from edgevit.verify.probes import make_golden
 
     extra = [read_picture(path) for path in picture_paths(options.images)] if options.images else []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,6 @@ from edgevit.core.target import QUANTIZED
 from edgevit.errors import UsageError
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from torch.export import ExportedProgram
 
     from edgevit.models.load import LoadedModel
@@ -129,19 +127,6 @@ def obtain_recipe(
         exportable=True,
     )
     return quantize_program(program, loaded, wanted, progress=progress).recipe
-
-
-def answering(program: ExportedProgram, recipe: Recipe) -> Callable[[Tensor], Tensor]:
-    """The quantized model in PyTorch: normalised float32 [1, 3, H, W] to logits.
-
-    Raises:
-        BadFile: the recipe is for another graph.
-    """
-    from edgevit.graph.fx import first_output
-    from edgevit.graph.quantized.prepare import quantized_core
-
-    core = quantized_core(program, recipe)
-    return lambda inputs: first_output(core(inputs))
 
 
 def describe_recipe(recipe: Recipe, file: Path) -> QuantizationInfo:

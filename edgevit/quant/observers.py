@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from edgevit.core.recipe import UniformCode
-from edgevit.graph.quantized.codes import fake_uniform, uniform_code
+from edgevit.graph.quantized.codes import fake_code, uniform_code
 from edgevit.quant.samples import Values
 
 Range = tuple[float, float]
@@ -24,8 +24,7 @@ def minmax(values: Values, bits: int) -> Range:  # noqa: ARG001 - every observer
 
 def squared_error(sampled: Tensor, code: UniformCode) -> float:
     """Mean squared rounding and clipping error."""
-    rounded = fake_uniform(sampled, code.scale, code.zero_point, code.low, code.high)
-    return float((rounded - sampled).square().mean())
+    return float((fake_code(sampled, code) - sampled).square().mean())
 
 
 def _best(sampled: Tensor, ranges: list[Range], bits: int) -> Range:

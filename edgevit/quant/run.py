@@ -83,11 +83,7 @@ def quantize_program(
             most_unreadable=options.most_unreadable,
             warn=warn,
         )
-    if options.bits.activations is None:
-        recipe = solve_weights(source, options.bits, options.keep)
-    else:
-        assert pictures is not None
-        recipe = _solve(source, options, pictures, {}, progress)
+    recipe = _solve(source, options, pictures, {}, progress)
     layers: list[LayerSensitivity] = []
     if pictures is not None and (report or options.budget):
         layers = _sensitivities(source, recipe, pictures, progress)
@@ -104,10 +100,11 @@ def quantize_program(
 
 
 def _solve(
-    source: Source, options: QuantizeOptions, pictures: Pictures, kept: dict[str, str], progress: Progress
+    source: Source, options: QuantizeOptions, pictures: Pictures | None, kept: dict[str, str], progress: Progress
 ) -> Recipe:
     if options.bits.activations is None:
         return solve_weights(source, options.bits, (*options.keep, *kept))
+    assert pictures is not None
     return solve_recipe(
         source,
         find_quantizer(options.quantizer),

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import torch
-
 from edgevit.graph.quantized.folds import Site
 from edgevit.graph.quantized.layers import Layer
-from edgevit.quant.bench import Bench, channel_fold, fixed_code, largest_weights, observe_values, observed
+from edgevit.quant.bench import Bench, channel_fold, fixed_code, largest_weights, observe_values
 from edgevit.quant.metrics import Metric
 from edgevit.quant.observers import Observer
 from edgevit.quant.search import Grid, candidate_codes, search_value, search_weight
@@ -66,16 +64,6 @@ def equalise(bench: Bench, site: Site, *, symmetric: bool = False) -> None:
     bench.fold(site, factor, shift)
 
 
-def observe_again(bench: Bench, site: Site, observer: Observer, *, symmetric: bool = False) -> None:
-    """The code of a value whose channels were changed."""
-    bench.activations[site.value.name] = observed(bench, site.value, observer, symmetric=symmetric)
-
-
 def is_normalised(site: Site) -> bool:
     """Whether a value comes from a norm."""
     return "norm" in str(site.maker.target)
-
-
-def one_like(site: Site) -> torch.Tensor:
-    """A factor that changes nothing."""
-    return torch.ones(site.channels)

@@ -92,12 +92,10 @@ def verify_bundle(
 def _quantized(reference: nn.Module, bundle: Bundle) -> Answering:
     """A PyTorch model as the bundle's recipe quantizes it."""
     from edgevit.graph.capture import capture
-    from edgevit.graph.fx import first_output
-    from edgevit.graph.quantized.prepare import quantized_core
+    from edgevit.graph.quantized.prepare import answering
 
     program = capture(reference, bundle.manifest.preprocess.size)
-    core = quantized_core(program, read_recipe(bundle.path / RECIPE))
-    return lambda pixels: first_output(core(pixels))
+    return answering(program, read_recipe(bundle.path / RECIPE))
 
 
 def _preprocessing_faults(

@@ -7,14 +7,14 @@ changes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch.fx import Node
 
 from edgevit.graph.builder import Builder
 from edgevit.graph.fx import aten, calls, finish, is_call, operand
-from edgevit.graph.quantized.insert import DEQUANTIZE, QUANTIZE
+from edgevit.graph.quantized.insert import DEQUANTIZE, QUANTIZE, emit_pair
 from edgevit.graph.quantized.layers import RELUS, SHAPE_OPERATORS
 
 if TYPE_CHECKING:
@@ -25,14 +25,6 @@ _CONCATENATE = aten.cat.default
 
 def _is_tensor(node: Node) -> bool:
     return isinstance(node.meta.get("val"), torch.Tensor)
-
-
-def _again(builder: Builder, value: Node, numbers: tuple[Any, ...]) -> None:
-    """Quantize what only moved, for all that read it."""
-    users = list(value.users)
-    integers = builder.at(value.next).call(QUANTIZE, value, *numbers)
-    for user in users:
-        user.replace_input_with(value, builder.at(user).call(DEQUANTIZE, integers, *numbers))
 
 
 def carry(core: GraphModule, *, requantizes: bool = True) -> int:
@@ -54,7 +46,7 @@ def carry(core: GraphModule, *, requantizes: bool = True) -> int:
             while is_call(source, *SHAPE_OPERATORS) and not _is_tensor(source):
                 source = operand(source)  # a split's pieces are read through it
             if is_call(source, DEQUANTIZE):
-                _again(builder, node, tuple(source.args[1:]))
+                emit_pair(builder, node, tuple(source.args[1:]), list(node.users))
                 made += 1
     made += _concatenations(core, builder, requantizes)
     finish(core)

@@ -53,22 +53,23 @@ def _leads_to(node: Node, wanted: set[Node]) -> bool:
     return is_call(node, *SHAPE_OPERATORS) and any(_leads_to(user, wanted) for user in node.users)
 
 
-def _after(node: Node) -> Node:
-    """What follows a node in its graph."""
-    return node.next
+def emit_pair(builder: Builder, value: Node, numbers: tuple[Any, ...], users: Iterable[Node]) -> None:
+    """Quantize a value, and let each of ``users`` read it dequantized.
 
-
-def emit_pair(builder: Builder, value: Node, code: UniformCode, users: Iterable[Node]) -> None:
-    """Quantize a value, and let each of ``users`` read it dequantized."""
-    numbers = (code.scale, code.zero_point, code.low, code.high, torch.int8)
-    integers = builder.at(_after(value)).call(QUANTIZE, value, *numbers)
+    Args:
+        builder: of the value's graph.
+        value: in floating point.
+        numbers: scale, zero point, smallest and largest integer, and dtype.
+        users: some or all that read the value.
+    """
+    integers = builder.at(value.next).call(QUANTIZE, value, *numbers)
     for user in users:
         user.replace_input_with(value, builder.at(user).call(DEQUANTIZE, integers, *numbers))
 
 
 def _emit(builder: Builder, value: Node, code: Code, users: list[Node]) -> None:
     if isinstance(code, UniformCode):
-        emit_pair(builder, value, code, users)
+        emit_pair(builder, value, (code.scale, code.zero_point, code.low, code.high, torch.int8), users)
         return
     with value.graph.inserting_after(value):
         rounded = value.graph.call_function(rounding(code), (value,))

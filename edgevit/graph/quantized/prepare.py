@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from edgevit.core.recipe import Recipe
+from edgevit.graph.fx import first_output
 from edgevit.graph.prepare import Prepared, apply_rewrites, finished
 from edgevit.graph.quantized.carry import carry, drop_clipped_relus
 from edgevit.graph.quantized.core import BEFORE, quantizable
@@ -44,6 +45,16 @@ class Form:
 def quantized_core(program: ExportedProgram, recipe: Recipe) -> GraphModule:
     """A captured program's graph with a recipe's Q/DQ nodes: what every format computes."""
     return insert(quantizable(program), recipe)
+
+
+def answering(program: ExportedProgram, recipe: Recipe) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The quantized model in PyTorch: normalised float32 [1, 3, H, W] to logits.
+
+    Raises:
+        BadFile: the recipe is for another graph.
+    """
+    core = quantized_core(program, recipe)
+    return lambda inputs: first_output(core(inputs))
 
 
 def _then(chosen: Iterable[Rewrite], form: Form) -> tuple[Rewrite, ...]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from edgevit.core.recipe import FactorCode, LogCode
 from edgevit.graph.fx import is_call
-from edgevit.graph.quantized.codes import uniform_code
+from edgevit.graph.quantized.codes import fake_code, uniform_code
 from edgevit.quant.bench import Bench, largest_weights, observe_values
 from edgevit.quant.observers import minmax
 from edgevit.quant.operands import ATTENTION, NORM, is_probability, operators_of, sample_operands
@@ -36,8 +36,6 @@ def factor_code(rows: Tensor, bits: int) -> FactorCode:
         FactorCode(bits=bits, scale=scale, zero_point=whole.zero_point, factors=(factor,) * rows.shape[1])
         for factor in range(MOST_FACTOR + 1)
     ]
-    from edgevit.graph.quantized.codes import fake_code
-
     errors = torch.stack([(fake_code(rows, code) - rows).square().sum(0) for code in codes])
     return codes[0].model_copy(update={"factors": tuple(errors.argmin(0).tolist())})
 
