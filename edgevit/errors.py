@@ -10,6 +10,7 @@ EdgevitError                 exit 1   something inside edgevit is wrong
 ├── ConversionFailed         exit 4   a toolchain failed, crashed or ran out of time or memory
 ├── MissingDependency        exit 5   a package, a download or a disk the work needs is not there
 └── DeviceUnreachable        exit 6   the device did not answer
+    └── DeviceFailed         exit 6   it answered, and cannot do what it was asked
 ```
 
 An error says what was wrong, where, and what to do about it: `message`, `where`, `cure`.
@@ -115,3 +116,9 @@ class DeviceUnreachable(EdgevitError):
 
     code = "E_DEVICE"
     exit_code = 6
+
+
+class DeviceFailed(DeviceUnreachable):
+    """The device answered, but could not run the model: no runtime, no space, no memory, other instructions."""
+
+    code = "E_DEVICE_FAILED"

@@ -11,16 +11,10 @@ from pathlib import Path
 import psutil
 
 from edgevit.bundle.read import Bundle, read_bundle
+from edgevit.core.folders import cache_folder
 from edgevit.errors import EdgevitError
 
 _BUNDLES = "bundles"
-
-
-def cache_folder() -> Path:
-    """``$EDGEVIT_CACHE``, else the platform's cache folder for edgevit."""
-    from platformdirs import user_cache_dir
-
-    return Path(os.environ.get("EDGEVIT_CACHE") or user_cache_dir("edgevit"))
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from typing import Any, Literal
 import psutil
 
 from edgevit.backends.base import Backend, backends
-from edgevit.build.cache import cache_folder
 from edgevit.core.digest import package_versions
+from edgevit.core.folders import cache_folder
 
 _LEAST_DISK = 4 << 30
 _LEAST_MEMORY = 4 << 30

@@ -99,7 +99,7 @@ def _fail(error: EdgevitError) -> None:
 
 
 def _bug(error: Exception) -> None:
-    from edgevit.build.cache import cache_folder
+    from edgevit.core.folders import cache_folder
 
     text = "".join(traceback.format_exception(error))
     if _shows_traceback():

@@ -19,8 +19,9 @@ def show(json: Json = False) -> None:
     """List the cached bundles, the latest first."""
     from time import localtime, strftime
 
-    from edgevit.build.cache import cache_folder, entries
+    from edgevit.build.cache import entries
     from edgevit.bundle.read import read_bundle
+    from edgevit.core.folders import cache_folder
     from edgevit.errors import EdgevitError
 
     rows = []

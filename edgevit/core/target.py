@@ -31,6 +31,10 @@ class Runtime(BaseModel):
         precisions: what it runs.
         runs_here: whether this format can be executed on a Linux or macOS host by its Python runtime.
         default: whether it is the runtime meant when only the backend is named.
+        engine: what edgevit's runners call it; empty where none runs it.
+        reached_by: kinds of device whose runner has this engine, e.g. ``ssh``.
+        package: the package that brings it, from PyPI or npm.
+        tested: the version of the package that edgevit is tested with, and installs when asked to.
         notes: limits worth knowing.
     """
 
@@ -44,6 +48,10 @@ class Runtime(BaseModel):
     precisions: tuple[Precision, ...]
     runs_here: bool
     default: bool = False
+    engine: str = ""
+    reached_by: tuple[str, ...] = ()
+    package: str = ""
+    tested: str = ""
     notes: str = ""
 
 
@@ -107,6 +115,11 @@ def devices() -> dict[str, Device]:
 def default_runtime(backend: str) -> Runtime | None:
     """The runtime meant when only a backend is named."""
     return next((r for r in runtimes().values() if r.backend == backend and r.default), None)
+
+
+def engine_for(backend: str, kind: str) -> Runtime | None:
+    """The runtime that runs a backend's files on devices of a kind, or None."""
+    return next((r for r in runtimes().values() if r.backend == backend and kind in r.reached_by), None)
 
 
 def resolve_target(name: str) -> Runtime:

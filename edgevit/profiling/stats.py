@@ -1,0 +1,201 @@
+"""The statistics of latencies: medians with intervals that hold when runs are not independent of each other.
+
+Latencies of one device come in moods: a governor, a neighbour or the heat lasts for many runs. An interval that takes
+runs for independent is then far too narrow. Here whole blocks of runs are drawn (Künsch 1989, the moving-block
+bootstrap), as long as the mood lasts, which is read off the autocorrelation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+LEVEL = 0.95
+_REPLICATES = 1000
+_FEWEST_BLOCKS = 8
+_LARGEST_DRAW = 2_000_000
+_SEGMENTS = 12
+_SLOWDOWN_PARTS = 5
+_INDEPENDENT = 1.5
+_SLOWER_START = 1.01
+_SHORT_SERIES = 1.5
+"""A short series shows less of its correlation than it has."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Where a value lies.
+
+    Attributes:
+        low: lower bound.
+        high: upper bound.
+    """
+
+    low: float
+    high: float
+
+    def hull(self, other: Interval) -> Interval:
+        """The least interval that holds both."""
+        return Interval(min(self.low, other.low), max(self.high, other.high))
+
+
+def _ranks(values: Floats) -> Floats:
+    """Ranks; equal values share theirs, as a coarse clock gives them."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    return np.asarray((ends - (counts - 1) / 2)[place], np.float64)
+
+
+def correlation_time(values: Floats) -> float:
+    """For how many runs one run tells of the next: 1 for independent ones.
+
+    The integrated autocorrelation time of the ranks, summed up to the window of Sokal (1997): five times itself.
+    Ranks, because a single spike would hide every other likeness.
+    """
+    count = len(values)
+    if count < 4:
+        return 1.0
+    ranks = _ranks(values)
+    ranks -= ranks.mean()
+    size = 1 << (2 * count - 1).bit_length()
+    spectrum = np.fft.rfft(ranks, size)
+    covariance = np.fft.irfft(spectrum * np.conj(spectrum), size)[: count // 2]
+    if covariance[0] <= 0:
+        return 1.0
+    times = 2 * np.cumsum(covariance / covariance[0]) - 1
+    inside = np.arange(len(times)) >= 5 * times
+    window = int(np.argmax(inside)) if inside.any() else len(times) - 1
+    return max(1.0, float(times[window]))
+
+
+def block_length(values: Floats) -> int:
+    """Runs of one bootstrap block: twice the correlation time, but at least eight blocks."""
+    longest = max(1, len(values) // _FEWEST_BLOCKS)
+    time = correlation_time(values)
+    return 1 if time < _INDEPENDENT else min(longest, int(np.ceil(2 * time)))
+
+
+def _draws(values: Floats, length: int, rng: np.random.Generator) -> Floats:
+    """Medians of resamples made of blocks, circular: float64 [replicates]."""
+    count = len(values)
+    blocks = -(-count // length)
+    offsets = np.arange(length)
+    chunk = max(1, _LARGEST_DRAW // count)
+    found = []
+    for start in range(0, _REPLICATES, chunk):
+        rows = min(chunk, _REPLICATES - start)
+        starts = rng.integers(0, count, (rows, blocks, 1))
+        places = ((starts + offsets) % count).reshape(rows, -1)[:, :count]
+        found.append(np.median(values[places], axis=1))
+    return np.concatenate(found)
+
+
+def _ordered(values: Floats, effective: float, level: float) -> Interval:
+    """The interval between two order statistics, for as many independent runs as these are worth.
+
+    The number of runs below the median is binomial, here by its normal approximation; with few runs it reaches
+    the smallest and the largest value, which is all that few runs can say.
+    """
+    half = NormalDist().inv_cdf((1 + level) / 2) / (2 * np.sqrt(effective))
+    low, high = np.quantile(values, [max(0.0, 0.5 - half), min(1.0, 0.5 + half)])
+    return Interval(float(low), float(high))
+
+
+def median_interval(values: Floats, *, level: float = LEVEL, seed: int = 0) -> Interval:
+    """A bootstrap interval of the median.
+
+    Where runs depend on each other a series of blocks varies less than what it stands for, so there the interval
+    is at least the one between order statistics.
+
+    Args:
+        values: float64 [n] in the order of time.
+        level: how often it should hold the median, 0 to 1.
+        seed: of the resampling.
+    """
+    if len(values) < 2:
+        return Interval(float(values[0]), float(values[0]))
+    length = block_length(values)
+    draws = _draws(values, length, np.random.default_rng(seed))
+    tail = (1 - level) / 2
+    low, high = np.quantile(draws, [tail, 1 - tail], method="inverted_cdf")
+    return Interval(float(low), float(high)).hull(_ordered(values, independent_runs(values), level))
+
+
+def independent_runs(values: Floats) -> float:
+    """How many independent runs a series is worth."""
+    time = correlation_time(values)
+    return len(values) if time < _INDEPENDENT else len(values) / (_SHORT_SERIES * time)
+
+
+def transient(values: Floats) -> int:
+    """How many runs at the start still belong to the warm-up.
+
+    The truncation rule MSER (White 1997) on medians of batches: drop as many as make the rest's standard error
+    least, at most half. Only a start that is slower than the rest, by 1 %, is warm-up; a faster one is a
+    device that slows down.
+    """
+    size = max(1, len(values) // 100)
+    batches = len(values) // size
+    if batches < 10:
+        return 0
+    medians = np.median(values[: batches * size].reshape(batches, size), axis=1)
+    cuts = np.arange(batches // 2 + 1)
+    errors = [np.var(medians[cut:]) / (batches - cut) for cut in cuts]
+    cut = int(cuts[int(np.argmin(errors))]) * size
+    if cut and np.median(values[:cut]) < np.median(values[cut:]) * _SLOWER_START:
+        return 0
+    return cut
+
+
+def slowdown(values: Floats) -> float:
+    """By what share the slowest of five parts is slower than the fastest part before it, 0 if none is."""
+    if len(values) < 2 * _SLOWDOWN_PARTS:
+        return 0.0
+    parts = [float(np.median(part)) for part in np.array_split(values, _SLOWDOWN_PARTS)]
+    fastest, worst = parts[0], 0.0
+    for part in parts[1:]:
+        worst = max(worst, part / fastest - 1)
+        fastest = min(fastest, part)
+    return worst
+
+
+def trend(values: Floats) -> bool:
+    """Whether the runs get steadily faster or slower: the Mann-Kendall test on medians of twelve parts, at 1 %."""
+    if len(values) < 4 * _SEGMENTS:
+        return False
+    parts = np.array([np.median(part) for part in np.array_split(values, _SEGMENTS)])
+    score = sum(float(np.sign(parts[i + 1 :] - parts[i]).sum()) for i in range(_SEGMENTS - 1))
+    spread = np.sqrt(_SEGMENTS * (_SEGMENTS - 1) * (2 * _SEGMENTS + 5) / 18)
+    return bool(abs(score) / spread > 2.576)
+
+
+def steady_interval(values: Floats, *, seed: int = 0) -> Interval:
+    """The interval of the median; where there is a trend, also of where it leads: the last third."""
+    interval = median_interval(values, seed=seed)
+    if not trend(values):
+        return interval
+    last = values[-max(1, len(values) // 3) :]
+    ahead = median_interval(last, seed=seed)
+    step = float(np.median(values) - np.median(last))
+    return interval.hull(ahead).hull(Interval(ahead.low - max(0.0, step), ahead.high + max(0.0, -step)))
+
+
+def ratio_interval(before: Floats, after: Floats, *, seed: int = 0) -> tuple[float, Interval]:
+    """How many times as long B takes as A, from pairs measured next to each other.
+
+    Args:
+        before: float64 [pairs], latencies of A.
+        after: float64 [pairs], latencies of B.
+        seed: of the resampling.
+
+    Returns:
+        The median of the pairs' ratios, and its interval.
+    """
+    logs = np.log(after) - np.log(before)
+    interval = median_interval(logs, seed=seed)
+    return float(np.exp(np.median(logs))), Interval(float(np.exp(interval.low)), float(np.exp(interval.high)))
