@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -26,12 +25,12 @@ from edgevit.core.report import (
     Window,
 )
 from edgevit.errors import DeviceFailed
-from edgevit.profiling.stats import independent_runs, slowdown, steady_interval, transient
+from edgevit.profiling.stats import independent_runs, median_noise, slowdown, steady_interval, transient
 
 Event = dict[str, Any]
 
 _LEAST_RUNS = 10
-_LEAST_INDEPENDENT = 10
+_LEAST_INDEPENDENT = 8
 _SLOWER = 0.05
 _WINDOW_S = 5.0
 _BUSY = 0.5
@@ -125,7 +124,7 @@ def latency(runs_ns: Sequence[int], seconds: float) -> tuple[Latency, tuple[floa
     every = np.asarray(runs_ns, np.float64) / 1e6
     cut = transient(every)
     values = every[cut:]
-    interval = steady_interval(values)
+    interval = steady_interval(every, cut)
     p90, p99 = np.quantile(values, [0.9, 0.99])
     found = Latency(
         runs=len(values),
@@ -231,17 +230,19 @@ def doubts(found: Collected, measured: Latency | None, contract: Contract) -> li
     kept = np.asarray(found.runs_ns[measured.dropped :], np.float64)
     slower = max(slowdown(kept), _since_warmup(found, kept))
     if slower > _SLOWER:
-        reasons.append(f"it got {slower:.0%} slower while it ran, as a device does that throttles")
+        reasons.append(f"it got {slower:.0%} slower while it ran, for a while or for good, as a throttled device does")
     return reasons
 
 
 def _since_warmup(found: Collected, kept: NDArray[np.float64]) -> float:
-    """How much slower the measured runs are than the warm-up was in two windows next to each other."""
+    """How much slower the measured runs are than the warm-up's fastest window."""
     medians = found.warmup.get("medians_ns", ())
-    if len(medians) < 2 or len(kept) < _SETTLED_RUNS:
+    if not medians or len(kept) < _SETTLED_RUNS:
         return 0.0
-    fastest = min(max(pair) for pair in pairwise(medians))
-    return float(np.median(kept)) / fastest - 1
+    runs = max(1, found.warmup["runs"] // len(medians))
+    parts = np.array_split(kept, max(2, len(kept) // runs))
+    slower = float(np.median(kept)) - min(medians)
+    return slower / min(medians) if slower > median_noise(kept, parts) else 0.0
 
 
 def remarks(conditions: Sequence[Conditions]) -> list[str]:

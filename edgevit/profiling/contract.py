@@ -37,7 +37,7 @@ class Settings:
     cpus: tuple[int, ...] = ()
     runs: int = 200
     seconds: float = 10.0
-    least_seconds: float = 2.0
+    least_seconds: float = 5.0
     warmup_limit_s: float = 30.0
     warmup_window_s: float = 0.5
     warmup_agree: float = 0.02

@@ -16,14 +16,20 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 LEVEL = 0.95
+_RATIO_LEVEL = 0.97
+"""Above 95 %, so that at most one null comparison in twenty is called a difference."""
 _REPLICATES = 1000
 _FEWEST_BLOCKS = 8
 _LARGEST_DRAW = 2_000_000
 _SEGMENTS = 12
-_SLOWDOWN_PARTS = 5
+_SLOWDOWN_PARTS = 20
+_STEPS_AHEAD = 3.0
+_PART_ERRORS = 5
+_MAD_TO_STD, _MEDIAN_ERROR = 1.4826, 1.2533
+"""Of the normal distribution: the standard deviation by the median deviation, and a median's error by a mean's."""
 _INDEPENDENT = 1.5
 _SLOWER_START = 1.01
-_SHORT_SERIES = 1.5
+_SHORT_SERIES = 2.0
 """A short series shows less of its correlation than it has."""
 
 
@@ -139,6 +145,8 @@ def transient(values: Floats) -> int:
     least, at most half. Only a start that is slower than the rest, by 1 %, is warm-up; a faster one is a
     device that slows down.
     """
+    if not trend(values):
+        return 0
     size = max(1, len(values) // 100)
     batches = len(values) // size
     if batches < 10:
@@ -152,37 +160,71 @@ def transient(values: Floats) -> int:
     return cut
 
 
-def slowdown(values: Floats) -> float:
-    """By what share the slowest of five parts is slower than the fastest part before it, 0 if none is."""
-    if len(values) < 2 * _SLOWDOWN_PARTS:
+def median_noise(values: Floats, parts: list[Floats]) -> float:
+    """By how much the median of such a part may be off by chance: five standard errors."""
+    spread = float(np.median([np.median(np.abs(part - np.median(part))) for part in parts]))
+    return _PART_ERRORS * _MAD_TO_STD * _MEDIAN_ERROR * spread * float(np.sqrt(len(parts) / len(values)))
+
+
+def slowdown(values: Floats, least: int = 10) -> float:
+    """By what share the slowest of twenty parts is slower than the fastest part before it, 0 if none is.
+
+    A difference below five standard errors of such parts' medians counts as none.
+
+    Args:
+        values: float64 [n] in the order of time.
+        least: runs of a part; with less than twice as many nothing can be said.
+    """
+    count = min(_SLOWDOWN_PARTS, len(values) // least)
+    if count < 2:
         return 0.0
-    parts = [float(np.median(part)) for part in np.array_split(values, _SLOWDOWN_PARTS)]
-    fastest, worst = parts[0], 0.0
-    for part in parts[1:]:
-        worst = max(worst, part / fastest - 1)
-        fastest = min(fastest, part)
+    parts = np.array_split(values, count)
+    medians = [float(np.median(part)) for part in parts]
+    noise = float(np.sqrt(2)) * median_noise(values, parts)
+    fastest, worst = medians[0], 0.0
+    for median in medians[1:]:
+        if median - fastest > noise:
+            worst = max(worst, median / fastest - 1)
+        fastest = min(fastest, median)
     return worst
 
 
 def trend(values: Floats) -> bool:
-    """Whether the runs get steadily faster or slower: the Mann-Kendall test on medians of twelve parts, at 1 %."""
+    """Whether the runs get steadily faster or slower: the Mann-Kendall test on medians of twelve parts, at 10 %."""
     if len(values) < 4 * _SEGMENTS:
         return False
     parts = np.array([np.median(part) for part in np.array_split(values, _SEGMENTS)])
     score = sum(float(np.sign(parts[i + 1 :] - parts[i]).sum()) for i in range(_SEGMENTS - 1))
     spread = np.sqrt(_SEGMENTS * (_SEGMENTS - 1) * (2 * _SEGMENTS + 5) / 18)
-    return bool(abs(score) / spread > 2.576)
+    return bool(abs(score) / spread > 1.645)
 
 
-def steady_interval(values: Floats, *, seed: int = 0) -> Interval:
-    """The interval of the median; where there is a trend, also of where it leads: the last third."""
-    interval = median_interval(values, seed=seed)
+def leads_to(values: Floats) -> float:
+    """The furthest a trend may lead: on from the last third's median by three times the last step between thirds.
+
+    A geometric decay whose steps shrink to three quarters each time ends there (Aitken's delta-squared); its ratio
+    itself is too noisy to be measured on the way.
+    """
+    _, second, last = (float(np.median(part)) for part in np.array_split(values, 3))
+    return last + _STEPS_AHEAD * (last - second)
+
+
+def steady_interval(values: Floats, dropped: int = 0, *, seed: int = 0) -> Interval:
+    """The interval of the median; where there is a trend, also of the last third and of where the trend leads.
+
+    Args:
+        values: float64 [n], all runs in the order of time.
+        dropped: how many at the start the median leaves out; the trend is read off all of them.
+        seed: of the resampling.
+    """
+    interval = median_interval(values[dropped:], seed=seed)
     if not trend(values):
         return interval
     last = values[-max(1, len(values) // 3) :]
     ahead = median_interval(last, seed=seed)
-    step = float(np.median(values) - np.median(last))
-    return interval.hull(ahead).hull(Interval(ahead.low - max(0.0, step), ahead.high + max(0.0, -step)))
+    end, step = leads_to(values), _STEPS_AHEAD * (ahead.high - ahead.low) / 2
+    bound = end + step if end > float(np.median(last)) else end - step
+    return interval.hull(ahead).hull(Interval(bound, bound))
 
 
 def ratio_interval(before: Floats, after: Floats, *, seed: int = 0) -> tuple[float, Interval]:
@@ -197,5 +239,5 @@ def ratio_interval(before: Floats, after: Floats, *, seed: int = 0) -> tuple[flo
         The median of the pairs' ratios, and its interval.
     """
     logs = np.log(after) - np.log(before)
-    interval = median_interval(logs, seed=seed)
+    interval = median_interval(logs, level=_RATIO_LEVEL, seed=seed)
     return float(np.exp(np.median(logs))), Interval(float(np.exp(interval.low)), float(np.exp(interval.high)))

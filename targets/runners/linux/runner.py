@@ -437,7 +437,7 @@ def timed(run, clock):
 
 
 def warm_up(run, job, emit, clock=nanoseconds):
-    """Run until three windows' medians agree within the job's share, or its limit of time is reached."""
+    """Run until three windows' medians agree within the job's share and do not fall any more, or time is up."""
     start, medians, window, opened, runs = clock(), [], [], clock(), 0
     steady = False
     while not steady and (clock() - start) / 1e9 < job["warmup_limit_s"]:
@@ -448,6 +448,8 @@ def warm_up(run, job, emit, clock=nanoseconds):
             window, opened = [], clock()
             last = medians[-3:]
             steady = len(last) == 3 and max(last) <= min(last) * (1 + job["warmup_agree"])
+            # Three that agree and still fall together are on their way.
+            steady = steady and not last[0] > last[1] > last[2] * (1 + job["warmup_agree"] / 4)
     emit(event="warmup", runs=runs, seconds=(clock() - start) / 1e9, steady=steady, medians_ns=medians)
 
 
