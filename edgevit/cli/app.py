@@ -27,6 +27,9 @@ _COMMANDS = (
     "verify",
     "predict",
     "evaluate",
+    "profile",
+    "compare",
+    "devices",
     "bundle",
     "cache",
 )

@@ -24,6 +24,7 @@ _LARGEST_DRAW = 2_000_000
 _SEGMENTS = 12
 _SLOWDOWN_PARTS = 20
 _STEPS_AHEAD = 3.0
+_TREND_ERRORS = 1.645
 _PART_ERRORS = 5
 _MAD_TO_STD, _MEDIAN_ERROR = 1.4826, 1.2533
 """Of the normal distribution: the standard deviation by the median deviation, and a median's error by a mean's."""
@@ -189,24 +190,28 @@ def slowdown(values: Floats, least: int = 10) -> float:
     return worst
 
 
-def trend(values: Floats) -> bool:
-    """Whether the runs get steadily faster or slower: the Mann-Kendall test on medians of twelve parts, at 10 %."""
+def trend(values: Floats) -> int:
+    """Whether the runs get steadily slower (1) or faster (-1), or neither (0).
+
+    The Mann-Kendall test on the medians of twelve parts, at 10 %.
+    """
     if len(values) < 4 * _SEGMENTS:
-        return False
+        return 0
     parts = np.array([np.median(part) for part in np.array_split(values, _SEGMENTS)])
     score = sum(float(np.sign(parts[i + 1 :] - parts[i]).sum()) for i in range(_SEGMENTS - 1))
     spread = np.sqrt(_SEGMENTS * (_SEGMENTS - 1) * (2 * _SEGMENTS + 5) / 18)
-    return bool(abs(score) / spread > 1.645)
+    return int(np.sign(score)) if abs(score) / spread > _TREND_ERRORS else 0
 
 
 def leads_to(values: Floats) -> float:
     """The furthest a trend may lead: on from the last third's median by three times the last step between thirds.
 
     A geometric decay whose steps shrink to three quarters each time ends there (Aitken's delta-squared); its ratio
-    itself is too noisy to be measured on the way.
+    itself is too noisy to be measured on the way. A step against the trend leads nowhere.
     """
     _, second, last = (float(np.median(part)) for part in np.array_split(values, 3))
-    return last + _STEPS_AHEAD * (last - second)
+    step = last - second
+    return last + _STEPS_AHEAD * step if np.sign(step) == trend(values) else last
 
 
 def steady_interval(values: Floats, dropped: int = 0, *, seed: int = 0) -> Interval:
@@ -218,12 +223,13 @@ def steady_interval(values: Floats, dropped: int = 0, *, seed: int = 0) -> Inter
         seed: of the resampling.
     """
     interval = median_interval(values[dropped:], seed=seed)
-    if not trend(values):
+    direction = trend(values)
+    if not direction:
         return interval
     last = values[-max(1, len(values) // 3) :]
     ahead = median_interval(last, seed=seed)
-    end, step = leads_to(values), _STEPS_AHEAD * (ahead.high - ahead.low) / 2
-    bound = end + step if end > float(np.median(last)) else end - step
+    noise = _STEPS_AHEAD * (ahead.high - ahead.low) / 2
+    bound = leads_to(values) + direction * noise
     return interval.hull(ahead).hull(Interval(bound, bound))
 
 
