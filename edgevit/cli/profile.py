@@ -123,15 +123,23 @@ def profile(
         found, failed = _on_device(uri, reach, bundles, accuracies, settings, quiet or json)
         profiles += found
         errors += failed
+    if publish is not None and profiles:
+        errors += _publish(profiles, publish)
     _show(profiles, errors, json)
     if profiles:
         for path in report or []:
             _write(path, profiles, quiet)
-    if publish is not None and profiles:
-        from edgevit.profiling.publish import publish as publish_profiles
-
-        publish_profiles(profiles, publish)
     _leave(profiles, errors, allow_noisy)
+
+
+def _publish(profiles: list[Profile], path: Path) -> list[EdgevitError]:
+    from edgevit.profiling.publish import publish as publish_profiles
+
+    try:
+        publish_profiles(profiles, path)
+    except EdgevitError as error:
+        return [error]
+    return []
 
 
 def _accuracy(bundle: Bundle, dataset: str | None, quiet: bool) -> tuple[str, float] | None:

@@ -58,6 +58,11 @@ class Collected:
     stamps: list[str] = field(default_factory=list)
     done: bool = False
 
+    @property
+    def processors(self) -> int:
+        """How many the machine has, 1 where it does not say."""
+        return int(self.host.get("cpus") or 1)
+
     def take(self, event: Event) -> None:
         """Add one line.
 

@@ -14,7 +14,7 @@ from edgevit.errors import DeviceFailed, UsageError
 from edgevit.profiling import collect
 from edgevit.profiling.collect import Collected
 from edgevit.profiling.contract import Settings
-from edgevit.profiling.run import Listener, answers, artifact_info, check_version, deaf, host_event, job_for, now
+from edgevit.profiling.run import Listener, answers, artifact_info, check_version, deaf, introduced, job_for, now
 from edgevit.profiling.run import runtime_for as _runtime_for
 from edgevit.profiling.stats import ratio_interval
 
@@ -77,12 +77,12 @@ def compare(
         DeviceUnreachable: it went away, or cannot run one.
     """
     settings = settings or Settings()
-    host = host_event(device)
-    sides, turns = (Collected(host=host), Collected(host=host)), []
+    sides = (introduced(device), Collected())
+    turns: list[Turns] = []
     try:
         for bundle, found in zip((a, b), sides, strict=True):
             wanted = _runtime_for(bundle, device)
-            turns.append(device.turns(job_for(bundle, device, settings, int(host.get("cpus") or 1))))
+            turns.append(device.turns(job_for(bundle, device, settings, sides[0].processors)))
             _take(turns[-1].start(), found, listen)
             check_version(wanted, str(found.loaded.get("version", "")))
         first, second, pairs = plan(_settled_ms(sides[0]), _settled_ms(sides[1]), _SHARE_OF_TIME * settings.seconds)

@@ -74,5 +74,6 @@ class Settings:
         dropped = ("interval_limit", "per_op", "deadline_s")
         return {key: value for key, value in chosen.items() if key not in dropped} | {
             "threads": self.threads or min(4, available),
+            "asked_threads": self.threads,
             "cpus": list(self.cpus),
         }

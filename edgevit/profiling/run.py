@@ -74,16 +74,19 @@ def job_for(bundle: Bundle, device: Device, settings: Settings, processors: int)
         inputs=bundle.path / FOLDER / "inputs.safetensors",
         settings={
             **settings.job(processors),
-            "input": {"name": bundle.manifest.input.name, "dtype": bundle.manifest.input.dtype},
-            "output": bundle.manifest.output.name,
+            "title": f"{bundle.manifest.model.name} {bundle.path.name}",
         },
         deadline_s=settings.limit_s(),
     )
 
 
-def host_event(device: Device) -> Event:
+def introduced(device: Device) -> Collected:
     """What the machine says of itself, asked before there is a job."""
-    return next((event for event in device.probe() if event["event"] == "host"), {})
+    found = Collected()
+    for event in device.probe():
+        if event["event"] in ("host", "details", "stamp"):
+            found.take(event)
+    return found
 
 
 def profile(
@@ -111,10 +114,9 @@ def profile(
         DeviceUnreachable: it went away before there was a run, or cannot run the model.
     """
     settings = settings or Settings()
-    host = host_event(device)
-    wanted = runtime_for(bundle, device)
-    job = job_for(bundle, device, settings, int(host.get("cpus") or 1))
-    found, lost = Collected(host=host), None
+    wanted, found = runtime_for(bundle, device), introduced(device)
+    job = job_for(bundle, device, settings, found.processors)
+    lost: DeviceUnreachable | None = None
     try:
         with closing(_iterator(device.profile(job))) as events:
             for event in events:

@@ -25,7 +25,7 @@ def device_name(profile: Profile) -> str:
     device = profile.device
     if profile.emulated:
         return f"emulated {device.machine} ({device.emulator}), no device"
-    return device.model or device.details.get("model") or ", ".join(device.cores) or device.machine or device.uri
+    return device.model or device.details.get("browser") or ", ".join(device.cores) or device.machine or device.uri
 
 
 def bundle_name(profile: Profile) -> str:
