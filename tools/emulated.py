@@ -36,13 +36,56 @@ _BASE = (
     "gzip,procps,ca-certificates"
 )
 _PI = "python3,openssh-server,openssh-sftp-server,libstdc++6,libgomp1,libpam-modules,libpam-runtime"
-_ANDROID = "adbd,busybox-static,mksh,python3"
+_ANDROID = "adbd"
 _PACKAGES = {
     "mmdebstrap": "mmdebstrap",
     "qemu-aarch64-static": "qemu-user-static",
     "sshd": "openssh-server",
     "ssh": "openssh-client",
+    "adb": "adb",
+    "aarch64-linux-gnu-g++": "g++-aarch64-linux-gnu",
 }
+_GETPROP = """#!/bin/sh
+cat <<END
+[ro.product.manufacturer]: [Debian]
+[ro.product.model]: [adbd on arm64]
+[ro.build.version.release]: [15]
+[ro.soc.manufacturer]: [nobody]
+[ro.soc.model]: [none]
+[ro.build.fingerprint]: [edgevit/emulated]
+END
+"""
+_DUMPSYS = """#!/bin/sh
+case "$1" in
+battery) printf '  USB powered: true\\n  status: 2\\n  level: 77\\n  scale: 100\\n  temperature: 312\\n' ;;
+thermalservice)
+  printf 'IsStatusOverride: false\\nThermal Status: 0\\nCurrent temperatures from HAL:\\n'
+  printf '\\tTemperature{mValue=45.0, mType=0, mName=BIG, mStatus=0}\\nCurrent cooling devices from HAL:\\n' ;;
+esac
+"""
+_LOOPBACK = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <string.h>
+#include <sys/socket.h>
+/* Debian's adbd binds every address, and vsock; it has no option for less. */
+int socket(int domain, int type, int protocol) {
+  int (*real)(int, int, int) = dlsym(RTLD_NEXT, "socket");
+  if (domain == AF_VSOCK) { errno = EAFNOSUPPORT; return -1; }
+  return real(domain, type, protocol);
+}
+int bind(int fd, const struct sockaddr *address, socklen_t size) {
+  int (*real)(int, const struct sockaddr *, socklen_t) = dlsym(RTLD_NEXT, "bind");
+  struct sockaddr_storage own;
+  memcpy(&own, address, size);
+  if (own.ss_family == AF_INET) ((struct sockaddr_in *)&own)->sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  static const unsigned char mapped[16] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 127, 0, 0, 1};
+  if (own.ss_family == AF_INET6) memcpy(&((struct sockaddr_in6 *)&own)->sin6_addr, mapped, 16);
+  return real(fd, (struct sockaddr *)&own, size);
+}
+"""
 _VCGENCMD = """#!/bin/sh
 case "$*" in
 measure_temp) echo "temp=48.3'C" ;;
@@ -164,6 +207,10 @@ def dress(root: Path) -> None:
     (root / "usr/bin/vcgencmd").write_text(_VCGENCMD)
     (root / "usr/bin/vcgencmd").chmod(0o755)
     (root / "usr/share/pmic.txt").write_text(_PMIC)
+    for name, text in (("getprop", _GETPROP), ("dumpsys", _DUMPSYS)):
+        if (root / "usr/sbin/adbd").exists() or (root / "usr/bin/adbd").exists():
+            (root / "usr/bin" / name).write_text(text)
+            (root / "usr/bin" / name).chmod(0o755)
     os.chown(root / "home/pi", 1000, 1000)
     os.chown(root / "home/pi/.ssh", 1000, 1000)
 
@@ -235,6 +282,88 @@ def emulated_pi(debian: int, cpu: str, folder: Path) -> Iterator[Emulated]:
         os.killpg(sshd.pid, signal.SIGTERM)
         sshd.wait()
         shutil.rmtree(inside)
+
+
+@dataclass(frozen=True)
+class Adbd:
+    """A running adbd.
+
+    Attributes:
+        serial: as adb names it once connected.
+        environment: that adb's client needs: a server and keys of its own.
+        root: its file system.
+        pid: of the daemon.
+    """
+
+    serial: str
+    environment: dict[str, str]
+    root: Path
+    pid: int
+
+
+def adb_environment(folder: Path) -> dict[str, str]:
+    """An adb server of one's own: another port, other keys, nobody else's devices."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return {"ANDROID_ADB_SERVER_PORT": str(free_port()), "HOME": str(folder), "ADB_MDNS": "0"}
+
+
+@contextmanager
+def emulated_adbd(cpu: str, folder: Path) -> Iterator[Adbd]:
+    """Debian's build of Android's own adbd for arm64, under qemu-user, until the block ends."""
+    install("adb", "aarch64-linux-gnu-g++")
+    root = build(13, "android")
+    register_binfmt()
+    port, name = free_port(), f"edgevit-{os.getpid()}"
+    inside = root / "opt" / name
+    inside.mkdir(parents=True)
+    (inside / "cpuinfo").write_text(cpuinfo(cpu))
+    (inside / "loopback.c").write_text(_LOOPBACK)
+    command = ["aarch64-linux-gnu-gcc", "-O2", "-shared", "-fPIC", "loopback.c", "-o", "loopback.so", "-ldl"]
+    subprocess.run(command, check=True, cwd=inside)
+    program = next(path for path in ("/usr/sbin/adbd", "/usr/bin/adbd") if (root / path[1:]).exists())
+    mounts = f"mount -t proc proc {root}/proc && mount --bind {inside}/cpuinfo {root}/proc/cpuinfo"
+    script = f"{mounts} && exec chroot {root} {program}"
+    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "QEMU_CPU": cpu, "HOME": "/root", "ADBD_PORT": str(port)}
+    environment["QEMU_SET_ENV"] = f"LD_PRELOAD=/opt/{name}/loopback.so"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "adbd.log").open("w") as log:
+        daemon = subprocess.Popen(
+            ["unshare", "--mount", "--propagation", "private", "sh", "-c", script],
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    own = adb_environment(folder / "home")
+    serial = f"127.0.0.1:{port}"
+    try:
+        connect(serial, own)
+        yield Adbd(serial, own, root, daemon.pid)
+    finally:
+        adb(own, "kill-server")
+        os.killpg(daemon.pid, signal.SIGKILL)
+        daemon.wait()
+        shutil.rmtree(inside)
+
+
+def adb(environment: dict[str, str], *arguments: str) -> str:
+    """Run adb's client and give what it says."""
+    command = ["adb", *arguments]
+    done = subprocess.run(
+        command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60, check=False
+    )
+    return done.stdout + done.stderr
+
+
+def connect(serial: str, environment: dict[str, str], seconds: float = 40) -> None:
+    """Have adb's server connect to a device on the network."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        adb(environment, "connect", serial)
+        if f"{serial}\tdevice" in adb(environment, "devices"):
+            return
+        time.sleep(0.5)
+    raise RuntimeError(f"adb cannot connect to {serial}: {adb(environment, 'devices')}")
 
 
 def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path, seconds: float = 60) -> None:

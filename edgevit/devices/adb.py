@@ -6,9 +6,11 @@ standard input, which closes when adb goes away; `timeout` on the phone is what 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -137,15 +139,14 @@ class ADBTransport:
         return place
 
     def _push(self, path: Path, place: str) -> None:
-        try:
-            self._device.sync.push(path, place)
-        except (self._adbutils.AdbError, OSError) as error:
-            said = str(error)
-            try:
-                self.shell(f"rm -f {shlex.quote(place)}; df {FOLDER} >/dev/null")
-            except DeviceUnreachable as gone:
-                raise gone from error
-            raise self._failed(said if said.strip() else "the device refused the file") from error
+        """By adb's own program: adbutils does not say why a device refuses a file."""
+        command = [self._adbutils.adb_path(), "-s", self._serial, "push", str(path), place]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            return
+        # A device that went away says so here.
+        self.shell(f"rm -f {shlex.quote(place)}")
+        raise self._failed(done.stderr + done.stdout)
 
     def start(self, runtime: str, arguments: list[str], deadline_s: float) -> RunnerProcess:
         """Start the capsule's Python."""
@@ -165,7 +166,7 @@ class ADBTransport:
         command = [self._adbutils.adb_path(), "-s", self._serial, "shell", script]
         return RunnerProcess(command, deadline_s, self._explain)
 
-    def _explain(self, code: int, said: str) -> EdgevitError | None:
+    def _explain(self, code: int, said: str) -> EdgevitError | None:  # noqa: ARG002
         """adb gives 1 or 255 for a lost device, and so may a program: whether it still answers decides."""
         if code not in (1, 255):
             return None
@@ -261,7 +262,9 @@ class AndroidDevice(ShellDevice):
         properties = self._adb.properties()
         for event in super().profile(job):
             if event["event"] == "conditions" and event["phase"] in ("before", "after"):
-                yield from self._warnings(event)
+                # A phone that went away may still have said something: the runner's own end will tell.
+                with contextlib.suppress(DeviceUnreachable):
+                    yield from self._warnings(event)
             yield self._named(event, properties)
         soc = " ".join(filter(None, (properties.get("ro.soc.manufacturer"), properties.get("ro.soc.model"))))
         if soc:
@@ -303,9 +306,7 @@ def discover() -> list[Found]:
         return [Found("adb://SERIAL", "missing", error.where or error.message, error.cure)]
     found = []
     for serial, state in listed:
-        message, cure = (
-            _STATES.get(state, ("an Android device", "")) if state != "device" else ("an Android device", "")
-        )
+        message, cure = _STATES.get(state, ("an Android device", ""))
         found.append(Found(f"adb://{serial}", "ready" if state == "device" else state, message, cure))
     cure = "switch on USB debugging, and plug the phone in"
     return found or [Found("adb://SERIAL", "none", "adb sees no Android device", cure)]

@@ -74,13 +74,16 @@ def capsule(announce: Callable[[str], None]) -> Path:
         return archive
     announce("fetching a C library and Python for Android from Debian")
     archive.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=archive.parent, delete=False) as scratch:
-        with tarfile.open(fileobj=scratch, mode="w:gz", compresslevel=4) as packed:
-            for path, sha in wanted.packages:
-                for name, mode, content in wanted_files(fetch(wanted, path, sha)):
-                    entry = tarfile.TarInfo(name)
-                    entry.size, entry.mode = len(content), mode
-                    packed.addfile(entry, io.BytesIO(content))
+    packages = [fetch(wanted, path, sha) for path, sha in wanted.packages]
+    with (
+        tempfile.NamedTemporaryFile(dir=archive.parent, delete=False) as scratch,
+        tarfile.open(fileobj=scratch, mode="w:gz", compresslevel=4) as packed,
+    ):
+        for package in packages:
+            for name, mode, content in wanted_files(package):
+                entry = tarfile.TarInfo(name)
+                entry.size, entry.mode = len(content), mode
+                packed.addfile(entry, io.BytesIO(content))
     os.replace(scratch.name, archive)  # noqa: PTH105  # a name, not a path
     return archive
 
@@ -122,9 +125,20 @@ def wanted_files(package: bytes) -> Iterator[tuple[str, int, bytes]]:
         members = {str(PurePosixPath(one.name)): one for one in packed}
         for name, member in members.items():
             place = _place(PurePosixPath(name))
-            content = packed.extractfile(member) if place and (member.isfile() or member.issym()) else None
-            if place and content:
-                yield place, 0o755 if member.mode & 0o100 or ".so" in name else 0o644, content.read()
+            content = _content(packed, member) if place else None
+            if content is not None:
+                yield place, 0o755 if member.mode & 0o100 or ".so" in name else 0o644, content
+
+
+def _content(packed: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None:
+    """What a file holds, or what a link leads to; None for a link out of the package."""
+    if not (member.isfile() or member.issym()):
+        return None
+    try:
+        file = packed.extractfile(member)
+    except KeyError:
+        return None
+    return None if file is None else file.read()
 
 
 def _place(path: PurePosixPath) -> str:
