@@ -1,4 +1,4 @@
-"""On-device deployment of vision transformers: export, quantize, verify, run.
+"""On-device deployment of vision transformers: export, quantize, verify, profile, run.
 
 import edgevit
 
@@ -13,9 +13,31 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgevit.api import Deployed, evaluate, export, find_hazards, list_models, load, quantize, verify_bundle
+    from edgevit.api import (
+        Deployed,
+        compare,
+        evaluate,
+        export,
+        find_hazards,
+        list_models,
+        load,
+        profile,
+        quantize,
+        verify_bundle,
+    )
 
-__all__ = ["Deployed", "evaluate", "export", "find_hazards", "list_models", "load", "quantize", "verify_bundle"]
+__all__ = [
+    "Deployed",
+    "compare",
+    "evaluate",
+    "export",
+    "find_hazards",
+    "list_models",
+    "load",
+    "profile",
+    "quantize",
+    "verify_bundle",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,22 @@ from edgevit.models.registry import list_models
 from edgevit.verify.evaluate import Evaluation
 
 if TYPE_CHECKING:
+    from edgevit.core.report import Comparison, Profile
     from edgevit.quant.run import Quantized
     from edgevit.verify.hazards import HazardReport
 
-__all__ = ["Deployed", "evaluate", "export", "find_hazards", "list_models", "load", "quantize", "verify_bundle"]
+__all__ = [
+    "Deployed",
+    "compare",
+    "evaluate",
+    "export",
+    "find_hazards",
+    "list_models",
+    "load",
+    "profile",
+    "quantize",
+    "verify_bundle",
+]
 
 
 def export(model: str, targets: Sequence[str], *, listen: Listener = ignore, **options: Any) -> list[ExportResult]:
@@ -143,3 +156,40 @@ def evaluate(model: str | Path, dataset: str, **options: Any) -> Evaluation:
     from edgevit.models.load import load_model
 
     return evaluate_model(load_model(str(model), **options), dataset)
+
+
+def profile(
+    bundle: Path | str, device: str = "local:", *, reach: dict[str, Any] | None = None, **options: Any
+) -> Profile:
+    """Measure a bundle on a device, by the noise contract of docs/profiling.md.
+
+    Args:
+        bundle: its folder.
+        device: a URI, as for ``edgevit profile -d``.
+        reach: fields of `edgevit.devices.base.Reach`, e.g. ``install_runtime``.
+        options: fields of `edgevit.profiling.contract.Settings`, e.g. ``threads``.
+
+    Raises:
+        UsageError: the device runs no such bundles.
+        DeviceUnreachable: it does not answer, or cannot run this one.
+    """
+    from edgevit.devices.base import Reach, open_device
+    from edgevit.profiling.contract import Settings
+    from edgevit.profiling.run import profile as run_profile
+
+    settings, opened = Settings(**options), read_bundle(Path(bundle))
+    with closing(open_device(device, Reach(**(reach or {})))) as connected:
+        return run_profile(opened, connected, settings)
+
+
+def compare(
+    a: Path | str, b: Path | str, device: str = "local:", *, reach: dict[str, Any] | None = None, **options: Any
+) -> Comparison:
+    """Measure two bundles in turns; arguments as for `profile`. The ratio says how many times as long B takes."""
+    from edgevit.devices.base import Reach, open_device
+    from edgevit.profiling.compare import compare as run_compare
+    from edgevit.profiling.contract import Settings
+
+    settings, first, second = Settings(**options), read_bundle(Path(a)), read_bundle(Path(b))
+    with closing(open_device(device, Reach(**(reach or {})))) as connected:
+        return run_compare(first, second, connected, settings)

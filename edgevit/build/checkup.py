@@ -14,6 +14,7 @@ import psutil
 from edgevit.backends.base import Backend, backends
 from edgevit.core.digest import package_versions
 from edgevit.core.folders import cache_folder
+from edgevit.devices.base import Kind, kinds
 
 _LEAST_DISK = 4 << 30
 _LEAST_MEMORY = 4 << 30
@@ -43,6 +44,7 @@ def checkup() -> list[Finding]:
         _cache(),
         *(_export(backend) for backend in backends().values()),
         *(_run(backend) for backend in backends().values()),
+        *(_reach(name, kind) for name, kind in kinds().items()),
     ]
 
 
@@ -104,6 +106,15 @@ def _right_versions(name: str, packages: tuple[str, ...], found: str, extra: str
 
 def _export(backend: Backend) -> Finding:
     return _packages(f"export to {backend.name}", (*backend.packages, "timm"), backend.extra)
+
+
+def _reach(name: str, kind: Kind) -> Finding:
+    """Whether devices of a kind can be reached; one that is there is enough."""
+    found = kind.discover()
+    ready = [one for one in found if one.state == "ready"]
+    state: Literal["ok", "missing"] = "ok" if ready else "missing"
+    first = (ready or found)[0]
+    return Finding(f"devices by {name}", state, first.what, first.cure)
 
 
 def _run(backend: Backend) -> Finding:

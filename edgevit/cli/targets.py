@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,6 +12,12 @@ from edgevit.cli.console import Json, examples, print_json, print_table, stdout
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command(epilog=examples("targets", "targets raspberry-pi-5 --json"))(targets)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_text(one)}" for key, one in value.items())
+    return ", ".join(map(_text, value)) if isinstance(value, list) else str(value)
 
 
 def targets(
@@ -33,8 +39,8 @@ def targets(
         for kind, values in document.items():
             stdout().print(f"[bold]{kind}[/]")
             for key, value in values.items():
-                if value not in ("", None):
-                    stdout().print(f"  {key}: {', '.join(value) if isinstance(value, list) else value}", markup=False)
+                if value not in ("", None, [], {}):
+                    stdout().print(f"  {key}: {_text(value)}", markup=False)
         return
     if json:
         print_json(

@@ -55,6 +55,16 @@ class Runtime(BaseModel):
     notes: str = ""
 
 
+class Core(BaseModel):
+    """Cores of one kind; ``ghz`` is the highest clock, 0 where it is not published."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    count: int
+    name: str
+    ghz: float = 0.0
+
+
 class Device(BaseModel):
     """A place with runtimes: one file of ``targets/devices``.
 
@@ -66,6 +76,11 @@ class Device(BaseModel):
         compute: compute units.
         memory_mb: main memory in MiB, 0 where it depends.
         reach: how edgevit gets there, a URI pattern.
+        machine: the processor's name in wheels, e.g. ``aarch64``; empty where no wheel is for it.
+        cores: of the processor, the fastest first.
+        instructions: extensions that decide how fast a model runs, as Linux names them.
+        wheels: packages on PyPI with wheels for it, which ``--install-runtime`` can bring.
+        sources: where each fact is from, an address by the name of the field.
         notes: limits worth knowing.
     """
 
@@ -78,6 +93,11 @@ class Device(BaseModel):
     compute: tuple[str, ...]
     memory_mb: int
     reach: str
+    machine: str = ""
+    cores: tuple[Core, ...] = ()
+    instructions: tuple[str, ...] = ()
+    wheels: tuple[str, ...] = ()
+    sources: dict[str, str] = {}
     notes: str = ""
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import shlex
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,6 +56,15 @@ def _listed() -> list[tuple[str, str]]:
         return [(one.serial, one.state) for one in adbutils.AdbClient().list()]
     except (adbutils.AdbError, OSError, RuntimeError) as error:
         raise DeviceUnreachable("adb does not answer", where=str(error), cure="adb start-server") from error
+
+
+def _server_runs() -> bool:
+    port = os.environ.get("ANDROID_ADB_SERVER_PORT", "5037")
+    try:
+        socket.create_connection(("127.0.0.1", int(port)), timeout=1).close()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def choose(wanted: str, listed: list[tuple[str, str]]) -> str:
@@ -297,7 +308,9 @@ def open_adb(uri: str, reach: Reach) -> AndroidDevice:
 
 
 def discover() -> list[Found]:
-    """What adb sees; asking starts its server, so only where adb was asked for before."""
+    """What adb sees; a server that does not run is not started just to look."""
+    if not _server_runs():
+        return [Found("adb://SERIAL", "none", "adb's server does not run", "adb start-server")]
     try:
         listed = _listed()
     except MissingDependency as error:

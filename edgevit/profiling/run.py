@@ -15,7 +15,7 @@ from edgevit.bundle.golden import FOLDER, read_tensor
 from edgevit.bundle.read import Bundle
 from edgevit.core.digest import sha256_file
 from edgevit.core.report import Answers, ArtifactInfo, Profile
-from edgevit.core.target import Runtime, engine_for
+from edgevit.core.target import Runtime, engine_for, runtimes
 from edgevit.devices.base import Device, Event, Job
 from edgevit.errors import DeviceFailed, DeviceUnreachable, UsageError
 from edgevit.profiling import collect
@@ -59,9 +59,8 @@ def runtime_for(bundle: Bundle, device: Device) -> Runtime:
     backend = bundle.manifest.target.backend
     found = engine_for(backend, device.kind)
     if found is None:
-        cure = "edgevit targets lists what runs where"
-        if backend == "coreml":
-            cure = "Core ML files are measured by Xcode on a Mac with the phone attached: -d ios: says how"
+        kinds = sorted({kind for one in runtimes().values() if one.backend == backend for kind in one.reached_by})
+        cure = f"{backend} files are measured on {', '.join(kinds)}: edgevit devices" if kinds else ""
         raise UsageError(f"{device.kind}: runs no {backend} files", where=str(bundle.path), cure=cure)
     return found
 

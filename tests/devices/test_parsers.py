@@ -1,0 +1,262 @@
+"""Golden texts of what devices print, and the runner's own readers."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgevit.devices import ios
+from edgevit.devices.android import emulator_of, parse_battery, parse_properties, parse_thermal
+from edgevit.devices.base import Reach, kinds, open_device
+from edgevit.devices.capsule import wanted_files
+from edgevit.devices.install import Installation, compiler, prepare
+from edgevit.devices.runner import crashed, parse_line
+from edgevit.errors import DeviceFailed, DeviceUnreachable, EnvironmentIncomplete, UsageError
+from tests.conftest import cli
+from tests.profiling.synthetic import RUNNER
+
+THERMAL = """IsStatusOverride: false
+ThermalEventListeners:
+	callbacks: 2
+Thermal Status: 1
+Cached temperatures:
+	Temperature{mValue=0.0, mType=2, mName=SUBBAT, mStatus=0}
+HAL Ready: true
+Current temperatures from HAL:
+	Temperature{mValue=45.1, mType=0, mName=BIG, mStatus=0}
+	Temperature{mValue=39.5, mType=3, mName=VIRTUAL-SKIN, mStatus=1}
+Current cooling devices from HAL:
+	CoolingDevice{mValue=0, mType=3, mName=thermal-cpufreq-0}
+Temperature static thresholds from HAL:
+	TemperatureThreshold{mType=3, mName=VIRTUAL-SKIN, mHotThrottlingThresholds=[NaN, 39.0]}
+"""
+BATTERY = """Current Battery Service state:
+  AC powered: false
+  USB powered: true
+  status: 2
+  level: 38
+  scale: 50
+  temperature: 312
+"""
+
+
+def test_thermal() -> None:
+    found = parse_thermal(THERMAL)
+    assert found is not None and found.status == "light" and not found.overridden
+    assert found.temperature_c == {"BIG": 45.1, "VIRTUAL-SKIN": 39.5}
+    assert parse_thermal("Can't find service: thermalservice\n") is None
+    overridden = parse_thermal(THERMAL.replace("Override: false", "Override: true"))
+    assert overridden is not None and overridden.overridden
+
+
+def test_battery() -> None:
+    found = parse_battery(BATTERY)
+    assert found is not None
+    assert (found.level, found.temperature_c, found.state, found.plugged) == (76, 31.2, "charging", True)
+    assert parse_battery("Can't find service: battery") is None
+
+
+def test_properties() -> None:
+    found = parse_properties("[ro.product.model]: [Pixel 8]\n[ro.kernel.qemu]: [1]\nnonsense\n[x]: []\n")
+    assert found == {"ro.product.model": "Pixel 8", "ro.kernel.qemu": "1", "x": ""}
+    assert emulator_of(found) == "Android Emulator" and emulator_of({}) == ""
+
+
+DEVICECTL = {
+    "info": {"outcome": "success"},
+    "result": {
+        "devices": [
+            {
+                "identifier": "A1-B2",
+                "connectionProperties": {"tunnelState": "connected"},
+                "deviceProperties": {"name": "Ada's", "osVersionNumber": "26.1", "developerModeStatus": "enabled"},
+                "hardwareProperties": {"marketingName": "iPhone 17 Pro", "platform": "iOS", "udid": "0001"},
+            },
+            {
+                "identifier": "C3",
+                "connectionProperties": {"tunnelState": "unavailable"},
+                "deviceProperties": {"name": "Old", "developerModeStatus": "disabled"},
+                "hardwareProperties": {"productType": "iPhone12,1"},
+            },
+        ]
+    },
+}
+
+
+def test_devicectl() -> None:
+    first, second = ios.parse_devices(json.dumps(DEVICECTL))
+    assert (first.model, first.system, first.connected, first.developer_mode) == (
+        "iPhone 17 Pro",
+        "iOS 26.1",
+        True,
+        True,
+    )
+    assert (second.model, second.connected, second.developer_mode) == ("iPhone12,1", False, False)
+    assert ios.choose("Ada's", [first, second]) == first
+    for wanted, error in (("", UsageError), ("C3", DeviceUnreachable), ("nobody", DeviceUnreachable)):
+        with pytest.raises(error):
+            ios.choose(wanted, [first, second])
+    for text in ("", "{}", "[]", '{"result": {"devices": 3}}', '{"result": {"devices": [1]}}'):
+        with pytest.raises(DeviceFailed):
+            ios.parse_devices(text)
+
+
+def test_ios_says_what_is_needed(tmp_path: Path) -> None:
+    done = cli("devices", "ios:")
+    assert done.returncode == 6 and "a Mac with Xcode" in done.stderr and "browser:" in done.stderr
+
+
+PMIC = """   3V7_WL_SW_A current(0)=0.10000000A
+     VDD_CORE_A current(7)=2.00000000A
+    3V7_WL_SW_V volt(8)=3.70000000V
+     VDD_CORE_V volt(15)=0.80000000V
+        EXT5V_V volt(24)=5.10000000V
+         BATT_V volt(25)=0.00000000V
+"""
+
+
+def test_the_raspberry_pi_5_is_its_own_meter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RUNNER, "command", lambda *words: PMIC if words == ("vcgencmd", "pmic_read_adc") else None)
+    meter = RUNNER.find_meter()
+    assert meter.name.startswith("Raspberry Pi 5") and meter.watts() == pytest.approx(1.97)
+    events: list[dict[str, object]] = []
+    RUNNER.measure_energy(lambda: None, {"energy_s": 0.5}, lambda **event: events.append(event))
+    assert events[0]["busy_watts"] == pytest.approx(1.97) and events[0]["runs"] > 0
+
+
+def test_without_a_meter_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RUNNER, "command", lambda *words: None)
+    assert RUNNER.find_meter() is None
+    RUNNER.measure_energy(lambda: None, {"energy_s": 1}, lambda **event: pytest.fail("there is no meter"))
+
+
+@pytest.mark.parametrize(
+    ("word", "now", "since"),
+    [("0x0", [], []), ("0x50005", ["under-voltage", "throttled"], ["under-voltage", "throttled"]),
+     ("0x80000", [], ["soft temperature limit"])],
+)  # fmt: skip
+def test_the_firmwares_word_on_throttling(
+    word: str, now: list[str], since: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RUNNER, "command", lambda *words: f"throttled={word}")
+    found = RUNNER.conditions("before", 0.0)
+    assert found["throttled"] == now and found["throttled_since_boot"] == since
+
+
+def test_a_model_larger_than_the_memory_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tmp_path / "large.onnx"
+    with model.open("wb") as file:
+        file.truncate(3 << 30)
+    monkeypatch.setattr(RUNNER, "memory_bytes", lambda field, path="": 1 << 30)
+    with pytest.raises(RUNNER.Refused, match="takes 3072 MB, 1024 MB of memory are free") as caught:
+        RUNNER.load({"model": str(model), "runtime": "onnxruntime"}, print)
+    assert caught.value.kind == "memory"
+
+
+def test_the_runner_reads_safetensors_without_the_library(tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    for kind in (np.uint8, np.float32):
+        values = np.arange(24).reshape(2, 3, 4).astype(kind)
+        save_file({"inputs": values, "more": np.zeros(3, np.float32)}, tmp_path / "x.safetensors")
+        assert (RUNNER.golden_inputs(tmp_path / "x.safetensors") == values).all()
+
+
+def test_telemetry_is_off_before_the_runtime_is_imported() -> None:
+    import os
+
+    assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
+
+
+@pytest.mark.parametrize("line", [b"", b"hello\n", b"[]\n", b'{"event": 3}\n', b"{" * 5000])
+def test_a_line_that_is_no_event(line: bytes) -> None:
+    with pytest.raises(DeviceFailed):
+        parse_line(line)
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [(132, "SIGILL"), (-4, "SIGILL"), (137, "memory"), (139, "SIGSEGV"), (127, "Python"), (3, "early")],
+)
+def test_exit_statuses(code: int, said: str) -> None:
+    assert said in crashed(code, "last words\n").message
+
+
+def test_machines_without_wheels() -> None:
+    with pytest.raises(DeviceFailed, match="no wheels"):
+        prepare(Installation("litert", "armv7l", "3.11.2"))
+    with pytest.raises(EnvironmentIncomplete, match="needs a C\\+\\+ compiler"):
+        compiler("riscv64")
+
+
+def deb(files: dict[str, bytes], links: dict[str, str]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:xz") as packed:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            packed.addfile(info, io.BytesIO(content))
+        for name, target in links.items():
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = tarfile.SYMTYPE, target
+            packed.addfile(info)
+    data = out.getvalue()
+    parts = [b"!<arch>\n"]
+    for name, content in (("debian-binary", b"2.0\n"), ("data.tar.xz", data)):
+        parts.append(f"{name:<16}{0:<12}{0:<6}{0:<6}{644:<8}{len(content):<10}`\n".encode() + content)
+        parts.append(b"\n" if len(content) % 2 else b"")
+    return b"".join(parts)
+
+
+def test_only_known_places_leave_a_package_of_debians() -> None:
+    package = deb(
+        {
+            "./usr/lib/aarch64-linux-gnu/libx.so.1.2": b"library",
+            "./usr/lib/python3.11/json/__init__.py": b"json",
+            "./usr/lib/python3.11/test/x.py": b"not wanted",
+            "./usr/lib/python3.11/../../../../etc/passwd": b"hostile",
+            "./etc/cron.d/x": b"not wanted",
+            "./usr/share/doc/libx/copyright": b"GPL",
+        },
+        {"./usr/lib/aarch64-linux-gnu/libx.so.1": "libx.so.1.2", "./usr/lib/aarch64-linux-gnu/liby.so": "/etc/passwd"},
+    )
+    found = {name: content for name, _, content in wanted_files(package)}
+    assert found == {
+        "lib/libx.so.1.2": b"library",
+        "lib/libx.so.1": b"library",
+        "py/lib/python3.11/json/__init__.py": b"json",
+        "licences/libx": b"GPL",
+    }
+    with pytest.raises(EnvironmentIncomplete):
+        list(wanted_files(b"not a package"))
+
+
+def test_every_kind_of_device_is_found_and_can_be_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {"local", "ssh", "adb", "browser", "ios"} <= set(kinds())
+    for uri in ("", "local", "/dev/x", "nothing:there"):
+        with pytest.raises(UsageError):
+            open_device(uri, Reach())
+    with pytest.raises(UsageError):
+        open_device("local:elsewhere", Reach())
+
+
+def test_outputs_survive_their_journey() -> None:
+    from edgevit.profiling.collect import Collected
+
+    values = np.random.default_rng(0).standard_normal((3, 10)).astype(np.float32)
+    found = Collected()
+    found.take({"event": "outputs", "shape": [3, 10], "float32": base64.b64encode(values.tobytes()).decode()})
+    assert found.outputs is not None and (found.outputs == values).all()
+    for bad in (
+        {"event": "outputs", "shape": [9, 9], "float32": ""},
+        {"event": "runs"},
+        {"event": "conditions", "phase": 1},
+    ):
+        with pytest.raises(DeviceFailed):
+            found.take(bad)
