@@ -184,16 +184,19 @@ class _PageTurns:
         return said
 
     def start(self) -> list[Event]:
+        """Load and warm up."""
         asked = self._device._job(self._job)
         self._device._wait_for_page()
         self._device._page.command(command="load", id=self._number, job=asked)
         return self._until("ready", self._job.deadline_s)
 
     def turn(self, runs: int) -> list[int]:
+        """Run so often; nanoseconds each."""
         self._device._page.command(command="turn", id=self._number, runs=runs)
         return [int(ns) for ns in self._until("turn", self._job.deadline_s)[-1]["ns"]]
 
     def end(self) -> list[Event]:
+        """Nothing: the page keeps its models until it is left."""
         return []
 
 

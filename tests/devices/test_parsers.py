@@ -5,20 +5,25 @@ from __future__ import annotations
 import base64
 import io
 import json
+import sys
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from edgevit.devices import ios
+from edgevit.bundle.read import read_bundle
+from edgevit.devices import base, ios
 from edgevit.devices.android import emulator_of, parse_battery, parse_properties, parse_thermal
-from edgevit.devices.base import Reach, kinds, open_device
+from edgevit.devices.base import Event, Kind, Reach, kinds, open_device
 from edgevit.devices.capsule import wanted_files
 from edgevit.devices.install import Installation, compiler, prepare
-from edgevit.devices.runner import crashed, parse_line
+from edgevit.devices.runner import RunnerProcess, crashed, parse_line
+from edgevit.devices.shell import ShellDevice
 from edgevit.errors import DeviceFailed, DeviceUnreachable, EnvironmentIncomplete, UsageError
-from tests.conftest import cli
+from edgevit.profiling.contract import Settings
+from edgevit.profiling.run import profile
+from tests.conftest import Exported, cli
 from tests.profiling.synthetic import RUNNER
 
 THERMAL = """IsStatusOverride: false
@@ -237,13 +242,53 @@ def test_only_known_places_leave_a_package_of_debians() -> None:
         list(wanted_files(b"not a package"))
 
 
-def test_every_kind_of_device_is_found_and_can_be_added(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_kind_of_device_is_found() -> None:
     assert {"local", "ssh", "adb", "browser", "ios"} <= set(kinds())
     for uri in ("", "local", "/dev/x", "nothing:there"):
         with pytest.raises(UsageError):
             open_device(uri, Reach())
     with pytest.raises(UsageError):
         open_device("local:elsewhere", Reach())
+
+
+class Rack:
+    """A device of another package: a transport is all that it has of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def put(self, path: Path) -> str:
+        copy = self.folder / path.name
+        copy.write_bytes(path.read_bytes())
+        return str(copy)
+
+    def start(self, runtime: str, arguments: list[str], deadline_s: float) -> RunnerProcess:
+        return RunnerProcess([sys.executable, *arguments], deadline_s, lambda code, said: None)
+
+    def library(self, runtime: str) -> tuple[str, str]:
+        return "", ""
+
+    def install(self, runtime: str, host: Event) -> None:
+        raise AssertionError
+
+    def clean(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        (self.folder / "closed").touch()
+
+
+def test_another_package_can_add_a_kind_of_device(
+    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = Kind("A rack", "rack:SLOT", lambda uri, reach: ShellDevice(uri, "local", Rack(tmp_path), reach), list)
+    monkeypatch.setattr(base, "kinds", lambda: {"rack": kind})
+    device = open_device("rack:7", Reach())
+    assert isinstance(device, base.Device)
+    found = profile(read_bundle(exported()), device, Settings(threads=1, runs=20, seconds=1, least_seconds=0.2))
+    device.close()
+    assert found.device.uri == "rack:7" and found.answers is not None and found.answers.equal
+    assert (tmp_path / "closed").exists()
 
 
 def test_outputs_survive_their_journey() -> None:
