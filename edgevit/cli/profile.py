@@ -175,7 +175,7 @@ def _on_device(
                     with watching(title, quiet) as listen:
                         found.append(run_profile(bundle, opened, settings, listen=listen, evaluated=accuracy))
                 except (DeviceFailed, UsageError) as error:
-                    error.where = "\n".join(part for part in (title, error.where) if part)
+                    error.where = ": ".join(part for part in (title, " ".join(error.where.split())) if part)
                     errors.append(error)
     except DeviceUnreachable as error:
         errors.append(error)

@@ -7,9 +7,7 @@ standard input, which closes when adb goes away; `timeout` on the phone is what 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import re
 import shlex
 import socket
 import subprocess
@@ -17,19 +15,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from edgevit.core.digest import sha256_file
 from edgevit.devices.android import emulator_of, parse_battery, parse_properties, parse_thermal
 from edgevit.devices.base import Event, Found, Job, Kind, Reach
 from edgevit.devices.capsule import LINKER, PYTHON, capsule, recipe
-from edgevit.devices.install import LIBRARY, MARKER, Installation, prepare
+from edgevit.devices.folder import COMMAND_S, KILL_AFTER_S, LATER_S, DeviceFolder
+from edgevit.devices.install import MARKER, Installation
 from edgevit.devices.runner import RunnerProcess, last_line
 from edgevit.devices.shell import ShellDevice
 from edgevit.errors import DeviceFailed, DeviceUnreachable, EdgevitError, MissingDependency, UsageError
 
 FOLDER = "/data/local/tmp/edgevit"
-_COMMAND_S = 120.0
-_LARGE = 1 << 20
-_KILL_AFTER_S, _LATER_S = 3, 5
 _STATES = {
     "unauthorized": ("has not allowed this computer yet", "unlock the phone and accept the question on its screen"),
     "offline": ("is offline", "unplug it and plug it in again; adb reconnect offline"),
@@ -91,87 +86,54 @@ def choose(wanted: str, listed: list[tuple[str, str]]) -> str:
     return serial
 
 
-class ADBTransport:
+class ADBTransport(DeviceFolder):
     """One device of adb's."""
 
     def __init__(self, serial: str, reach: Reach) -> None:
         self._adbutils = _adbutils()
-        self._serial, self._announce = serial, reach.announce
+        super().__init__(FOLDER, f"adb://{serial}", reach.announce)
+        self._serial = serial
         self._device = self._adbutils.AdbClient().device(serial)
-        self._sent: dict[str, str] = {}
 
     def _gone(self, where: str) -> DeviceUnreachable:
         cure = "plug it in again: adb devices"
         return DeviceUnreachable(f"{self._serial} does not answer any more", where=where, cure=cure)
 
-    def shell(self, command: str, limit_s: float = _COMMAND_S) -> str:
-        """Run a command and give what it prints.
-
-        Raises:
-            DeviceUnreachable: the device went away.
-            DeviceFailed: the command failed.
-        """
+    def shell(self, command: str, *, limit_s: float = COMMAND_S) -> str:
+        """Run a command and give what it prints."""
         try:
             done = self._device.shell2(command, timeout=limit_s, v2=True)
         except (self._adbutils.AdbError, OSError) as error:
             raise self._gone(last_line(str(error))) from error
         if done.returncode != 0:
-            raise self._failed(done.stderr + done.stdout)
+            raise self.failed(done.stderr + done.stdout)
         return str(done.stdout).rstrip("\n")
-
-    def _failed(self, said: str) -> DeviceFailed:
-        if re.search("No space left on device|ENOSPC", said):
-            cure = f"free some there; this removes what edgevit put there: edgevit devices adb://{self._serial} --clean"
-            return DeviceFailed("there is no space left on the device", where=FOLDER, cure=cure)
-        if re.search("Read-only file system|Permission denied", said):
-            return DeviceFailed("edgevit cannot write on the device", where=last_line(said))
-        return DeviceFailed("a command failed on the device", where=last_line(said))
 
     def properties(self) -> dict[str, str]:
         """Android's properties; none where this is no Android."""
         return parse_properties(self.shell("getprop 2>/dev/null || true"))
 
-    def put(self, path: Path) -> str:
-        """Push a file unless one of the same content is there."""
-        digest = sha256_file(path)
-        plain = re.sub(r"[^A-Za-z0-9._-]", "_", path.name)[-80:]
-        place = f"{FOLDER}/files/{digest[:16]}-{plain}"
-        if self._sent.get(place) == digest:
-            return place
-        quoted, scratch = shlex.quote(place), f"{place}.part"
-        if self.shell(f"mkdir -p {FOLDER}/files; [ -f {quoted} ] && echo there || true") != "there":
-            size = path.stat().st_size
-            if size > _LARGE:
-                self._announce(f"sending {path.name}, {size / 1e6:.1f} MB")
-            self._push(path, scratch)
-            part = shlex.quote(scratch)
-            self.shell(f"echo '{digest}  {scratch}' | sha256sum -c >/dev/null && mv {part} {quoted}")
-        self._sent[place] = digest
-        return place
-
-    def _push(self, path: Path, place: str) -> None:
-        """By adb's own program: adbutils does not say why a device refuses a file."""
+    def send(self, path: Path, place: str) -> None:
+        """Push a file, by adb's own program: adbutils does not say why a device refuses it."""
         command = [self._adbutils.adb_path(), "-s", self._serial, "push", str(path), place]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-        if done.returncode == 0:
-            return
-        # A device that went away says so here.
-        self.shell(f"rm -f {shlex.quote(place)}")
-        raise self._failed(done.stderr + done.stdout)
+        if done.returncode != 0:
+            self.shell("true")  # a device that went away says so here
+            raise self.failed(done.stderr + done.stdout)
 
     def start(self, runtime: str, arguments: list[str], deadline_s: float) -> RunnerProcess:
         """Start the capsule's Python."""
-        if self.shell(f"[ -f {FOLDER}/capsule/{MARKER} ] && cat {FOLDER}/capsule/{MARKER} || true") != recipe().digest:
+        if self._capsule() != recipe().digest:
             raise DeviceFailed(
                 "the phone has no Python that edgevit can run",
                 cure="edgevit profile ... --install-runtime puts one into edgevit's own folder on the phone",
             )
         words = " ".join(shlex.quote(argument) for argument in arguments)
-        own = f"{FOLDER}/runtimes/{runtime}" if runtime else ""
+        own = self.runtime_folder(runtime) if runtime else ""
         script = (
             f"cd {FOLDER} && HOME={FOLDER} TMPDIR={FOLDER} ORT_DISABLE_TELEMETRY=1 PYTHONDONTWRITEBYTECODE=1 "
             f"PYTHONHOME={FOLDER}/capsule/py PYTHONPATH={own} "
-            f"timeout -k {_KILL_AFTER_S} {int(deadline_s) + _LATER_S} capsule/{LINKER} --library-path "
+            f"timeout -k {KILL_AFTER_S} {int(deadline_s) + LATER_S} capsule/{LINKER} --library-path "
             f"{FOLDER}/capsule/lib capsule/py/{PYTHON} {words}; exit $?"
         )
         command = [self._adbutils.adb_path(), "-s", self._serial, "shell", script]
@@ -187,50 +149,18 @@ class ADBTransport:
             return gone
         return None
 
-    def library(self, runtime: str) -> tuple[str, str]:
-        """edgevit's library beside a runtime's own ones, and the runtime's version."""
-        marker = self._marker(runtime)
-        if not marker.get("library"):
-            return "", ""
-        return f"{FOLDER}/runtimes/{runtime}/{LIBRARY}", str(marker["version"])
-
-    def _marker(self, runtime: str) -> dict[str, object]:
-        text = self.shell(f"cat {FOLDER}/runtimes/{shlex.quote(runtime)}/{MARKER} 2>/dev/null || echo '{{}}'")
-        try:
-            found = json.loads(text)
-        except ValueError:
-            return {}
-        return found if isinstance(found, dict) else {}
-
     def install(self, runtime: str, host: Event) -> None:  # noqa: ARG002  # the capsule's Python decides
         """Bring the capsule and a runtime."""
         wanted = recipe()
         machine = self.shell("uname -m")
         if machine != wanted.machine:
             raise DeviceFailed(f"edgevit's runtimes for Android are for {wanted.machine}, this phone is {machine}")
-        self._unpack(capsule(self._announce), f"{FOLDER}/capsule", wanted.digest)
-        chosen = Installation(runtime, wanted.machine, wanted.python)
-        if self._marker(runtime) != chosen.marker():
-            self._announce(f"fetching {runtime} for {chosen.machine}, Python {chosen.python}")
-            self._unpack(prepare(chosen), f"{FOLDER}/runtimes/{runtime}", "")
+        if self._capsule() != wanted.digest:
+            self.unpack(capsule(self._announce), f"{FOLDER}/capsule", wanted.digest)
+        self.bring(Installation(runtime, wanted.machine, wanted.python))
 
-    def _unpack(self, archive: Path, place: str, mark: str) -> None:
-        if mark and self.shell(f"cat {place}/{MARKER} 2>/dev/null || true") == mark:
-            return
-        pushed = self.put(archive)
-        write = f'printf %s {mark} >"$t"/{MARKER}; ' if mark else ""
-        self.shell(
-            f"set -e; mkdir -p {FOLDER}/runtimes; t={place}.part; rm -rf $t; mkdir $t; "
-            f"tar -xzf {pushed} -C $t; {write}rm -rf {place}; mv $t {place}; rm -f {pushed}",
-            limit_s=600,
-        )
-        self._sent.clear()
-
-    def clean(self) -> int:
-        """Remove edgevit's folder there."""
-        size = self.shell(f"[ -d {FOLDER} ] && du -sk {FOLDER} | cut -f1 && rm -rf {FOLDER} || echo 0")
-        self._sent.clear()
-        return int(size.split()[0]) * 1024
+    def _capsule(self) -> str:
+        return self.shell(f"if [ -f {FOLDER}/capsule/{MARKER} ]; then cat {FOLDER}/capsule/{MARKER}; fi")
 
     def close(self) -> None:
         """adb keeps its own connection."""

@@ -7,7 +7,6 @@ cannot even do that.
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import shutil
@@ -18,20 +17,15 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from edgevit.core.digest import sha256_file
 from edgevit.devices.base import Event, Found, Kind, Reach
-from edgevit.devices.install import LIBRARY, MARKER, Installation, prepare
+from edgevit.devices.folder import COMMAND_S, KILL_AFTER_S, LATER_S, DeviceFolder
+from edgevit.devices.install import Installation
 from edgevit.devices.runner import RunnerProcess, last_line
 from edgevit.devices.shell import ShellDevice
 from edgevit.errors import DeviceFailed, DeviceUnreachable, EdgevitError, MissingDependency, UsageError
 
 _CONNECT_S = 15
-_COMMAND_S = 120.0
 _SEND_S = 900.0
-_LARGE = 1 << 20
-_KILL_AFTER_S = 3
-_LATER_S = 5
-"""The runner's own deadline comes first; `timeout` is for one that cannot keep it."""
 
 _REFUSALS: tuple[tuple[str, str, str], ...] = (
     (
@@ -94,7 +88,7 @@ def parse_address(uri: str) -> Address:
     return Address(parts.hostname, parts.username, parts.port)
 
 
-class SSHTransport:
+class SSHTransport(DeviceFolder):
     """One connection.
 
     Raises:
@@ -106,7 +100,9 @@ class SSHTransport:
     def __init__(self, address: Address, reach: Reach) -> None:
         if shutil.which("ssh") is None:
             raise MissingDependency("openssh-client", "devices over SSH", extra="all")
-        self._address, self._announce = address, reach.announce
+        port = f":{address.port}" if address.port else ""
+        super().__init__("", f"ssh://{address.target}{port}", reach.announce)
+        self._address = address
         self._scratch = Path(tempfile.mkdtemp(prefix="ev-"))  # short: a socket's path has at most 104 bytes
         options = ["-T", "-o", "BatchMode=yes", "-o", "LogLevel=ERROR", "-o", f"ConnectTimeout={_CONNECT_S}"]
         options += ["-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=4"]
@@ -114,7 +110,6 @@ class SSHTransport:
         options += ["-F", str(reach.ssh_config)] if reach.ssh_config else []
         options += ["-p", str(address.port)] if address.port else []
         self._ssh = ["ssh", *options, "--", address.target]
-        self._sent: dict[str, str] = {}
         try:
             self._greet()
         except EdgevitError:
@@ -142,109 +137,45 @@ class SSHTransport:
         shown = last_line(said) or "the connection was closed"
         return DeviceUnreachable(f"{address.host} does not answer", where=f"ssh says: {shown}", cure=words["ssh"])
 
-    def shell(self, command: str, *, stdin: Path | None = None, limit_s: float = _COMMAND_S) -> str:
-        """Run a command for `sh` and give what it prints.
+    def shell(self, command: str, *, limit_s: float = COMMAND_S) -> str:
+        """Run a command for `sh` and give what it prints."""
+        return self._run(command, None, limit_s)
 
-        Raises:
-            DeviceUnreachable: the connection broke, or there was no answer in time.
-            DeviceFailed: the command failed, for want of space or otherwise.
-        """
+    def send(self, path: Path, place: str) -> None:
+        """Write a file there through the connection."""
+        self._run(f"cat >{shlex.quote(place)}", path, _SEND_S)
+
+    def _run(self, command: str, source: Path | None, limit_s: float) -> str:
         line = [*self._ssh, f"sh -c {shlex.quote(command)}"]
-        with stdin.open("rb") if stdin else Path("/dev/null").open("rb") as source:
+        with (source or Path("/dev/null")).open("rb") as file:
             try:
-                done = subprocess.run(line, stdin=source, capture_output=True, timeout=limit_s, check=False)
+                done = subprocess.run(line, stdin=file, capture_output=True, timeout=limit_s, check=False)
             except subprocess.TimeoutExpired as error:
                 raise DeviceUnreachable(f"{self._address.host} did not answer within {limit_s:.0f} s") from error
         said = done.stderr.decode("utf-8", "replace")
         if done.returncode == 255:
             raise self._refused(said)
         if done.returncode != 0:
-            raise self._failed(said)
+            raise self.failed(said)
         return done.stdout.decode("utf-8", "replace").rstrip("\n")
-
-    def _failed(self, said: str) -> DeviceFailed:
-        if re.search("No space left on device|Disk quota exceeded", said):
-            own = f"edgevit devices ssh://{self._address.target} --clean"
-            cure = f"free some there; this removes what edgevit put there: {own}"
-            return DeviceFailed("there is no space left on the device", where=self.folder, cure=cure)
-        if "Read-only file system" in said or "Permission denied" in said:
-            return DeviceFailed("edgevit cannot write on the device", where=last_line(said))
-        return DeviceFailed("a command failed on the device", where=last_line(said))
-
-    def put(self, path: Path) -> str:
-        """Send a file unless one of the same content is there; it appears only once it is whole."""
-        digest = sha256_file(path)
-        plain = re.sub(r"[^A-Za-z0-9._-]", "_", path.name)[-80:]
-        place = f"{self.folder}/files/{digest[:16]}-{plain}"
-        if self._sent.get(place) == digest:
-            return place
-        quoted = shlex.quote(place)
-        if self.shell(f"[ -f {quoted} ] && echo there || true") != "there":
-            size = path.stat().st_size
-            if size > _LARGE:
-                self._announce(f"sending {path.name}, {size / 1e6:.1f} MB")
-            script = (
-                f"set -e; mkdir -p {shlex.quote(self.folder)}/files; t={quoted}.$$; trap 'rm -f \"$t\"' EXIT; "
-                f'cat >"$t"; echo "{digest}  $t" | sha256sum -c --status; mv "$t" {quoted}'
-            )
-            self.shell(script, stdin=path, limit_s=_SEND_S)
-        self._sent[place] = digest
-        return place
 
     def start(self, runtime: str, arguments: list[str], deadline_s: float) -> RunnerProcess:
         """Start Python there."""
-        own = shlex.quote(self._runtime_folder(runtime)) if runtime else ""
+        own = shlex.quote(self.runtime_folder(runtime)) if runtime else ""
         words = " ".join(shlex.quote(argument) for argument in arguments)
         # Not exec: a shell turns the signal that ended Python into an exit status, which ssh does not.
         script = (
             f"ORT_DISABLE_TELEMETRY=1 PYTHONDONTWRITEBYTECODE=1 PYTHONPATH={own} "
-            f"timeout -k {_KILL_AFTER_S} {int(deadline_s) + _LATER_S} python3 {words}; exit $?"
+            f"timeout -k {KILL_AFTER_S} {int(deadline_s) + LATER_S} python3 {words}; exit $?"
         )
         return RunnerProcess([*self._ssh, f"sh -c {shlex.quote(script)}"], deadline_s, self._explain)
 
     def _explain(self, code: int, said: str) -> EdgevitError | None:
         return self._refused(said) if code == 255 else None
 
-    def _runtime_folder(self, runtime: str) -> str:
-        return f"{self.folder}/runtimes/{runtime}"
-
-    def library(self, runtime: str) -> tuple[str, str]:
-        """edgevit's library beside a runtime's own ones, and the runtime's version."""
-        marker = self._marker(runtime)
-        if not marker.get("library"):
-            return "", ""
-        return f"{self._runtime_folder(runtime)}/{LIBRARY}", str(marker["version"])
-
-    def _marker(self, runtime: str) -> dict[str, object]:
-        text = self.shell(f"cat {shlex.quote(self._runtime_folder(runtime))}/{MARKER} 2>/dev/null || echo '{{}}'")
-        try:
-            found = json.loads(text)
-        except ValueError:
-            return {}
-        return found if isinstance(found, dict) else {}
-
     def install(self, runtime: str, host: Event) -> None:
         """Bring a runtime's wheels for that machine and unpack them in edgevit's own folder."""
-        wanted = Installation(runtime, str(host.get("machine", "")), str(host.get("python", "")))
-        if self._marker(runtime) == wanted.marker():
-            return
-        self._announce(f"fetching {runtime} for {wanted.machine}, Python {wanted.python}")
-        archive = self.put(prepare(wanted))
-        place = shlex.quote(self._runtime_folder(runtime))
-        self.shell(
-            f"set -e; mkdir -p {shlex.quote(self.folder)}/runtimes; t={place}.$$; trap 'rm -rf \"$t\"' EXIT; "
-            f'mkdir "$t"; tar -xzf {shlex.quote(archive)} -C "$t"; rm -rf {place}; mv "$t" {place}; '
-            f"rm -f {shlex.quote(archive)}",
-            limit_s=_SEND_S,
-        )
-        self._sent.clear()
-
-    def clean(self) -> int:
-        """Remove edgevit's folder there."""
-        place = shlex.quote(self.folder)
-        size = self.shell(f"[ -d {place} ] && du -sk {place} | cut -f1 && rm -rf {place} || echo 0")
-        self._sent.clear()
-        return int(size or 0) * 1024
+        self.bring(Installation(runtime, str(host.get("machine", "")), str(host.get("python", ""))))
 
     @cached_property
     def _leaving(self) -> list[str]:
@@ -253,7 +184,7 @@ class SSHTransport:
     def close(self) -> None:
         """End the connection."""
         if (self._scratch / "c").exists():
-            subprocess.run(self._leaving, capture_output=True, timeout=_COMMAND_S, check=False)
+            subprocess.run(self._leaving, capture_output=True, timeout=COMMAND_S, check=False)
         shutil.rmtree(self._scratch, ignore_errors=True)
 
 

@@ -8,7 +8,7 @@ from html import escape
 from math import ceil, floor, log10
 
 _WIDTH, _HEIGHT = 720, 260
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 16, 14, 44
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 30, 14, 44
 _ROW, _NAMES = 20, 250
 _TICKS = 5
 _ROOM = 0.01
@@ -195,11 +195,11 @@ def scatter(spots: Sequence[Spot], x_name: str, y_name: str) -> str:
     parts.append(f'<polyline points="{path}" fill="none" stroke="var(--warm)" stroke-width="2"/>')
     for number, spot in enumerate(sorted(spots, key=lambda one: one.x)):
         x, y = plane.x(spot.x), plane.y(spot.y)
-        right = x > _WIDTH * 0.7
+        right, above = x > _WIDTH * 0.7, number % 2 == 1 and y > _TOP + 24
         colour = "warm" if spot.front else "bar"
         parts.append(
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="var(--{colour})"/>'
-            f'<text x="{x - 8 if right else x + 8:.1f}" y="{y - 8 if number % 2 else y + 16:.1f}" '
+            f'<text x="{x - 8 if right else x + 8:.1f}" y="{y - 8 if above else y + 16:.1f}" '
             f'text-anchor="{"end" if right else "start"}">{escape(spot.name)}</text>'
         )
     return _svg(f"{y_name} by {x_name}", parts)

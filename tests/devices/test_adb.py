@@ -50,7 +50,7 @@ def capable(command: str) -> Said | None:
     """A phone on which the capsule is already there."""
     if "uname -m" in command:
         return Said("aarch64\n")
-    if command.startswith(f"[ -f {FOLDER}/capsule/"):
+    if f"cat {FOLDER}/capsule/" in command:
         return Said(recipe().digest)
     if "runtimes/" in command and command.startswith("cat "):
         return Said("{}")

@@ -25,7 +25,7 @@ from tests.devices.services import ROOT
 
 sys.path.insert(0, str(ROOT / "tools"))
 
-from emulated import emulated_adbd, emulated_pi  # the tools are no package
+from emulated import emulated_adbd, emulated_pi, install, register_binfmt  # the tools are no package
 
 FORMATS = ("litert", "onnx", "executorch")
 SHORT = Settings(
@@ -33,7 +33,19 @@ SHORT = Settings(
     operator_runs=2,
 )  # fmt: skip
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can build and enter another root file system")
+
+@pytest.fixture(autouse=True)
+def able() -> None:
+    """Only root can build and enter another root file system, and only where the kernel lets it."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can do this")
+    if subprocess.run(["unshare", "--mount", "true"], check=False, capture_output=True).returncode != 0:
+        pytest.skip("mount namespaces are not allowed here")
+    install("qemu-aarch64-static")
+    try:
+        register_binfmt()
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"the kernel does not take foreign programs here: {error}")
 
 
 def check_emulated(found: Profile, tmp_path: Path) -> None:

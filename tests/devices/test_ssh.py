@@ -164,6 +164,25 @@ def test_no_runtime_on_the_device(tmp_path: Path, exported: Exported) -> None:
     assert found.returncode == 6 and "cannot be imported" in found.stderr and "--install-runtime" in found.stderr
 
 
+def test_a_runtime_is_installed_beside_the_devices_python(tmp_path: Path, exported: Exported) -> None:
+    def packages() -> set[Path]:
+        return set(Path("/usr/lib/python3/dist-packages").glob("*")) | set(Path("/usr/local/lib").glob("python3*/*/*"))
+
+    before = packages()
+    with sshd(tmp_path / "ssh", python="/usr/bin/python3") as server:
+        found = cli_json(
+            "profile", exported(), exported(target="executorch"), "-d", server.uri, "--ssh-config", server.config,
+            "--install-runtime", "--seconds", "1", "--allow-noisy", "--per-op",
+        )  # fmt: skip
+        names = sorted(path.name for path in (server.own / "runtimes").iterdir())
+        assert names == ["executorch", "onnxruntime"] and list((server.own / "files").glob("*.tar.gz")) == []
+    for one in found["profiles"]:
+        assert one["answers"]["equal"] and one["operators"]
+    # ExecuTorch ran without torch: its process is a tenth of what the bindings need.
+    assert found["profiles"][1]["memory"]["peak"] < 120e6
+    assert packages() == before
+
+
 def test_no_python_on_the_device(tmp_path: Path, exported: Exported) -> None:
     with sshd(tmp_path / "ssh", python="/nonexistent/python") as server:
         found = cli("profile", exported(), "-d", server.uri, "--ssh-config", server.config)
@@ -204,6 +223,14 @@ def test_a_stuck_runner_is_killed_at_its_limit_on_the_device_too(
     assert "stopped on the device at its limit of 3 s" in error.message
     assert time.monotonic() - start < 30
     assert eventually(lambda: not server.runners())
+
+
+@pytest.mark.parametrize("fault", ["illegal", "killed", "hungry", "chatty", "stuck"])
+def test_a_fault_is_told_in_three_lines(server: Server, exported: Exported, fault: str) -> None:
+    plant(server.own, fault)
+    done = cli("profile", exported(), "-d", server.uri, "--ssh-config", server.config, "--deadline", "3", "-q")
+    assert done.returncode == 6
+    three_lines(done.stderr)
 
 
 def test_wrong_answers_are_called_wrong(server: Server, exported: Exported) -> None:

@@ -5,6 +5,7 @@ const PROTOCOL = 1;
 const EMIT_EVERY_MS = 250;
 const LEAST_RUNS = 10;
 const KEY = "edgevit-session";
+const FOUND = "edgevit-found";
 
 const show = (id, text) => {
   document.getElementById(id).textContent = text;
@@ -258,8 +259,21 @@ async function warmUp(model, job) {
   await emit({ event: "warmup", runs, seconds: (performance.now() - started) / 1000, steady, medians_ns: medians.map(ns) });
 }
 
+// What was measured stays in view over the page loads between models.
+const found = () => JSON.parse(sessionStorage.getItem(FOUND) || "[]");
+
+function keep(line) {
+  sessionStorage.setItem(FOUND, JSON.stringify([...found(), line]));
+}
+
+function showFound() {
+  const items = found().map((line) => Object.assign(document.createElement("li"), { textContent: line }));
+  document.getElementById("done").replaceChildren(...items);
+}
+
 async function measure(model, job, phase, seconds) {
   show("state", phase === "runs" ? "measuring" : "running without a pause");
+  const medians = [];
   const started = performance.now();
   let [batch, count, emitted] = [[], 0, started];
   for (;;) {
@@ -273,12 +287,16 @@ async function measure(model, job, phase, seconds) {
       over = over || (count >= LEAST_RUNS && elapsed >= job.seconds);
     }
     if (over || now - emitted >= EMIT_EVERY_MS) {
-      show("figure", short(middle(batch)));
+      medians.push(middle(batch));
+      show("figure", short(medians[medians.length - 1]));
       progress(Math.min(1, elapsed / (seconds || job.seconds)));
       await emit({ event: phase, at_s: elapsed, ns: batch.map(ns) });
       [batch, emitted] = [[], performance.now()];
     }
-    if (over) return;
+    if (over) {
+      keep(`${job.title}: about ${short(middle(medians))}`);
+      return;
+    }
   }
 }
 
@@ -340,15 +358,17 @@ async function obey() {
     } else if (command.command === "load") await openTurns(command).catch((error) => emit({ event: "error", id: command.id, kind: error.kind || "load", message: String(error.message || error).slice(0, 600) }));
     else if (command.command === "turn") await takeTurn(command);
     else if (command.command === "bye") {
-      sessionStorage.removeItem(KEY);
+      sessionStorage.clear();
       show("state", "done: you can close this page");
       show("ask", "");
+      show("model", "");
       progress(1);
       return;
     }
   }
 }
 
+showFound();
 try {
   await navigator.wakeLock?.request("screen");
 } catch {
