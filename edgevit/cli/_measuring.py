@@ -73,7 +73,7 @@ def reach_options(
     """How devices are reached."""
     from edgevit.devices.base import Reach
 
-    def announce(text: str) -> None:
+    def say(text: str) -> None:
         stderr().print(text, markup=False)
 
     return Reach(
@@ -82,7 +82,8 @@ def reach_options(
         accelerator=accelerator.value,
         lan=lan,
         wait_s=wait,
-        announce=(lambda text: None) if quiet else announce,
+        announce=(lambda text: None) if quiet else say,
+        ask=say,
     )
 
 

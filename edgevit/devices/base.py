@@ -88,7 +88,8 @@ class Reach:
         accelerator: ``cpu`` or ``webgpu``, for browsers.
         lan: for browsers, listen on the local network.
         wait_s: how long to wait for a person to open the page, in seconds.
-        announce: told what the person has to do, or what takes time.
+        announce: told what takes time.
+        ask: told what the person has to do.
     """
 
     install_runtime: bool = False
@@ -97,6 +98,7 @@ class Reach:
     lan: bool = False
     wait_s: float = 600
     announce: Callable[[str], None] = field(default=lambda text: None)
+    ask: Callable[[str], None] = field(default=lambda text: None)
 
 
 @dataclass(frozen=True)

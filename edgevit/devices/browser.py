@@ -84,7 +84,7 @@ class BrowserDevice:
             return
         code = qr_code(self.url) if self._reach.lan else ""
         warning = "\nThe browser will warn of the certificate: it is this computer's own, made for now." if code else ""
-        self._reach.announce(f"open this link once, in the browser to be measured:\n{self.url}\n{code}{warning}")
+        self._reach.ask(f"open this link once, in the browser to be measured:\n{self.url}\n{code}{warning}")
         if not self._page.claimed.wait(self._reach.wait_s):
             raise DeviceUnreachable(
                 f"nobody opened the link within {self._reach.wait_s:.0f} s",

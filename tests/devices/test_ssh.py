@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -244,19 +243,19 @@ def test_wrong_answers_are_called_wrong(server: Server, exported: Exported) -> N
 def test_what_was_measured_is_kept_when_the_device_goes_away(server: Server, exported: Exported) -> None:
     device = open_device(server.uri, reach(server))
 
-    def pull_the_plug() -> None:
-        assert eventually(server.runners)
-        time.sleep(4)
-        for pid in server.sessions():
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
+    batches: list[object] = []
 
-    plug = threading.Thread(target=pull_the_plug)
-    plug.start()
-    found = profile(read_bundle(exported()), device, Settings(threads=1, runs=10**9, seconds=60))
-    plug.join()
+    def pull_the_plug(event: dict[str, object]) -> None:
+        batches.extend([event] if event["event"] == "runs" else [])
+        if len(batches) == 3:
+            for pid in server.sessions():
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+
+    settings = Settings(threads=1, runs=10**9, seconds=60)
+    found = profile(read_bundle(exported()), device, settings, listen=pull_the_plug)
     device.close()
     assert found.status == "partial" and "went away" in found.reasons[0]
     assert found.latency is not None and found.latency.runs > 10
