@@ -203,10 +203,10 @@ def sustained_windows(found: Collected, width_s: float = _WINDOW_S) -> tuple[Win
 
 def throttling(conditions: Sequence[Conditions]) -> list[str]:
     """Signs that the machine slowed itself down, or was about to."""
-    reasons = sorted({what for one in conditions for what in one.throttled})
+    measured = [one for one in conditions if one.phase != "sustained"]
+    reasons = sorted({what for one in measured for what in one.throttled})
     if reasons:
         return [f"the device throttled: {', '.join(reasons)}"]
-    measured = [one for one in conditions if one.phase in ("before", "during", "after")]
     if len(measured) > 1:
         new = sorted(set(measured[-1].throttled_since_boot) - set(measured[0].throttled_since_boot))
         if new:
@@ -266,6 +266,9 @@ def remarks(conditions: Sequence[Conditions]) -> list[str]:
             notes.append(f"{policy} is limited to {ceiling / 1000:.0f} MHz of {hardware / 1000:.0f} MHz")
     if first.throttled_since_boot:
         notes.append(f"since it started the device has been through: {', '.join(first.throttled_since_boot)}")
+    later = sorted({what for one in conditions if one.phase == "sustained" for what in one.throttled})
+    if later:
+        notes.append(f"without a pause it throttled: {', '.join(later)}")
     return notes
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from edgevit.core.report import Conditions
+from edgevit.profiling.collect import remarks
+from edgevit.profiling.collect import throttling as throttling_of
 from edgevit.profiling.compare import conclude, interleave, plan
 from edgevit.profiling.stats import correlation_time, median_interval
 from tests.profiling.laws import BASE, KNOWN, throttling
@@ -108,3 +111,19 @@ def test_dependent_runs_widen_the_interval() -> None:
 def test_a_coarse_clock_does_not_make_runs_dependent() -> None:
     ticks = np.round(np.random.default_rng(1).normal(10, 0.1, 2000), 1)
     assert correlation_time(ticks) < 1.5
+
+
+def test_throttling_without_a_pause_is_told_and_does_not_void_the_figure_before() -> None:
+    conditions = [Conditions(phase="during", at_s=1), Conditions(phase="sustained", at_s=9, throttled=("throttled",))]
+    assert throttling_of(conditions) == []
+    assert remarks(conditions) == ["without a pause it throttled: throttled"]
+    counted = [
+        Conditions(phase="before", at_s=0, throttle_count=3),
+        Conditions(phase="after", at_s=0, throttle_count=4),
+    ]
+    assert throttling_of(counted) == ["the device throttled: its processor counted it"]
+    new = [
+        Conditions(phase="before", at_s=0),
+        Conditions(phase="after", at_s=0, throttled_since_boot=("under-voltage",)),
+    ]
+    assert throttling_of(new) == ["the device throttled: under-voltage came up since the start"]
