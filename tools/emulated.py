@@ -391,6 +391,7 @@ def main() -> None:
     if options.what == "build":
         print(build(options.debian))
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started ends too
     with emulated_pi(options.debian, options.cpu, options.folder.resolve()) as pi:
         print(f"edgevit profile BUNDLE -d {pi.uri} --ssh-config {pi.ssh_config}", flush=True)
         try:
