@@ -22,10 +22,11 @@ from edgevit.devices.folder import COMMAND_S, KILL_AFTER_S, LATER_S, DeviceFolde
 from edgevit.devices.install import Installation
 from edgevit.devices.runner import RunnerProcess, last_line
 from edgevit.devices.shell import ShellDevice
-from edgevit.errors import DeviceFailed, DeviceUnreachable, EdgevitError, MissingDependency, UsageError
+from edgevit.errors import DeviceFailed, DeviceUnreachable, EdgevitError, EnvironmentIncomplete, UsageError
 
 _CONNECT_S = 15
 _SEND_S = 900.0
+_INSTALL_SSH = "sudo apt install openssh-client"
 
 _REFUSALS: tuple[tuple[str, str, str], ...] = (
     (
@@ -92,14 +93,14 @@ class SSHTransport(DeviceFolder):
     """One connection.
 
     Raises:
-        MissingDependency: there is no ssh here.
+        EnvironmentIncomplete: there is no ssh here.
         DeviceUnreachable: the host does not answer or refuses.
         DeviceFailed: it is no Linux with Python.
     """
 
     def __init__(self, address: Address, reach: Reach) -> None:
         if shutil.which("ssh") is None:
-            raise MissingDependency("openssh-client", "devices over SSH", extra="all")
+            raise EnvironmentIncomplete("there is no ssh on this computer", cure=_INSTALL_SSH)
         port = f":{address.port}" if address.port else ""
         super().__init__("", f"ssh://{address.target}{port}", reach.announce)
         self._address = address
@@ -117,13 +118,13 @@ class SSHTransport(DeviceFolder):
             raise
 
     def _greet(self) -> None:
-        found = self.shell('uname -s; command -v timeout sha256sum tar >/dev/null && echo tools; echo "$HOME"')
-        system, *rest = found.split("\n")
-        if system != "Linux" or rest[:1] != ["tools"]:
-            raise DeviceFailed(
-                f"{self._address.host} is not a Linux computer with coreutils and tar", where=f"it says: {system}"
-            )
-        self.folder = f"{rest[1]}/.cache/edgevit"
+        tools = "command -v timeout sha256sum tar >/dev/null && echo tools || echo none"
+        # The last lines: a login that greets its user prints before them.
+        said = self.shell(f'uname -s; {tools}; echo "$HOME"').split("\n")[-3:]
+        if said[:2] != ["Linux", "tools"]:
+            host, where = self._address.host, f"it says: {', '.join(said)}"
+            raise DeviceFailed(f"{host} is not a Linux computer with coreutils and tar", where=where)
+        self.folder = f"{said[2]}/.cache/edgevit"
 
     def _refused(self, said: str) -> DeviceUnreachable:
         address = self._address
@@ -197,7 +198,7 @@ def discover() -> list[Found]:
     """Hosts cannot be listed without asking all of them; whether ssh is here can."""
     if shutil.which("ssh"):
         return [Found("ssh://USER@HOST", "ready", "any Linux computer that ssh logs in to without a password")]
-    return [Found("ssh://USER@HOST", "missing", "there is no ssh here", "sudo apt install openssh-client")]
+    return [Found("ssh://USER@HOST", "missing", "there is no ssh here", _INSTALL_SSH)]
 
 
 KIND = Kind("Raspberry Pi and other Linux over SSH", "ssh://USER@HOST", open_ssh, discover)
