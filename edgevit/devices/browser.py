@@ -21,7 +21,7 @@ from edgevit.devices.base import Event, Found, Job, Kind, Reach, Turns
 from edgevit.devices.certificate import self_signed
 from edgevit.devices.packages import packages, web_files
 from edgevit.devices.page import PageServer
-from edgevit.devices.runner import refusal, runner_file
+from edgevit.devices.runner import refusal, runner_file, turn_times
 from edgevit.errors import DeviceFailed, DeviceUnreachable, UsageError
 
 _SILENT_S = 60.0
@@ -193,7 +193,7 @@ class _PageTurns:
     def turn(self, runs: int) -> list[int]:
         """Run so often; nanoseconds each."""
         self._device._page.command(command="turn", id=self._number, runs=runs)
-        return [int(ns) for ns in self._until("turn", self._job.deadline_s)[-1]["ns"]]
+        return turn_times(self._until("turn", self._job.deadline_s), runs)
 
     def end(self) -> list[Event]:
         """Nothing: the page keeps its models until it is left."""

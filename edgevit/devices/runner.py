@@ -140,6 +140,18 @@ def parse_line(line: bytes) -> Event:
     return event
 
 
+def turn_times(said: list[Event], runs: int) -> list[int]:
+    """The times of a turn, from what was said until it was over; nanoseconds each.
+
+    Raises:
+        DeviceFailed: there are not as many as were asked for.
+    """
+    taken = said[-1].get("ns") if said else None
+    if not isinstance(taken, list) or len(taken) != runs:
+        raise DeviceFailed("the device said what edgevit's runner does not say", where=str(taken)[:100])
+    return [int(ns) for ns in taken]
+
+
 _CURES = {
     "runtime-missing": "edgevit profile ... --install-runtime puts it into edgevit's own folder on the device",
     "memory": "take a smaller model or a quantized one, or split it",

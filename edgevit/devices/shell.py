@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from edgevit.devices.base import Event, Job, Reach
-from edgevit.devices.runner import RunnerProcess, runner_file
-from edgevit.errors import DeviceFailed, DeviceUnreachable
+from edgevit.devices.runner import RunnerProcess, runner_file, turn_times
+from edgevit.errors import DeviceUnreachable
 
 _PROBE_S = 60.0
 
@@ -135,10 +135,7 @@ class ShellTurns:
         """Run so often; nanoseconds each."""
         assert self._process is not None
         self._process.say(str(runs))
-        taken = self._until("turn")[-1].get("ns")
-        if not isinstance(taken, list) or len(taken) != runs:
-            raise DeviceFailed("the device said what edgevit's runner does not say", where=str(taken)[:100])
-        return [int(ns) for ns in taken]
+        return turn_times(self._until("turn"), runs)
 
     def end(self) -> list[Event]:
         """Stop it."""

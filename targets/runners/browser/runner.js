@@ -335,6 +335,11 @@ document.addEventListener("visibilitychange", () => {
   hidden = hidden || document.visibilityState === "hidden";
 });
 
+function complain(error, id) {
+  const kind = error instanceof RangeError ? "memory" : error.kind || "execute";
+  return emit({ event: "error", id, kind, message: String((error && error.message) || error).slice(0, 600) });
+}
+
 async function guarded(work) {
   hidden = document.visibilityState === "hidden";
   try {
@@ -342,8 +347,7 @@ async function guarded(work) {
     if (hidden) await emit({ event: "stamp", reason: "the page was not in front while it measured" });
     await emit({ event: "done" });
   } catch (error) {
-    const kind = error instanceof RangeError ? "memory" : error.kind || "execute";
-    await emit({ event: "error", kind, message: String((error && error.message) || error).slice(0, 600) });
+    await complain(error);
   }
 }
 
@@ -355,8 +359,8 @@ async function obey() {
       await guarded(() => profile(command.job));
       location.reload();
       return;
-    } else if (command.command === "load") await openTurns(command).catch((error) => emit({ event: "error", id: command.id, kind: error.kind || "load", message: String(error.message || error).slice(0, 600) }));
-    else if (command.command === "turn") await takeTurn(command);
+    } else if (command.command === "load") await openTurns(command).catch((error) => complain(error, command.id));
+    else if (command.command === "turn") await takeTurn(command).catch((error) => complain(error, command.id));
     else if (command.command === "bye") {
       sessionStorage.clear();
       show("state", "done: you can close this page");
