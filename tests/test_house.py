@@ -31,6 +31,10 @@ LEAN_COMMANDS = (
     ["targets", "browser"],
     ["inspect", "tiny_vit_5m_224"],
     ["doctor"],
+    ["profile", "--help"],
+    ["compare", "--help"],
+    ["devices"],
+    ["devices", "local:"],
     ["cache", "show"],
 )
 
