@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from edgevit.core.digest import package_versions
 from edgevit.core.manifest import InputInfo, Manifest
 from edgevit.core.placement import Placement
+from edgevit.core.plugins import announced
 from edgevit.core.recipe import Recipe
 from edgevit.errors import BadFile, UnknownName
 
@@ -147,7 +147,7 @@ class Backend:
 @lru_cache(maxsize=1)
 def backends() -> dict[str, Backend]:
     """All installed backends, edgevit's own and those of other packages."""
-    return {point.name: point.load() for point in sorted(metadata.entry_points(group=GROUP), key=lambda p: p.name)}
+    return announced(GROUP)
 
 
 def find_backend(name: str) -> Backend:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgevit.bundle.write import explained_disk_errors
+from edgevit.core.folders import write_whole
 from edgevit.errors import CheckFailed, UsageError
 from edgevit.quant.options import QuantizeOptions
 
@@ -16,16 +16,9 @@ if TYPE_CHECKING:
 SUFFIX = ".json"
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is either complete or as it was before."""
+def _write(path: Path, text: str) -> None:
     with explained_disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-        try:
-            scratch.write_text(text, encoding="utf-8")
-            scratch.replace(path)
-        finally:
-            scratch.unlink(missing_ok=True)
+        write_whole(path, text.encode())
 
 
 def quantize(
@@ -60,13 +53,13 @@ def quantize(
     if report is not None:
         from edgevit.report.sensitivity import sensitivity_page
 
-        write_whole(report, sensitivity_page(found.recipe, found.layers))
+        _write(report, sensitivity_page(found.recipe, found.layers))
     try:
         check_floor(found.recipe, options.floor)
     except CheckFailed as error:
         kept = out.with_suffix(".rejected" + SUFFIX)
-        write_whole(kept, found.recipe.to_json())
+        _write(kept, found.recipe.to_json())
         error.where = f"{error.where}; kept for inspection as {kept}"
         raise
-    write_whole(out, found.recipe.to_json())
+    _write(out, found.recipe.to_json())
     return found

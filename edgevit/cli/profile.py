@@ -26,6 +26,7 @@ from edgevit.cli._measuring import (
     watching,
 )
 from edgevit.cli.console import (
+    SCHEMA_VERSION,
     Json,
     Quiet,
     error_document,
@@ -217,6 +218,7 @@ def _show_operators(one: Profile, most: int = 12) -> None:
 def _write(path: Path, profiles: list[Profile], quiet: bool) -> None:
     import json
 
+    from edgevit.core.folders import write_whole
     from edgevit.report.profiles import profile_markdown, profile_page
 
     if path.suffix == ".html":
@@ -224,10 +226,12 @@ def _write(path: Path, profiles: list[Profile], quiet: bool) -> None:
     elif path.suffix == ".md":
         text = profile_markdown(profiles)
     else:
-        text = json.dumps({"schema_version": 1, "profiles": [one.to_dict() for one in profiles]}, indent=1) + "\n"
+        text = (
+            json.dumps({"schema_version": SCHEMA_VERSION, "profiles": [one.to_dict() for one in profiles]}, indent=1)
+            + "\n"
+        )
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        write_whole(path, text.encode())
     except OSError as error:
         raise UsageError(f"the report cannot be written: {error.strerror}", where=str(path)) from error
     if not quiet:

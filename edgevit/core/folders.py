@@ -1,4 +1,4 @@
-"""Where edgevit keeps what it can make again."""
+"""Where edgevit finds what it ships beside its code, and keeps what it can make again; files written whole."""
 
 from __future__ import annotations
 
@@ -11,3 +11,25 @@ def cache_folder() -> Path:
     from platformdirs import user_cache_dir
 
     return Path(os.environ.get("EDGEVIT_CACHE") or user_cache_dir("edgevit"))
+
+
+def targets_folder() -> Path:
+    """``targets/``, as shipped inside the package or in a checkout."""
+    package = Path(__file__).parents[1]
+    shipped = package / "_targets"
+    return shipped if shipped.is_dir() else package.parent / "targets"
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that it is either complete or as it was before.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        scratch.write_bytes(data)
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)

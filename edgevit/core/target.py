@@ -10,6 +10,7 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from edgevit.core.folders import targets_folder
 from edgevit.errors import BadFile, UnknownName, UsageError
 
 Precision = Literal["fp32", "fp16", "int8", "int8-dynamic", "w8", "w4"]
@@ -102,11 +103,8 @@ class Device(BaseModel):
 
 
 def _folders(kind: str) -> list[Path]:
-    package = Path(__file__).parents[1]
-    shipped = package / "_targets" / kind
-    checkout = package.parent / "targets" / kind
     config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    return [shipped if shipped.is_dir() else checkout, config / "edgevit" / "targets" / kind]
+    return [targets_folder() / kind, config / "edgevit" / "targets" / kind]
 
 
 def _read_all(kind: str, model: type[T]) -> dict[str, T]:

@@ -12,11 +12,12 @@ import shlex
 import socket
 import subprocess
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from edgevit.devices.android import emulator_of, parse_battery, parse_properties, parse_thermal
-from edgevit.devices.base import Event, Found, Job, Kind, Reach
+from edgevit.devices.base import Event, Events, Found, Job, Kind, Reach
 from edgevit.devices.capsule import LINKER, PYTHON, capsule, recipe
 from edgevit.devices.folder import COMMAND_S, KILL_AFTER_S, LATER_S, DeviceFolder
 from edgevit.devices.install import MARKER, Installation
@@ -109,6 +110,7 @@ class ADBTransport(DeviceFolder):
             raise self.failed(done.stderr + done.stdout)
         return str(done.stdout).rstrip("\n")
 
+    @cached_property
     def properties(self) -> dict[str, str]:
         """Android's properties; none where this is no Android."""
         return parse_properties(self.shell("getprop 2>/dev/null || true"))
@@ -175,7 +177,7 @@ class AndroidDevice(ShellDevice):
 
     def probe(self, runtime: str = "") -> list[Event]:
         """What the runner says, or without a runner what Android says."""
-        properties = self._adb.properties()
+        properties = self._adb.properties
         try:
             said = super().probe(runtime)
         except DeviceFailed:
@@ -198,9 +200,9 @@ class AndroidDevice(ShellDevice):
         }
         return {**event, **{key: value for key, value in known.items() if value}}
 
-    def profile(self, job: Job) -> Iterator[Event]:
+    def profile(self, job: Job) -> Events:
         """Measure one model, with Android's own word on heat and battery."""
-        properties = self._adb.properties()
+        properties = self._adb.properties
         for event in super().profile(job):
             if event["event"] == "conditions" and event["phase"] in ("before", "after"):
                 # A phone that went away may still have said something: the runner's own end will tell.

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
+from edgevit.core.plugins import announced
 from edgevit.errors import UnknownName, UsageError
 
 GROUP = "edgevit.devices"
 Event = dict[str, Any]
 """One line of a runner: see docs/profiling.md."""
+Events = Generator[Event, None, None]
+"""A runner's lines as they come; to close them ends the runner."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +64,10 @@ class Device(Protocol):
     def probe(self) -> list[Event]:
         """What the machine and its runtimes are: events ``host`` and ``runtimes``."""
 
-    def profile(self, job: Job) -> Iterator[Event]:
+    def profile(self, job: Job) -> Events:
         """Measure one model."""
 
-    def operators(self, job: Job) -> Iterator[Event]:
+    def operators(self, job: Job) -> Events:
         """Time one model's operators, in a process of its own."""
 
     def turns(self, job: Job) -> Turns:
@@ -131,7 +133,7 @@ class Kind:
 @lru_cache(maxsize=1)
 def kinds() -> dict[str, Kind]:
     """All installed kinds by scheme, edgevit's own and those of other packages."""
-    return {point.name: point.load() for point in sorted(metadata.entry_points(group=GROUP), key=lambda p: p.name)}
+    return announced(GROUP)
 
 
 def open_device(uri: str, reach: Reach) -> Device:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from edgevit.devices.base import Event, Found, Job, Kind, Reach, Turns
+from edgevit.devices.base import Event, Events, Found, Job, Kind, Reach, Turns
 from edgevit.devices.certificate import self_signed
 from edgevit.devices.packages import packages, web_files
 from edgevit.devices.page import PageServer
@@ -141,14 +141,14 @@ class BrowserDevice:
             "accelerator": "webgpu" if self._reach.accelerator == "webgpu" else "cpu",
         }
 
-    def profile(self, job: Job) -> Iterator[Event]:
+    def profile(self, job: Job) -> Events:
         """Measure one model in a page of its own."""
         asked = self._job(job)
         self._wait_for_page()
         self._page.command(command="profile", job=asked)
         yield from self._events(job.deadline_s)
 
-    def operators(self, job: Job) -> Iterator[Event]:
+    def operators(self, job: Job) -> Events:
         """Runtimes in browsers do not time their operators."""
         raise DeviceFailed(f"{job.runtime} does not time its operators")
 

@@ -10,9 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import tarfile
-import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -20,7 +18,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-from edgevit.core.folders import cache_folder
+from edgevit.core.folders import cache_folder, write_whole
 from edgevit.devices.runner import runner_file
 from edgevit.errors import EnvironmentIncomplete
 
@@ -73,18 +71,15 @@ def capsule(announce: Callable[[str], None]) -> Path:
     if archive.is_file():
         return archive
     announce("fetching a C library and Python for Android from Debian")
-    archive.parent.mkdir(parents=True, exist_ok=True)
     packages = [fetch(wanted, path, sha) for path, sha in wanted.packages]
-    with (
-        tempfile.NamedTemporaryFile(dir=archive.parent, delete=False) as scratch,
-        tarfile.open(fileobj=scratch, mode="w:gz", compresslevel=4) as packed,
-    ):
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz", compresslevel=4) as packed:
         for package in packages:
             for name, mode, content in wanted_files(package):
                 entry = tarfile.TarInfo(name)
                 entry.size, entry.mode = len(content), mode
                 packed.addfile(entry, io.BytesIO(content))
-    os.replace(scratch.name, archive)  # noqa: PTH105  # a name, not a path
+    write_whole(archive, out.getvalue())
     return archive
 
 

@@ -14,12 +14,11 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgevit.devices.base import Event, Found, Job, Kind, Reach, Turns
+from edgevit.devices.base import Event, Events, Found, Job, Kind, Reach, Turns
 from edgevit.devices.runner import last_line
 from edgevit.errors import DeviceFailed, DeviceUnreachable, UsageError
 
@@ -118,11 +117,11 @@ class IOSDevice:
         host = {"event": "host", "machine": "arm64", "model": self._found.model, "os": self._found.system, "cpus": 1}
         return [host, {"event": "runtimes", "versions": {"coreml": self._found.system}, "meter": ""}]
 
-    def profile(self, job: Job) -> Iterator[Event]:
+    def profile(self, job: Job) -> Events:
         """Times of loading and predicting on the device, from coremltools' benchmarker."""
         yield from asyncio.run(_measured(self._found.identifier, job, self._found.system))
 
-    def operators(self, job: Job) -> Iterator[Event]:
+    def operators(self, job: Job) -> Events:
         """Operations' times, from coremltools' benchmarker."""
         yield from asyncio.run(_operations(self._found.identifier, job))
 

@@ -7,6 +7,8 @@ import hashlib
 import io
 import json
 import os
+import shutil
+import subprocess
 import tarfile
 import urllib.error
 import urllib.request
@@ -15,11 +17,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from edgevit.core.folders import cache_folder
+from edgevit.core.folders import cache_folder, write_whole
 from edgevit.devices.runner import runner_file
 from edgevit.errors import DeviceFailed, EnvironmentIncomplete
 
-_REGISTRY = "https://registry.npmjs.org"
 _LARGEST = 256 << 20
 _TIMEOUT_S = 120
 
@@ -81,9 +82,21 @@ def web_files(runtime: str, *, install: bool, announce: Callable[[str], None]) -
 
 
 def _address(package: Package) -> str:
-    registry = os.environ.get("NPM_CONFIG_REGISTRY") or _REGISTRY
     base = package.name.rpartition("/")[2]
-    return f"{registry.rstrip('/')}/{package.name}/-/{base}-{package.version}.tgz"
+    return f"{_registry()}/{package.name}/-/{base}-{package.version}.tgz"
+
+
+def _registry() -> str:
+    """The registry that npm is set to on this computer; npm itself knows which that is."""
+    found = os.environ.get("NPM_CONFIG_REGISTRY", "")
+    if not found and shutil.which("npm"):
+        command = ["npm", "config", "get", "registry"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+        found = done.stdout.strip()
+    if not found.startswith(("http://", "https://")):
+        cure = "install npm, or set NPM_CONFIG_REGISTRY to a registry's address"
+        raise EnvironmentIncomplete("nothing says where the npm registry is", cure=cure)
+    return found.rstrip("/")
 
 
 def _fetch(package: Package) -> None:
@@ -113,8 +126,4 @@ def unpack(package: Package, data: bytes, where: str) -> None:
             name = wanted.get(member.name)
             content = packed.extractfile(member) if name and member.isfile() else None
             if name and content:
-                path = package.folder / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                scratch = path.with_name(f".{path.name}.{os.getpid()}")
-                scratch.write_bytes(content.read())
-                scratch.replace(path)
+                write_whole(package.folder / name, content.read())

@@ -8,9 +8,9 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from importlib import resources
 from pathlib import Path
 
+from edgevit.core.folders import targets_folder
 from edgevit.devices.base import Event
 from edgevit.errors import DeviceFailed, DeviceUnreachable, EdgevitError
 
@@ -25,9 +25,7 @@ Explain = Callable[[int, str], EdgevitError | None]
 
 def runner_file(*parts: str) -> Path:
     """A file below ``targets/runners``, as shipped or in a checkout."""
-    shipped = Path(str(resources.files("edgevit"))) / "_targets"
-    base = shipped if shipped.is_dir() else Path(__file__).parents[2] / "targets"
-    return base.joinpath("runners", *parts)
+    return targets_folder().joinpath("runners", *parts)
 
 
 class RunnerProcess:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from edgevit.devices.base import Event, Job, Reach
+from edgevit.devices.base import Event, Events, Job, Reach
 from edgevit.devices.runner import RunnerProcess, runner_file, turn_times
 from edgevit.errors import DeviceUnreachable
 
@@ -48,10 +48,16 @@ class ShellDevice:
         self.uri, self.kind = uri, kind
         self._transport, self._reach = transport, reach
         self._installed: set[str] = set()
+        self._host: Event = {}
 
     def probe(self, runtime: str = "") -> list[Event]:
         """Events ``host`` and ``runtimes``; with a runtime, its own folder is looked into."""
-        return self._all(runtime, {"mode": "probe"}, _PROBE_S)
+        said = self._all(runtime, {"mode": "probe"}, _PROBE_S)
+        self._host = next((event for event in said if event["event"] == "host"), {})
+        return said
+
+    def _introduced(self) -> Event:
+        return next((event for event in self.probe() if event["event"] == "host"), {})
 
     def _all(self, runtime: str, job: dict[str, Any], deadline_s: float) -> list[Event]:
         process = self._start(runtime, job, deadline_s)
@@ -67,8 +73,7 @@ class ShellDevice:
 
     def _job(self, job: Job, mode: str) -> dict[str, Any]:
         if self._reach.install_runtime and job.runtime not in self._installed:
-            host = next((event for event in self.probe() if event["event"] == "host"), {})
-            self._transport.install(job.runtime, host)
+            self._transport.install(job.runtime, self._host or self._introduced())
             self._installed.add(job.runtime)
         library, version = self._transport.library(job.runtime)
         native = {"library": library, "library_version": version} if library else {}
@@ -81,15 +86,15 @@ class ShellDevice:
             "inputs": self._transport.put(job.inputs),
         }
 
-    def profile(self, job: Job) -> Iterator[Event]:
+    def profile(self, job: Job) -> Events:
         """Measure one model."""
         yield from self._stream(job, "profile")
 
-    def operators(self, job: Job) -> Iterator[Event]:
+    def operators(self, job: Job) -> Events:
         """Time its operators."""
         yield from self._stream(job, "operators")
 
-    def _stream(self, job: Job, mode: str) -> Iterator[Event]:
+    def _stream(self, job: Job, mode: str) -> Events:
         process = self._start(job.runtime, self._job(job, mode), job.deadline_s)
         try:
             yield from process.events()

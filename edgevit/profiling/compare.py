@@ -14,8 +14,17 @@ from edgevit.errors import DeviceFailed, UsageError
 from edgevit.profiling import collect
 from edgevit.profiling.collect import Collected
 from edgevit.profiling.contract import Settings
-from edgevit.profiling.run import Listener, answers, artifact_info, check_version, deaf, introduced, job_for, now
-from edgevit.profiling.run import runtime_for as _runtime_for
+from edgevit.profiling.run import (
+    Listener,
+    answers,
+    artifact_info,
+    check_version,
+    deaf,
+    introduced,
+    job_for,
+    now,
+    runtime_for,
+)
 from edgevit.profiling.stats import ratio_interval
 
 _TURN_MS = 20.0
@@ -81,7 +90,7 @@ def compare(
     turns: list[Turns] = []
     try:
         for bundle, found in zip((a, b), sides, strict=True):
-            wanted = _runtime_for(bundle, device)
+            wanted = runtime_for(bundle, device)
             turns.append(device.turns(job_for(bundle, device, settings, sides[0].processors)))
             _take(turns[-1].start(), found, listen)
             check_version(wanted, str(found.loaded.get("version", "")))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
 
+from edgevit.core.folders import write_whole
 from edgevit.core.report import Profile
 from edgevit.errors import BadFile, CheckFailed
 
@@ -46,9 +46,6 @@ def publish(profiles: list[Profile], path: Path) -> None:
     lines = [json.dumps({**profile.to_dict(), "samples_ms": []}, ensure_ascii=False) for profile in profiles]
     try:
         kept = path.read_text(encoding="utf-8") if path.exists() else ""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-            file.write(kept + "".join(line + "\n" for line in lines))
-        Path(file.name).replace(path)
+        write_whole(path, (kept + "".join(line + "\n" for line in lines)).encode())
     except OSError as error:
         raise BadFile(f"the results cannot be written: {error.strerror}", where=str(path)) from error

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from importlib.metadata import version
-from typing import Any
 
 import numpy as np
 
 from edgevit.bundle.golden import FOLDER, read_tensor
 from edgevit.bundle.read import Bundle
-from edgevit.core.digest import sha256_file
 from edgevit.core.report import Answers, ArtifactInfo, Profile
 from edgevit.core.target import Runtime, engine_for, runtimes
 from edgevit.devices.base import Device, Event, Job
@@ -45,7 +43,7 @@ def artifact_info(bundle: Bundle) -> ArtifactInfo:
         bundle=bundle.path.name,
         backend=manifest.target.backend,
         precision=manifest.target.precision,
-        entry_sha256=sha256_file(bundle.entry) if bundle.entry.is_file() else "",
+        entry_sha256=listed[0].sha256 if bundle.entry.is_file() else "",
         bytes=sum(entry.bytes for entry in listed),
     )
 
@@ -117,7 +115,7 @@ def profile(
     job = job_for(bundle, device, settings, found.processors)
     lost: DeviceUnreachable | None = None
     try:
-        with closing(_iterator(device.profile(job))) as events:
+        with closing(device.profile(job)) as events:
             for event in events:
                 found.take(event)
                 listen(event)
@@ -132,15 +130,10 @@ def profile(
     return report(bundle, device, settings, found, lost, evaluated)
 
 
-def _iterator(events: Iterator[Event]) -> Any:
-    """A generator closes its runner; anything else has nothing to close."""
-    return events if hasattr(events, "close") else (event for event in events)
-
-
 def _operators(device: Device, job: Job, found: Collected, listen: Listener) -> DeviceUnreachable | None:
     """A runtime without such times loses the table, a device that goes away the end."""
     try:
-        with closing(_iterator(device.operators(job))) as events:
+        with closing(device.operators(job)) as events:
             for event in events:
                 if event["event"] == "operators":
                     found.take(event)

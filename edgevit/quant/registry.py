@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import metadata
 from typing import TYPE_CHECKING
 
+from edgevit.core.plugins import announced
 from edgevit.errors import UnknownName
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Quantizer:
 @lru_cache(maxsize=1)
 def quantizers() -> dict[str, Quantizer]:
     """All installed quantizers, edgevit's own and those of other packages."""
-    return {point.name: point.load() for point in sorted(metadata.entry_points(group=GROUP), key=lambda p: p.name)}
+    return announced(GROUP)
 
 
 def find_quantizer(name: str) -> Quantizer:

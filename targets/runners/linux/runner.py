@@ -276,14 +276,18 @@ class ONNXRuntime:
         return self.answers[0]
 
 
+def executorch_library(job):
+    try:
+        return ctypes.CDLL(job["library"])
+    except OSError as error:
+        raise Refused("runtime-missing", f"the ExecuTorch library cannot be loaded: {error}") from None
+
+
 class ExecuTorchLibrary:
     """A .pte through edgevit's C interface to the libraries of ExecuTorch's wheel: no torch."""
 
     def __init__(self, job):
-        try:
-            library = ctypes.CDLL(job["library"])
-        except OSError as error:
-            raise Refused("runtime-missing", f"the ExecuTorch library cannot be loaded: {error}") from None
+        library = executorch_library(job)
         library.edgevit_open.restype = ctypes.c_void_p
         library.edgevit_open.argtypes = [ctypes.c_char_p, ctypes.c_int, ctypes.c_int]
         library.edgevit_problem.restype = ctypes.c_char_p
@@ -378,10 +382,7 @@ def import_runtime(job):
     imported("numpy", "numpy")
     if job["runtime"] == "executorch":
         if job.get("library"):
-            try:
-                ctypes.CDLL(job["library"])
-            except OSError as error:
-                raise Refused("runtime-missing", f"the ExecuTorch library cannot be loaded: {error}") from None
+            executorch_library(job)
         else:
             imported("torch", "ExecuTorch's Python bindings need torch, which")
             imported("executorch.extension.pybindings.portable_lib", "ExecuTorch")
