@@ -2,8 +2,8 @@
 
     python tools/build_zoo.py
 
-Parameters are counted on the built model; MACs by torch's own FLOP counter on the meta device
-(half its FLOPs: convolutions, linear layers and attention products).
+Parameters are counted on the built model; MACs by torch's own FLOP counter
+(half its FLOPs: convolutions, linear layers and attention products), see `edgevit.graph.cost`.
 """
 
 from __future__ import annotations
@@ -12,13 +12,11 @@ import json
 import tomllib
 from pathlib import Path
 
-import torch
 from safetensors import safe_open
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from edgevit.core.spec import ModelSpec, Preprocessing
 from edgevit.data.digits import MEAN, STD
+from edgevit.graph.cost import measure_cost
 from edgevit.models.bundled import BUILDERS, build_bundled
 from edgevit.models.mend import mend_torchvision
 from edgevit.models.registry import spec_from_cfg
@@ -33,14 +31,6 @@ BUNDLED_FAMILIES = {
 }
 
 
-def cost(model: nn.Module, size: tuple[int, int]) -> tuple[int, int]:
-    """(parameters, MACs of one image)."""
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
-        model.eval().requires_grad_(False)(torch.zeros(1, 3, *size))
-    return sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2
-
-
 def zoo_rows() -> list[ModelSpec]:
     import timm
     from timm.models import get_pretrained_cfg
@@ -52,7 +42,7 @@ def zoo_rows() -> list[ModelSpec]:
             cfg = get_pretrained_cfg(source, allow_unregistered=False)
             assert cfg is not None and cfg.tag == source.partition(".")[2], source
             model = timm.create_model(source.partition(".")[0], num_classes=1000)
-            parameters, macs = cost(model, cfg.input_size[1:])
+            cost = measure_cost(model.eval().requires_grad_(False), cfg.input_size[1:])
             specs.append(
                 spec_from_cfg(
                     name,
@@ -61,20 +51,20 @@ def zoo_rows() -> list[ModelSpec]:
                     origin="zoo",
                     family=family,
                     paper=facts["paper"],
-                    parameters=parameters,
-                    macs=macs,
+                    parameters=cost.parameters,
+                    macs=cost.macs,
                     top1=top1 or None,
                     top1_source=top1_source,
                 )
             )
-            print(f"{name:40s} {parameters / 1e6:7.2f} M {macs / 1e6:9.1f} M MACs", flush=True)
+            print(f"{name:40s} {cost.parameters / 1e6:7.2f} M {cost.macs / 1e6:9.1f} M MACs", flush=True)
     return specs
 
 
 def bundled_rows() -> list[ModelSpec]:
     specs = []
     for name in BUILDERS:
-        parameters, macs = cost(build_bundled(name), (32, 32))
+        cost = measure_cost(build_bundled(name).eval().requires_grad_(False), (32, 32))
         with safe_open(MODELS / f"weights/{name}.safetensors", framework="numpy") as file:
             facts = json.loads(file.metadata()["edgevit"])
         specs.append(
@@ -83,8 +73,8 @@ def bundled_rows() -> list[ModelSpec]:
                 family=BUNDLED_FAMILIES[name],
                 origin="bundled",
                 source=name,
-                parameters=parameters,
-                macs=macs,
+                parameters=cost.parameters,
+                macs=cost.macs,
                 preprocessing=Preprocessing((32, 32), crop_pct=1.0, mean=MEAN, std=STD),
                 num_classes=10,
                 labels="digits",

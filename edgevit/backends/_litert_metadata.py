@@ -72,7 +72,7 @@ def _output(builder: Any, manifest: Manifest) -> int:
     labels = _table(builder, {0: ("offset", file_name), 2: ("uint8", _AXIS_LABELS)}, 5)
     name = builder.CreateString(manifest.output.name)
     about = builder.CreateString(f"float32 {manifest.output.kind}, one a class")
-    files = _vector(builder, [labels])
+    files = _vector(builder, [labels] if manifest.labels else [])
     return _table(builder, {0: ("offset", name), 1: ("offset", about), 6: ("offset", files)}, 7)
 
 

@@ -143,9 +143,9 @@ def describe(
             normalise_in_graph=image,
         ),
         output=OutputInfo(
-            name=backend.output_name if probabilities else "logits",
+            name=backend.output_name if probabilities else options.output,
             kind=options.output,
-            classes=len(loaded.labels),
+            classes=getattr(loaded.module, "width", 0) if options.output == "features" else len(loaded.labels),
         ),
         labels=loaded.labels,
         opset=backend.opset,

@@ -157,6 +157,10 @@ def _build(options: ExportOptions, wanted: list[Runtime], home: Path, listen: Li
             size=options.size,
             seed=options.seed,
         )
+        if options.output == "features":
+            from edgevit.models.headless import headless
+
+            loaded = headless(loaded)
         shared = _capture(loaded, options, wanted, scratch, home, limits, stop, listen, workers)
         with ThreadPoolExecutor(jobs) as pool:
             futures = {runtime.name: pool.submit(_one_target, shared, runtime, home) for runtime in longest_first}

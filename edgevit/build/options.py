@@ -9,7 +9,7 @@ from typing import Literal
 from edgevit.core.target import Precision
 
 InputKind = Literal["image", "tensor"]
-OutputKind = Literal["probabilities", "logits"]
+OutputKind = Literal["probabilities", "logits", "features"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class ExportOptions:
         labels: class names, None for the model's own.
         size: side of a square input in pixels, None for the model's own.
         input: ``image``: bytes in, normalised inside; ``tensor``: normalised float32 NCHW in.
-        output: ``probabilities`` or ``logits``.
+        output: ``probabilities``, ``logits``, or ``features``: what the classifier would see.
         precision: of the computation or of the stored weights, as the format has it.
         keep_fp32: of an fp16 program, what stays in fp32: operator types, names of operations or
             module paths, with wildcards.

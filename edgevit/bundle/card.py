@@ -36,7 +36,8 @@ def write_card(folder: Path, manifest: Manifest) -> None:
         f"- Picture to input: resize ({rule.interpolation}, antialiased, crop {rule.crop_pct:g}, {rule.crop_mode}) "
         f"to {rule.size[0]}x{rule.size[1]}"
         + ("" if rule.normalise_in_graph else f", then normalise by mean {rule.mean} and std {rule.std}"),
-        f"- Output `{output.name}`: float32 [1x{output.classes}], {output.kind}; labels in `labels.txt`",
+        f"- Output `{output.name}`: float32 [1x{output.classes}], {output.kind}"
+        + ("; labels in `labels.txt`" if manifest.labels else ""),
     ]
     if verdict and verdict.status == "passed":
         lines.append(

@@ -15,6 +15,7 @@ from edgevit.bundle.read import Bundle, read_bundle
 from edgevit.core.manifest import Manifest
 from edgevit.core.spec import Preprocessing
 from edgevit.data.images import MAX_MEGAPIXELS, as_input, read_picture, to_model_size
+from edgevit.errors import UsageError
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -54,11 +55,12 @@ class Deployed:
 
     Attributes:
         bundle: where it lies and what its manifest says.
+        rule: how a picture becomes its input.
     """
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
-        self._rule = preprocessing_rule(bundle.manifest)
+        self.rule = preprocessing_rule(bundle.manifest)
 
     @cached_property
     def _run(self) -> Runner:
@@ -76,8 +78,8 @@ class Deployed:
 
     def prepare(self, picture: Picture) -> NDArray[Any]:
         """The exact input for a picture: batch of one, layout and dtype as the manifest says."""
-        pixels = to_model_size(picture, self._rule)[None]
-        return as_input(pixels, self._rule, self.bundle.manifest.input)
+        pixels = to_model_size(picture, self.rule)[None]
+        return as_input(pixels, self.rule, self.bundle.manifest.input)
 
     def scores(self, picture: Picture) -> NDArray[np.float32]:
         """The model's output for a picture: float32 [classes]."""
@@ -94,9 +96,16 @@ class Deployed:
             max_megapixels: larger files are refused.
 
         Raises:
+            UsageError: the bundle gives features.
             BadFile: the picture cannot be read.
             EnvironmentIncomplete: the runtime is not installed or does not run on this machine.
         """
+        if self.bundle.manifest.output.kind == "features":
+            raise UsageError(
+                "the bundle gives features, not classes",
+                where=str(self.bundle.path),
+                cure="edgevit fleet run PLAN fuses those of a plan; export with --output probabilities for classes",
+            )
         if isinstance(picture, (str, Path)):
             picture = read_picture(Path(picture), max_megapixels)
         scores = self.scores(picture)

@@ -32,6 +32,7 @@ class OutputName(StrEnum):
 
     PROBABILITIES = "probabilities"
     LOGITS = "logits"
+    FEATURES = "features"
 
 
 WeightsOption = Annotated[

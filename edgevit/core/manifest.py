@@ -122,10 +122,10 @@ class PreprocessInfo(Strict):
 
 
 class OutputInfo(Strict):
-    """The one output: float32 [1, classes]."""
+    """The one output: float32 [1, classes]; of features, ``classes`` is their number and there are no labels."""
 
     name: str
-    kind: Literal["probabilities", "logits"]
+    kind: Literal["probabilities", "logits", "features"]
     classes: int = Field(ge=1)
 
 

@@ -68,6 +68,18 @@ def _blend(
     area[...] = area * (1 - alpha) + colour * alpha
 
 
+def parse_digits(name: str) -> tuple[str, int]:
+    """The split and the number of draws of ``digits:SPLIT`` or ``digits:SPLIT:DRAWS``.
+
+    Raises:
+        UsageError: the number of draws is none.
+    """
+    split, _, draws = name.removeprefix("digits:").partition(":")
+    if draws and not (draws.isascii() and draws.isdigit() and 1 <= int(draws) <= 1000):
+        raise UsageError(f"{draws!r} is not a number of draws", cure="write digits:train:8 for eight canvases a digit")
+    return split, int(draws or 1)
+
+
 def draw(glyph: NDArray[np.float64], rng: np.random.Generator, clutter: NDArray[np.float64]) -> Image:
     """Draw one digit on a fresh canvas.
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import datetime
-import ipaddress
 from pathlib import Path
 
-from edgevit.errors import MissingDependency
+from edgevit.core.certificates import issue
 
 _VALID = datetime.timedelta(days=2)
 
@@ -21,37 +20,7 @@ def self_signed(names: list[str], folder: Path) -> tuple[Path, Path]:
     Raises:
         MissingDependency: cryptography is not installed.
     """
-    try:
-        from cryptography import x509
-        from cryptography.hazmat.primitives import hashes, serialization
-        from cryptography.hazmat.primitives.asymmetric import ec
-    except ImportError as error:
-        raise MissingDependency("cryptography", "HTTPS for browsers", extra="browser") from error
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, f"edgevit on {names[0]}"[:64])])
-    now = datetime.datetime.now(datetime.UTC)
-    entries: list[x509.GeneralName] = []
-    for one in names:
-        try:
-            entries.append(x509.IPAddress(ipaddress.ip_address(one)))
-        except ValueError:
-            entries.append(x509.DNSName(one))
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + _VALID)
-        .add_extension(x509.SubjectAlternativeName(entries), critical=False)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
+    made = issue(f"edgevit on {names[0]}", names, valid=_VALID, purpose="HTTPS for browsers", extra="browser")
     certificate, secret = folder / "certificate.pem", folder / "key.pem"
-    certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    secret.touch(mode=0o600)
-    secret.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
+    made.write(certificate, secret)
     return certificate, secret

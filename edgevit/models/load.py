@@ -74,7 +74,9 @@ def load_model(
     _require_torch()
     spec = find_model(name)
     classes = num_classes or (len(labels) if labels else spec.num_classes)
-    names = labels_for(spec.labels if classes == spec.num_classes else "numbers", classes, labels)
+    names = labels_for(
+        spec.labels if classes == spec.num_classes else "numbers", classes, labels or _own_labels(spec, classes)
+    )
     side = (size, size) if size else spec.preprocessing.size
     if min(side) < 16 or max(side) > 4096:
         raise UsageError(
@@ -91,6 +93,12 @@ def load_model(
     else:
         module, origin = _from_file(spec, Path(weights), classes, side)
     return LoadedModel(module.eval().requires_grad_(False), spec, replace(spec.preprocessing, size=side), names, origin)
+
+
+def _own_labels(spec: ModelSpec, classes: int) -> tuple[str, ...] | None:
+    """The labels that a model in a folder brings, where they are one a class."""
+    names = local_config(spec).get("label_names") if spec.origin == "local" else None
+    return tuple(map(str, names)) if isinstance(names, list) and len(names) == classes else None
 
 
 def _require_torch() -> None:
@@ -130,7 +138,10 @@ def _build(spec: ModelSpec, classes: int, side: tuple[int, int], pretrained: boo
         return module
     source, options = spec.source, {"num_classes": classes}
     if spec.origin == "local":
-        options |= json.loads((Path(spec.name) / "config.json").read_text(encoding="utf-8")).get("model_args", {})
+        config = local_config(spec)
+        if "narrowed" in config:
+            return _narrowed(spec, config, classes)
+        options |= config.get("model_args", {})
     elif spec.origin == "hf-hub":
         source = spec.name
     if side != spec.preprocessing.size and spec.origin != "hf-hub":
@@ -141,6 +152,32 @@ def _build(spec: ModelSpec, classes: int, side: tuple[int, int], pretrained: boo
         except (AssertionError, ValueError, RuntimeError) as error:
             raise _bad_size(side, error) from error
     return timm.create_model(source, pretrained=pretrained, **options)
+
+
+def local_config(spec: ModelSpec) -> dict[str, Any]:
+    """The ``config.json`` of a model in a folder."""
+    return json.loads((Path(spec.name) / "config.json").read_text(encoding="utf-8"))
+
+
+def _narrowed(spec: ModelSpec, config: dict[str, Any], classes: int) -> nn.Module:
+    """A sub-model of `edgevit split`: its original's architecture with fewer units, and a head of its own."""
+    import timm
+
+    from edgevit.models.bundled import BUILDERS, build_bundled
+    from edgevit.models.narrow.cut import narrow
+
+    given = config["narrowed"]
+    try:
+        if given["origin"] == "bundled" and spec.source in BUILDERS:
+            module: Any = build_bundled(spec.source)
+        else:
+            options = {"num_classes": given["num_classes"], **config.get("model_args", {})}
+            module = timm.create_model(spec.source, **options)
+        narrow(module, given["widths"])
+    except (KeyError, TypeError) as error:
+        raise BadFile("the sub-model's config.json is not valid", where=f"{spec.name}: {error}") from error
+    module.reset_classifier(classes)
+    return module
 
 
 def _resize(module: nn.Module, spec: ModelSpec, side: tuple[int, int]) -> nn.Module:

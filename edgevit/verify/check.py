@@ -69,6 +69,10 @@ def verify_bundle(
     if manifest.quantization:
         exact = read_tensor(bundle.path / FOLDER / "outputs.safetensors", "float_outputs")
     if reference is not None:
+        if manifest.output.kind == "features":
+            from edgevit.models.headless import Headless
+
+            reference = Headless(reference, rule.size)
         pictures += [read_picture(path) for path in (picture_paths(images) if images else [])]
         probabilities = manifest.output.kind == "probabilities"
         expected = reference_outputs(reference, pictures, rule, probabilities=probabilities)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevit.bundle.deployed import Deployed
-from edgevit.data.digits import digits_arrays
+from edgevit.data.digits import digits_arrays, parse_digits
 from edgevit.data.images import labelled_folder, normalise, read_picture, to_model_size
 from edgevit.errors import BadFile
 from edgevit.models.load import LoadedModel
@@ -49,6 +49,8 @@ def torch_title() -> str:
 def pictures_of(dataset: str, labels: tuple[str, ...]) -> Iterator[tuple[Picture, int]]:
     """The pictures and class indices of ``digits:train``, ``digits:test`` or a folder of classes.
 
+    ``digits:train:8`` draws every digit on eight canvases.
+
     Raises:
         UsageError: there is no such split.
         BadFile: there is no such folder, or it is not laid out by class.
@@ -56,8 +58,10 @@ def pictures_of(dataset: str, labels: tuple[str, ...]) -> Iterator[tuple[Picture
     from PIL import Image
 
     if dataset.startswith("digits:"):
-        for array, label in zip(*digits_arrays(dataset.partition(":")[2]), strict=True):
-            yield Image.fromarray(array), int(label)
+        split, draws = parse_digits(dataset)
+        for draw in range(draws):
+            for array, label in zip(*digits_arrays(split, draw), strict=True):
+                yield Image.fromarray(array), int(label)
         return
     for path, label in labelled_folder(Path(dataset), labels):
         yield read_picture(path), label

@@ -33,7 +33,7 @@ def compare_quantized(reference: Floats, exact: Floats, outputs: Floats, *, kind
         reference: [N, classes] of the quantized model in PyTorch, N at least 2.
         exact: [N, classes] of the float model.
         outputs: [N, classes] of the artifact.
-        kind: ``probabilities`` or ``logits``.
+        kind: ``probabilities``, ``logits`` or ``features``.
 
     Returns:
         The comparison; its error is the root mean square by the reference, as a share of the float range.
@@ -62,7 +62,7 @@ def compare_quantized(reference: Floats, exact: Floats, outputs: Floats, *, kind
             f"inputs are told apart by only {discrimination:.3g} times the error, less than {DISCRIMINATION:g}: "
             "quantization drowns the answers"
         )
-    equal = _clear_winners_equal(wanted, found, CLEAR * noise)
+    equal = kind == "features" or _clear_winners_equal(wanted, found, CLEAR * noise)
     if not equal:
         reasons.append("the most likely class differs for a probe on which it leads clearly")
     return Comparison(not reasons, error / spread, limit / spread, discrimination, equal, tuple(reasons))

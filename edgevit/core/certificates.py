@@ -1,0 +1,123 @@
+"""X.509 certificates: one that signs itself for a browser, or an authority and one leaf for each member of a fleet."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgevit.errors import MissingDependency
+
+
+@dataclass(frozen=True)
+class Issued:
+    """A certificate with its private key."""
+
+    certificate: Any
+    key: Any
+
+    def write(self, certificate: Path, key: Path) -> None:
+        """As PEM; only the owner can read the key."""
+        from cryptography.hazmat.primitives import serialization
+
+        certificate.write_bytes(self.certificate.public_bytes(serialization.Encoding.PEM))
+        secret = self.key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        with os.fdopen(os.open(key, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(secret)
+
+
+def issue(
+    subject: str,
+    names: Sequence[str],
+    *,
+    valid: datetime.timedelta,
+    purpose: str,
+    extra: str = "fleet",
+    issuer: Issued | None = None,
+    authority: bool = False,
+) -> Issued:
+    """Make a certificate with a fresh P-256 key.
+
+    Args:
+        subject: common name.
+        names: host names and addresses that it is valid for.
+        valid: from an hour ago until so long from now.
+        purpose: for the error, what needs it.
+        extra: for the error, what installs it.
+        issuer: who signs; None signs itself.
+        authority: whether it may sign others.
+
+    Raises:
+        MissingDependency: cryptography is not installed.
+    """
+    try:
+        from cryptography import x509
+        from cryptography.hazmat.primitives import hashes
+        from cryptography.hazmat.primitives.asymmetric import ec
+        from cryptography.x509.oid import ExtendedKeyUsageOID
+    except ImportError as error:
+        raise MissingDependency("cryptography", purpose, extra=extra) from error
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, subject[:64])])
+    now = datetime.datetime.now(datetime.UTC)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(issuer.certificate.subject if issuer else name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + valid)
+        .add_extension(x509.BasicConstraints(ca=authority, path_length=0 if authority else None), critical=True)
+        .add_extension(_usage(x509, authority), critical=True)
+    )
+    if names:
+        entries = [_entry(x509, one) for one in names]
+        builder = builder.add_extension(x509.SubjectAlternativeName(entries), critical=False)
+    if not authority:
+        both = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+        builder = builder.add_extension(x509.ExtendedKeyUsage(both), critical=False)
+    return Issued(builder.sign(issuer.key if issuer else key, hashes.SHA256()), key)
+
+
+def _entry(x509: Any, name: str) -> Any:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
+
+
+def _usage(x509: Any, authority: bool) -> Any:
+    return x509.KeyUsage(
+        digital_signature=not authority,
+        key_cert_sign=authority,
+        crl_sign=authority,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def read_issued(certificate: Path, key: Path) -> Issued:
+    """What `Issued.write` wrote.
+
+    Raises:
+        ValueError: not PEM of that kind.
+        OSError: it cannot be read.
+    """
+    from cryptography import x509
+    from cryptography.hazmat.primitives import serialization
+
+    return Issued(
+        x509.load_pem_x509_certificate(certificate.read_bytes()),
+        serialization.load_pem_private_key(key.read_bytes(), None),
+    )

@@ -1,0 +1,393 @@
+"""Scatter an image, gather features until a deadline, fuse what came, and account for every member.
+
+Policy only: framing, delivery, membership and security are the engine's. All of it runs on one event loop; the
+engine's threads hand over and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevit.core.fusion import FusionHead
+from edgevit.core.plan import Plan
+from edgevit.fleet.health import Health
+from edgevit.fleet.wire import (
+    BUSY,
+    EXPIRED,
+    OTHER_PLAN,
+    Encoding,
+    Malformed,
+    Request,
+    all_alive,
+    digest_of,
+    infer_key,
+    member_digest,
+    read_alive,
+    read_reply,
+)
+
+Outcome = Literal[
+    "answered", "late", "gone", "absent", "suspect", "another plan", "busy", "expired", "corrupt", "failed", "shed"
+]
+"""What became of one member for one request; every request has exactly one for every member."""
+Method = Literal["fused", "scores", "none"]
+WINDOW = 4
+_LEAST_PROBE_S = 1.0
+_NOT_ASKED: dict[str, Outcome] = {"absent": "absent", "another plan": "another plan", "suspect": "suspect"}
+_SERVICE_WEIGHT = 0.1
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to one image.
+
+    Attributes:
+        number: of the request.
+        shares: [classes] probabilities; None where no member answered.
+        method: ``fused`` by the trained head, by the members' own ``scores``, or ``none``.
+        members: what became of each.
+        latency: seconds from asking to the answer.
+        compute: seconds that each member says it computed.
+        took: seconds until each member's answer was here.
+    """
+
+    number: int
+    shares: NDArray[np.float32] | None
+    method: Method
+    members: dict[str, Outcome]
+    latency: float
+    compute: dict[str, float] = field(default_factory=dict)
+    took: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def answered(self) -> tuple[str, ...]:
+        """The members whose features are in it."""
+        return tuple(name for name, outcome in self.members.items() if outcome == "answered")
+
+
+@dataclass
+class Tally:
+    """Counts that add up: every request is in ``requests`` once, and in ``members`` once for every member.
+
+    Attributes:
+        requests: how many were asked, those shed included.
+        complete: answered by every member of the plan.
+        partial: answered by some.
+        none: answered by no one.
+        shed: refused at once, because they could not have been answered in time.
+        members: by member and outcome.
+        late: answers that came after their request was over, by member; none was used.
+    """
+
+    requests: int = 0
+    complete: int = 0
+    partial: int = 0
+    none: int = 0
+    shed: int = 0
+    members: dict[str, Counter[Outcome]] = field(default_factory=dict)
+    late: Counter[str] = field(default_factory=Counter)
+
+    def count(self, answer: Answer) -> None:
+        """Take in one answer."""
+        self.requests += 1
+        outcomes = list(answer.members.values())
+        if "shed" in outcomes:
+            self.shed += 1
+        elif all(outcome == "answered" for outcome in outcomes):
+            self.complete += 1
+        elif "answered" in outcomes:
+            self.partial += 1
+        else:
+            self.none += 1
+        for name, outcome in answer.members.items():
+            self.members.setdefault(name, Counter())[outcome] += 1
+
+    def adds_up(self) -> bool:
+        """Whether nothing was lost or counted twice."""
+        whole = self.complete + self.partial + self.none + self.shed == self.requests
+        return whole and all(sum(one.values()) == self.requests for one in self.members.values())
+
+
+@dataclass
+class _Flight:
+    """One request in the air."""
+
+    number: int
+    sent: float
+    ends: float
+    waiting: set[str]
+    outcomes: dict[str, Outcome]
+    done: asyncio.Future[None]
+    features: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    compute: dict[str, float] = field(default_factory=dict)
+    took: dict[str, float] = field(default_factory=dict)
+
+    def settle(self, member: str, outcome: Outcome) -> None:
+        self.outcomes[member] = outcome
+        self.waiting.discard(member)
+        if not self.waiting and not self.done.done():
+            self.done.set_result(None)
+
+
+class Coordinator:
+    """Asks the members of a plan through one session of the engine.
+
+    Attributes:
+        health: of each member, live.
+        tally: of all requests so far.
+    """
+
+    def __init__(
+        self,
+        session: Any,
+        fleet: str,
+        plan: Plan,
+        head: FusionHead,
+        *,
+        window: int = WINDOW,
+        waiting: int = 2 * WINDOW,
+        method: Literal["fused", "scores"] = "fused",
+        notice: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self._session, self._fleet, self._plan, self._head = session, fleet, plan, head
+        self._digests = {name: member_digest(plan, name) for name in plan.members()}
+        self._widths = {name: sum(one.features for one in plan.of(name)) for name in plan.members()}
+        self._method, self._notice, self._most_waiting = method, notice, waiting
+        self._slots, self._queued = asyncio.Semaphore(window), 0
+        self._service = 0.0
+        self._numbers = itertools.count(time.time_ns())
+        self._flights: dict[int, _Flight] = {}
+        self._loop = asyncio.get_running_loop()
+        self._probes = ThreadPoolExecutor(2, "probe")
+        self._arrived = asyncio.Event()
+        self.health = {name: Health() for name in plan.members()}
+        self.tally = Tally(members={name: Counter() for name in plan.members()})
+        self._watch = self._watch_members()
+
+    def _watch_members(self) -> Any:
+        import zenoh
+
+        def seen(sample: Any) -> None:
+            there = sample.kind == zenoh.SampleKind.PUT
+            self._hand_over(self._on_token, *read_alive(str(sample.key_expr)), there)
+
+        handler = zenoh.handlers.Callback(seen, indirect=False)
+        return self._session.liveliness().declare_subscriber(all_alive(self._fleet), handler, history=True)
+
+    def _hand_over(self, call: Callable[..., None], *values: Any) -> None:
+        """From any thread to the event loop; what comes after its end is dropped."""
+        try:
+            self._loop.call_soon_threadsafe(call, *values)
+        except RuntimeError:
+            if not self._loop.is_closed():
+                raise
+
+    def _on_token(self, member: str, digest: str, there: bool) -> None:
+        health = self.health.get(member)
+        if health is None:
+            return
+        right = digest == self._digests[member].hex()
+        if there:
+            health.arrives(time.monotonic(), right)
+            self._notice(f"{member} is there" if right else f"{member} is there with bundles of another plan")
+            self._arrived.set()
+        elif right or health.state == "another plan":
+            health.leaves(time.monotonic())
+            self._notice(f"{member} is gone")
+            for flight in self._flights.values():
+                if member in flight.waiting:
+                    flight.settle(member, "gone")
+
+    async def wait_for(self, members: int, timeout: float) -> bool:
+        """Wait until so many members are there; False where the time is over first."""
+        ends = time.monotonic() + timeout
+        while sum(one.state == "healthy" for one in self.health.values()) < members:
+            self._arrived.clear()
+            left = ends - time.monotonic()
+            if left <= 0:
+                return False
+            try:
+                await asyncio.wait_for(self._arrived.wait(), left)
+            except TimeoutError:
+                return False
+        return True
+
+    async def infer(self, image: bytes, encoding: Encoding, deadline: float, *, shed: bool = False) -> Answer:
+        """Ask about one image.
+
+        Args:
+            image: as it travels.
+            encoding: of the image.
+            deadline: seconds within which there is an answer, whoever is missing.
+            shed: refuse at once what cannot be answered in time, in place of waiting for a free slot; for a camera,
+                whose next image is worth more. The deadline then includes the wait; otherwise it starts after it.
+        """
+        start = time.monotonic()
+        number = next(self._numbers)
+        if shed and self._queued >= self._most_waiting:
+            return self._finish(self._refused(number, start))
+        self._queued += 1
+        try:
+            await self._slots.acquire()
+        finally:
+            self._queued -= 1
+        try:
+            now = time.monotonic()
+            ends = start + deadline if shed else now + deadline
+            if shed and ends - now < self._service:
+                self._service *= 1 - _SERVICE_WEIGHT / 2
+                return self._finish(self._refused(number, start))
+            answer = await self._fly(number, image, encoding, now, ends)
+            self._service += _SERVICE_WEIGHT * (time.monotonic() - now - self._service)
+            return self._finish(answer)
+        finally:
+            self._slots.release()
+
+    def _finish(self, answer: Answer) -> Answer:
+        self.tally.count(answer)
+        return answer
+
+    def _refused(self, number: int, start: float) -> Answer:
+        return Answer(number, None, "none", dict.fromkeys(self.health, "shed"), time.monotonic() - start)
+
+    async def _fly(self, number: int, image: bytes, encoding: Encoding, now: float, ends: float) -> Answer:
+        flight = _Flight(number, now, ends, set(), {}, self._loop.create_future())
+        self._flights[number] = flight
+        try:
+            self._scatter(flight, image, encoding)
+            if flight.waiting:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(flight.done, max(0.0, ends - time.monotonic()))
+            for member in tuple(flight.waiting):
+                flight.settle(member, "late")
+                self.health[member].misses_one(time.monotonic())
+                if self.health[member].state == "suspect":
+                    self._notice(f"{member} does not answer: no longer waited for")
+        finally:
+            del self._flights[number]
+        return self._fuse(flight)
+
+    def _scatter(self, flight: _Flight, image: bytes, encoding: Encoding) -> None:
+        import zenoh
+
+        payload, digest = zenoh.ZBytes(image), digest_of(image)
+        ask = []
+        for member, health in self.health.items():
+            role = health.role(flight.sent)
+            if role == "ask":
+                flight.waiting.add(member)
+                ask.append(member)
+            else:
+                flight.outcomes[member] = _NOT_ASKED[health.state]
+            if role == "probe":
+                budget = max(flight.ends - flight.sent, _LEAST_PROBE_S)
+                header = Request(flight.number, budget, encoding, self._digests[member]).pack(digest)
+                self._probes.submit(self._send, member, flight.number, payload, header, budget)
+        for member in ask:
+            budget = max(0.0, flight.ends - time.monotonic())
+            header = Request(flight.number, budget, encoding, self._digests[member]).pack(digest)
+            self._send(member, flight.number, payload, header, budget)
+
+    def _send(self, member: str, number: int, payload: Any, header: bytes, budget: float) -> None:
+        import zenoh
+
+        sent = time.monotonic()
+
+        def heard(reply: Any) -> None:
+            said = reply.ok
+            if said is None:
+                self._hand_over(self._on_error, member, number, bytes(reply.err.payload))
+            else:
+                extra = bytes(said.attachment) if said.attachment is not None else b""
+                self._hand_over(self._on_reply, member, number, bytes(said.payload), extra, sent, budget)
+
+        try:
+            self._session.get(
+                infer_key(self._fleet, member),
+                zenoh.handlers.Callback(heard, indirect=False),
+                payload=payload,
+                attachment=header,
+                timeout=max(budget, 1e-3),
+                target=zenoh.QueryTarget.ALL,
+                consolidation=zenoh.ConsolidationMode.NONE,
+                congestion_control=zenoh.CongestionControl.DROP,
+                express=True,
+            )
+        except zenoh.ZError as error:
+            self._hand_over(self._on_error, member, number, f"failed: {error}".encode())
+
+    def _on_reply(self, member: str, number: int, payload: bytes, extra: bytes, sent: float, budget: float) -> None:
+        now, flight = time.monotonic(), self._flights.get(number)
+        try:
+            width = self._widths[member]
+            reply, values = read_reply(extra, payload, number=number, member=self._digests[member], features=width)
+        except Malformed as error:
+            self._notice(f"{member} sent something wrong: {error}")
+            self._failed(member, flight, "corrupt")
+            return
+        health, in_time = self.health[member], now - sent <= budget
+        back = health.state == "suspect" and in_time
+        health.answers(now, now - sent, reply.compute, in_time)
+        if back:
+            self._notice(f"{member} answers again")
+        if flight is None or member not in flight.waiting:
+            self.tally.late[member] += flight is None
+            return
+        flight.features[member], flight.compute[member], flight.took[member] = values, reply.compute, now - flight.sent
+        flight.settle(member, "answered")
+
+    def _on_error(self, member: str, number: int, said: bytes) -> None:
+        kinds: dict[bytes, Outcome] = {BUSY: "busy", EXPIRED: "expired", OTHER_PLAN: "another plan"}
+        if said in (b"", b"Timeout") or b"imeout" in said:
+            return  # the deadline settles it
+        self._failed(member, self._flights.get(number), kinds.get(said, "failed"))
+
+    def _failed(self, member: str, flight: _Flight | None, outcome: Outcome) -> None:
+        if flight is None or member not in flight.waiting:
+            return
+        if outcome not in ("busy", "expired"):
+            self.health[member].misses_one(time.monotonic())
+        flight.settle(member, outcome)
+
+    def _fuse(self, flight: _Flight) -> Answer:
+        outcomes = {name: flight.outcomes[name] for name in self.health}
+        shares, method = None, "none"
+        if flight.features:
+            shares, method = self._shares(flight.features)[0], self._method
+        return Answer(
+            flight.number,
+            shares,
+            method,  # type: ignore[arg-type]
+            outcomes,
+            time.monotonic() - flight.sent,
+            flight.compute,
+            flight.took,
+        )
+
+    def _shares(self, features: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+        """[1, classes] from the features of the members that answered."""
+        at = dict.fromkeys(self.health, 0)
+        given: list[NDArray[np.float32] | None] = []
+        for one in self._plan.sub_models:
+            start = at[one.member]
+            at[one.member] += one.features
+            there = features.get(one.member)
+            given.append(None if there is None else there[None, start : start + one.features])
+        return self._head.fuse(given) if self._method == "fused" else self._head.scores(given)
+
+    async def close(self) -> None:
+        """Stop watching; the session is closed by who opened it."""
+        self._watch.undeclare()
+        self._probes.shutdown(wait=False, cancel_futures=True)
+        await asyncio.sleep(0)

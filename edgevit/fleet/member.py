@@ -1,0 +1,268 @@
+"""One member of a fleet: answers for its own sub-models, and says when it cannot.
+
+Needs numpy, Pillow, the runtime of its bundle and the engine: no torch.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevit.bundle.deployed import Deployed
+from edgevit.bundle.golden import FOLDER, read_tensor
+from edgevit.bundle.read import read_bundle
+from edgevit.bundle.write import MANIFEST
+from edgevit.core.digest import sha256_file
+from edgevit.core.plan import Plan, SubModel
+from edgevit.core.spec import Preprocessing
+from edgevit.core.target import runtimes
+from edgevit.data.images import MAX_MEGAPIXELS, as_input, to_model_size
+from edgevit.errors import CheckFailed, UnknownName
+from edgevit.fleet.wire import (
+    BAD_REQUEST,
+    BUSY,
+    EXPIRED,
+    OTHER_PLAN,
+    Encoding,
+    Malformed,
+    Reply,
+    alive_key,
+    infer_key,
+    member_digest,
+    read_request,
+    status_key,
+)
+from edgevit.verify.judge import judge
+
+Compute = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+"""[H, W, 3] uint8 at the model's size to the features of all of a member's sub-models, one after another."""
+QUEUE = 8
+
+
+def load_compute(folder: Path, plan: Plan, member: str) -> Compute:
+    """Load a member's bundles, check every digest, and run their golden inputs.
+
+    Args:
+        folder: the plan's; other members' bundles need not be there.
+        plan: what it says.
+        member: whose.
+
+    Raises:
+        UnknownName: the plan has no such member.
+        BadFile: a bundle is missing.
+        CheckFailed: a bundle is not the plan's, or computes something else on this machine.
+    """
+    mine = plan.of(member)
+    if not mine:
+        raise UnknownName("member", member, plan.members())
+    runners = [_load(folder, one) for one in mine]
+    if len(runners) == 1:
+        return runners[0]
+    return lambda pixels: np.concatenate([runner(pixels) for runner in runners])
+
+
+def _load(folder: Path, sub_model: SubModel) -> Compute:
+    bundle = read_bundle(folder / sub_model.bundle)
+    if sha256_file(bundle.path / MANIFEST) != sub_model.bundle_sha256:
+        raise CheckFailed(
+            f"the bundle of {sub_model.name} is not the plan's",
+            where=str(bundle.path),
+            cure="copy the plan's folder to this device again",
+        )
+    from edgevit.backends.base import find_backend
+
+    manifest, backend = bundle.manifest, find_backend(bundle.manifest.target.backend)
+    runtime = runtimes().get(manifest.target.runtime)
+    why_not = backend.available(runtime.variant if runtime else "")
+    if why_not:
+        raise CheckFailed(f"{sub_model.name} cannot run here: {why_not}", where=str(bundle.path))
+    run = backend.load(bundle.entry)
+    golden = bundle.path / FOLDER
+    inputs, outputs = (
+        read_tensor(golden / "inputs.safetensors", "inputs"),
+        read_tensor(golden / "outputs.safetensors", "outputs"),
+    )
+    exact = read_tensor(golden / "outputs.safetensors", "float_outputs") if manifest.quantization else None
+    verdict = judge(manifest, outputs, np.concatenate([run(one[None]) for one in inputs]), exact)
+    if verdict.status != "passed":
+        raise CheckFailed(
+            f"{sub_model.name} computes something else on this machine: {verdict.reasons[0]}",
+            where=str(bundle.path),
+            cure="edgevit verify on it says more; another version of the runtime may help",
+        )
+    rule = Deployed(bundle).rule
+    return lambda pixels: run(as_input(pixels[None], rule, manifest.input))[0]
+
+
+def decode(payload: bytes, encoding: Encoding, rule: Preprocessing) -> NDArray[np.uint8]:
+    """An image as it came over the network, at the model's size: [H, W, 3] uint8.
+
+    Raises:
+        Malformed: it is no such image.
+    """
+    height, width = rule.size
+    if encoding == "raw":
+        if len(payload) != height * width * 3:
+            raise Malformed(f"{len(payload)} bytes are not {width}x{height} pixels")
+        return np.frombuffer(payload, np.uint8).reshape(height, width, 3)
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(payload), formats=("JPEG", "PNG")) as picture:
+            if picture.width * picture.height > MAX_MEGAPIXELS * 1e6:
+                raise Malformed("the image is too large")
+            rgb = picture.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise Malformed(f"not an image: {error}") from error
+    return np.asarray(rgb) if rgb.size == (width, height) else to_model_size(rgb, rule)
+
+
+@dataclass
+class Counts:
+    """What a member did since it started."""
+
+    answered: int = 0
+    busy: int = 0
+    expired: int = 0
+    refused: int = 0
+    failed: int = 0
+
+
+@dataclass
+class _Work:
+    query: Any
+    arrived: float
+
+
+@dataclass
+class Serving:
+    """A member at work in an open session; `serve` makes one.
+
+    Attributes:
+        session: of the engine.
+        fleet: its name.
+        member: its name.
+        digest: of its bundles.
+        rule: size and normalisation of images.
+        compute: the sub-models.
+        notice: is told in one line about what happens.
+    """
+
+    session: Any
+    fleet: str
+    member: str
+    digest: bytes
+    rule: Preprocessing
+    compute: Compute
+    notice: Callable[[str], None] = lambda text: None
+    counts: Counts = field(default_factory=Counts)
+    started: float = field(default_factory=time.time)
+    _jobs: queue.Queue[_Work | None] = field(default_factory=lambda: queue.Queue(QUEUE))
+    _compute_s: float = 0.0
+    _held: list[Any] = field(default_factory=list)
+
+    def open(self) -> None:
+        """Start to answer; returns at once."""
+        import zenoh
+
+        threading.Thread(target=self._work, name=f"compute-{self.member}", daemon=True).start()
+        infer, status = infer_key(self.fleet, self.member), status_key(self.fleet, self.member)
+        callback = zenoh.handlers.Callback
+        self._held = [
+            self.session.declare_queryable(infer, callback(self._asked, indirect=False), complete=True),
+            self.session.declare_queryable(status, callback(self._asked_status, indirect=False), complete=True),
+            self.session.liveliness().declare_token(alive_key(self.fleet, self.member, self.digest.hex())),
+        ]
+
+    def close(self) -> None:
+        """Take back the token and stop; queries that wait are finished unanswered."""
+        for one in reversed(self._held):
+            one.undeclare()
+        self._held = []
+        self._jobs.put(None)
+
+    def _asked(self, query: Any) -> None:
+        """On the engine's thread: only enqueue."""
+        try:
+            self._jobs.put_nowait(_Work(query, time.perf_counter()))
+        except queue.Full:
+            self.counts.busy += 1
+            with query:
+                query.reply_err(BUSY)
+
+    def _work(self) -> None:
+        while (work := self._jobs.get()) is not None:
+            with work.query as query:  # leaving the block ends the query, answered or not
+                try:
+                    self._answer(query, work.arrived)
+                except Malformed as error:
+                    self.counts.refused += 1
+                    self.notice(f"refused a request: {error}")
+                    query.reply_err(BAD_REQUEST)
+                except Exception as error:  # whatever the runtime raises, the member stays up and says so
+                    self.counts.failed += 1
+                    self.notice(f"failed: {type(error).__name__}: {error}")
+                    query.reply_err(f"failed: {type(error).__name__}".encode())
+
+    def _answer(self, query: Any, arrived: float) -> None:
+        payload = bytes(query.payload) if query.payload is not None else b""
+        attachment = bytes(query.attachment) if query.attachment is not None else b""
+        request = read_request(attachment, payload)
+        if request.member != self.digest:
+            self.counts.refused += 1
+            query.reply_err(OTHER_PLAN)
+            return
+        start = time.perf_counter()
+        if start - arrived > request.budget:
+            self.counts.expired += 1
+            query.reply_err(EXPIRED)
+            return
+        features = self.compute(decode(payload, request.encoding, self.rule))
+        self._compute_s = time.perf_counter() - start
+        found = np.ascontiguousarray(features, "<f4").tobytes()
+        reply = Reply(request.number, self._compute_s, start - arrived, self.digest)
+        self.counts.answered += 1
+        query.reply(infer_key(self.fleet, self.member), found, attachment=reply.pack(found), express=True)
+
+    def _asked_status(self, query: Any) -> None:
+        with query:
+            query.reply(status_key(self.fleet, self.member), json.dumps(self.status()).encode())
+
+    def status(self) -> dict[str, Any]:
+        """How it is, as plain values."""
+        return {
+            "member": self.member,
+            "edgevit": metadata.version("edgevit"),
+            "bundles": self.digest.hex(),
+            "up_s": round(time.time() - self.started, 1),
+            "pid": os.getpid(),
+            "waiting": self._jobs.qsize(),
+            "compute_ms": round(self._compute_s * 1e3, 3),
+            "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+            **vars(self.counts),
+        }
+
+
+def plan_rule(plan: Plan) -> Preprocessing:
+    """How a picture becomes a member's input."""
+    rule = plan.preprocess
+    return Preprocessing(
+        rule.size, rule.crop_pct, rule.crop_mode, rule.interpolation, rule.antialias, rule.mean, rule.std
+    )
+
+
+def serving(session: Any, fleet: str, plan: Plan, member: str, compute: Compute, **further: Any) -> Serving:
+    """A member of a plan in an open session, not yet answering."""
+    return Serving(session, fleet, member, member_digest(plan, member), plan_rule(plan), compute, **further)

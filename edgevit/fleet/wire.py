@@ -1,0 +1,158 @@
+"""What travels: key expressions, and the few bytes beside each image and each feature vector.
+
+The engine frames and delivers; these headers say which request a message belongs to, which bundle computed it, how
+much time is left, and carry a digest of the payload.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevit.core.plan import Plan
+
+Encoding = Literal["raw", "jpeg", "png"]
+_ENCODINGS: tuple[Encoding, ...] = ("raw", "jpeg", "png")
+_DIGEST: Final = 16
+_REQUEST = struct.Struct("<4sQdB16s16s")
+_REPLY = struct.Struct("<4sQdd16s16s")
+_ASK, _SAY = b"EVq1", b"EVr1"
+
+BUSY, EXPIRED, OTHER_PLAN, BAD_REQUEST = b"busy", b"expired", b"another plan", b"bad request"
+
+
+class Malformed(ValueError):
+    """A message that is not what it should be."""
+
+
+def infer_key(fleet: str, member: str) -> str:
+    """Where a member is asked for features."""
+    return f"edgevit/{fleet}/{member}/infer"
+
+
+def status_key(fleet: str, member: str) -> str:
+    """Where a member is asked how it is."""
+    return f"edgevit/{fleet}/{member}/status"
+
+
+def alive_key(fleet: str, member: str, digest: str) -> str:
+    """The token of a member that is there; says which bundles it has."""
+    return f"edgevit/{fleet}/{member}/alive/{digest}"
+
+
+def all_alive(fleet: str) -> str:
+    """The tokens of all members."""
+    return alive_key(fleet, "*", "*")
+
+
+def read_alive(key: str) -> tuple[str, str]:
+    """The member and the digest of a token's key."""
+    parts = key.split("/")
+    return parts[2], parts[4]
+
+
+def member_digest(plan: Plan, member: str) -> bytes:
+    """16 bytes that stand for a member's bundles and their order."""
+    return digest_of("\n".join(one.bundle_sha256 for one in plan.of(member)).encode())
+
+
+def digest_of(data: bytes) -> bytes:
+    """16 bytes of BLAKE2b."""
+    return hashlib.blake2b(data, digest_size=_DIGEST).digest()
+
+
+@dataclass(frozen=True)
+class Request:
+    """The header of an image.
+
+    Attributes:
+        number: of the request, unique for one coordinator.
+        budget: seconds left when it was sent; a member does not start what nobody waits for.
+        encoding: of the image.
+        member: `member_digest` that the coordinator expects.
+    """
+
+    number: int
+    budget: float
+    encoding: Encoding
+    member: bytes
+
+    def pack(self, payload_digest: bytes) -> bytes:
+        """The attachment of a query."""
+        return _REQUEST.pack(
+            _ASK, self.number, self.budget, _ENCODINGS.index(self.encoding), self.member, payload_digest
+        )
+
+
+def read_request(attachment: bytes, payload: bytes) -> Request:
+    """Check and read a query.
+
+    Raises:
+        Malformed: of another length or kind, or the image is not the one that was sent.
+    """
+    try:
+        kind, number, budget, encoding, member, digest = _REQUEST.unpack(attachment)
+    except struct.error as error:
+        raise Malformed(str(error)) from error
+    if kind != _ASK or encoding >= len(_ENCODINGS) or not budget >= 0:
+        raise Malformed("not a request")
+    if digest != digest_of(payload):
+        raise Malformed("the image was changed on its way")
+    return Request(number, budget, _ENCODINGS[encoding], member)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The header of a feature vector.
+
+    Attributes:
+        number: of the request.
+        compute: seconds that the sub-models ran.
+        waited: seconds between arrival and start.
+        member: `member_digest` of what computed it.
+    """
+
+    number: int
+    compute: float
+    waited: float
+    member: bytes
+
+    def pack(self, payload: bytes) -> bytes:
+        """The attachment of a reply."""
+        return _REPLY.pack(_SAY, self.number, self.compute, self.waited, self.member, digest_of(payload))
+
+
+def read_reply(
+    attachment: bytes, payload: bytes, *, number: int, member: bytes, features: int
+) -> tuple[Reply, NDArray[np.float32]]:
+    """Check and read a reply.
+
+    Args:
+        attachment: its header.
+        payload: float32, little-endian.
+        number: of the request that it must answer.
+        member: digest that it must come from.
+        features: how many there must be.
+
+    Raises:
+        Malformed: anything else.
+    """
+    try:
+        kind, answered, compute, waited, owner, digest = _REPLY.unpack(attachment)
+    except struct.error as error:
+        raise Malformed(str(error)) from error
+    if kind != _SAY or answered != number:
+        raise Malformed("not the answer to this request")
+    if owner != member:
+        raise Malformed("computed by another bundle")
+    if len(payload) != 4 * features or digest != digest_of(payload):
+        raise Malformed("the features were changed on their way")
+    values = np.frombuffer(payload, "<f4")
+    if not np.isfinite(values).all():
+        raise Malformed("features that are not finite")
+    return Reply(answered, compute, waited, owner), values

@@ -1,0 +1,1 @@
+"""ED-ViT: one vision transformer split by classes over several small devices."""
