@@ -30,6 +30,8 @@ _COMMANDS = (
     "profile",
     "compare",
     "devices",
+    "split",
+    "fleet",
     "bundle",
     "cache",
 )

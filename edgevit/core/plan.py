@@ -233,8 +233,12 @@ def _validated(kind: type[T], values: Any, path: Path, cure: str) -> T:
         raise BadFile(f"{path.name} is not valid: {_first(error)}", where=str(path), cure=cure) from error
 
 
-def read_plan(folder: Path) -> Plan:
+def read_plan(folder: Path, *, head: bool = True) -> Plan:
     """Read a plan and check its fusion head against its digest; bundles are checked by who loads them.
+
+    Args:
+        folder: the plan's.
+        head: whether the fusion head must be there; a member does without.
 
     Raises:
         BadFile: no plan, or one that is not valid.
@@ -250,7 +254,7 @@ def read_plan(folder: Path) -> Plan:
     except (ValueError, RecursionError) as error:
         raise BadFile(f"the plan is not valid JSON: {error}", where=str(path)) from error
     plan = _validated(Plan, values, path, "split the model again with this version of edgevit")
-    head = folder / FUSION
-    if not head.is_file() or sha256_file(head) != plan.fusion.sha256:
-        raise CheckFailed("the fusion head is not the plan's", where=str(head), cure="copy the whole plan again")
+    file = folder / FUSION
+    if head and (not file.is_file() or sha256_file(file) != plan.fusion.sha256):
+        raise CheckFailed("the fusion head is not the plan's", where=str(file), cure="copy the whole plan again")
     return plan

@@ -350,7 +350,9 @@ class _Program:
         for j in range(self.shape[1]):
             terms = {(i, j, a): self._seconds(j, a) for i in range(self.shape[0]) for a in range(self.shape[2])}
             self._add(terms, -np.inf, 0, of_t=-1.0)
-        objective = self._objective(lambda i, j, a: 1e-6 * i * j)  # equal plans: in order
+        objective = self._objective(
+            lambda i, j, a: 1e-6 * abs(i * self.shape[1] // self.shape[0] - j)
+        )  # equal plans: in order
         objective[-1] = 1
         found = self._solve(objective)
         return self._read(found.x)

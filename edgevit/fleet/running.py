@@ -1,0 +1,239 @@
+"""A fleet that runs: its coordinator on an event loop of its own, for programs that have none."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from edgevit.bundle.deployed import Prediction
+from edgevit.core.fusion import read_head
+from edgevit.core.plan import FLEET, FUSION, Fleet, Plan, read_fleet, read_plan
+from edgevit.data.images import read_picture
+from edgevit.errors import UsageError
+from edgevit.fleet.config import (
+    Security,
+    check_address,
+    check_names,
+    client_config,
+    coordinator_config,
+    local_config,
+    open_session,
+)
+from edgevit.fleet.coordinator import WINDOW, Answer, Coordinator, Tally
+from edgevit.fleet.health import Health
+from edgevit.fleet.member import Serving, load_compute, plan_rule, serving
+from edgevit.fleet.sources import Frame, encode
+from edgevit.fleet.wire import Encoding
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+Role = Literal["coordinator", "client", "local"]
+_CLOSE_S = 3.0
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class FleetOptions:
+    """How a fleet is reached and asked.
+
+    Attributes:
+        role: ``coordinator`` listens for the members; ``client`` asks through a coordinator that runs already;
+            ``local`` is the whole fleet in this process.
+        address: HOST:PORT, None for the fleet's file's.
+        deadline: seconds for one image, None for the fleet's file's.
+        window: images in the air at once.
+        shed: refuse images that could not be answered in time.
+        method: ``fused`` by the trained head, or by the members' own ``scores``.
+        encoding: how images travel.
+        security: certificates, transport, or neither.
+        fleet: the fleet's file, None for the plan's own.
+    """
+
+    role: Role = "coordinator"
+    address: str | None = None
+    deadline: float | None = None
+    window: int = WINDOW
+    shed: bool = False
+    method: Literal["fused", "scores"] = "fused"
+    encoding: Encoding = "jpeg"
+    security: Security = field(default_factory=Security)
+    fleet: Path | None = None
+
+
+def read_fleet_of(folder: Path, other: Path | None) -> Fleet:
+    """The fleet's file of a plan, or another."""
+    fleet = read_fleet(other or folder / FLEET)
+    check_names(fleet)
+    return fleet
+
+
+class RunningFleet:
+    """A plan's fleet, ready to be asked; use it as a context manager.
+
+    Attributes:
+        plan: what runs.
+        fleet: where.
+        options: how.
+        rule: how a picture becomes a member's input.
+    """
+
+    def __init__(self, folder: Path, options: FleetOptions, notice: Callable[[str], None] = lambda text: None) -> None:
+        """Open the session; members may come later.
+
+        Raises:
+            BadFile: no plan, or no fleet's file.
+            CheckFailed: the plan's files were changed.
+            UsageError: the address cannot be used, or would be reached without protection.
+            MissingDependency: the engine is not installed.
+        """
+        self.plan, self.options, self._notice = read_plan(folder), options, notice
+        self.fleet = read_fleet_of(folder, options.fleet)
+        self.rule = plan_rule(self.plan)
+        self._head = read_head(folder / FUSION, [one.classes for one in self.plan.sub_models])
+        address = options.address or self.fleet.listen
+        self._session = _open(self.fleet, address, options)
+        self._members = [_local_member(self._session, folder, self.fleet, self.plan, name) for name in self._local()]
+        for member in self._members:
+            member.open()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="fleet", daemon=True)
+        self._thread.start()
+        self._coordinator = self._call(self._start())
+
+    def _local(self) -> tuple[str, ...]:
+        return self.plan.members() if self.options.role == "local" else ()
+
+    async def _start(self) -> Coordinator:
+        return Coordinator(
+            self._session,
+            self.fleet.name,
+            self.plan,
+            self._head,
+            window=self.options.window,
+            method=self.options.method,
+            notice=self._notice,
+        )
+
+    def _submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+    def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return self._submit(coroutine).result()
+
+    @property
+    def deadline(self) -> float:
+        """Seconds for one image."""
+        return self.options.deadline or self.fleet.deadline_ms / 1e3
+
+    @property
+    def health(self) -> dict[str, Health]:
+        """Of each member, live."""
+        return self._coordinator.health
+
+    @property
+    def tally(self) -> Tally:
+        """Of all images so far."""
+        return self._coordinator.tally
+
+    def wait_for(self, members: int, timeout: float) -> bool:
+        """Wait until so many members are there; False where the time is over first."""
+        return self._call(self._coordinator.wait_for(members, timeout))
+
+    def ask(self, frame: Frame) -> Future[Answer]:
+        """Ask about one image; the future is done by the deadline, and waits first where the window is full."""
+        return self._submit(
+            self._coordinator.infer(frame.payload, frame.encoding, self.deadline, shed=self.options.shed)
+        )
+
+    def stream(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, Answer]]:
+        """Ask about many, several at once; answers come in the images' order."""
+        flying: deque[tuple[Frame, Future[Answer]]] = deque()
+        for frame in frames:
+            flying.append((frame, self.ask(frame)))
+            while len(flying) > 2 * self.options.window or (flying and flying[0][1].done()):
+                first, answer = flying.popleft()
+                yield first, answer.result()
+        for first, answer in flying:
+            yield first, answer.result()
+
+    def predict(self, picture: Picture | Path | str, top: int = 5) -> list[Prediction]:
+        """The most likely classes of a picture, best first; none where no member answered.
+
+        Raises:
+            BadFile: the picture cannot be read.
+        """
+        opened = read_picture(Path(picture)) if isinstance(picture, (str, Path)) else picture
+        encoding = self.options.encoding
+        return self.best(self.ask(Frame("", encode(opened, self.rule, encoding), encoding)).result(), top)
+
+    def best(self, answer: Answer, top: int = 5) -> list[Prediction]:
+        """The most likely classes of an answer."""
+        if answer.shares is None:
+            return []
+        order = (-answer.shares).argsort(kind="stable")[:top]
+        return [Prediction(int(i), self.plan.labels[int(i)], float(answer.shares[i])) for i in order]
+
+    def close(self) -> None:
+        """Leave the fleet. The engine may take seconds to say goodbye over a bad link: it is not waited for long."""
+        if self._loop.is_closed():
+            return
+        self._call(self._coordinator.close())
+        for member in self._members:
+            member.close()
+        goodbye = threading.Thread(target=self._session.close, daemon=True)
+        goodbye.start()
+        goodbye.join(_CLOSE_S)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(_CLOSE_S)
+        self._loop.close()
+
+    def __enter__(self) -> RunningFleet:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _open(fleet: Fleet, address: str, options: FleetOptions) -> Any:
+    if options.role == "local":
+        return open_session(local_config(), "opening a session")
+    check_address(address, options.security)
+    if options.role == "client":
+        return open_session(client_config(address, options.security), f"reaching the coordinator at {address}")
+    return open_session(coordinator_config(fleet, address, options.security), f"listening on {address}")
+
+
+def _local_member(session: Any, folder: Path, fleet: Fleet, plan: Plan, name: str) -> Serving:
+    return serving(session, fleet.name, plan, name, load_compute(folder, plan, name))
+
+
+def open_fleet(folder: Path | str, options: FleetOptions | None = None, wait: float = 10.0) -> RunningFleet:
+    """Open a plan's fleet and wait for its members.
+
+    Args:
+        folder: the plan's.
+        options: by default the whole fleet in this process.
+        wait: seconds for the members to come.
+
+    Raises:
+        UsageError: no member came.
+        EdgevitError: as for `RunningFleet`.
+    """
+    running = RunningFleet(Path(folder), options or FleetOptions(role="local", encoding="raw"))
+    if not running.wait_for(len(running.plan.members()), wait) and not any(
+        one.state == "healthy" for one in running.health.values()
+    ):
+        running.close()
+        raise UsageError(
+            f"no member came within {wait:g} s",
+            where=f"{running.fleet.name} at {running.options.address or running.fleet.listen}",
+            cure="edgevit fleet serve PLAN --member NAME on each device",
+        )
+    return running

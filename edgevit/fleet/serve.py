@@ -1,0 +1,74 @@
+"""`edgevit fleet serve`: one member, until it is told to stop."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from edgevit.core.plan import read_plan
+from edgevit.errors import UnknownName, UsageError
+from edgevit.fleet.config import Security, check_address, member_config, open_session
+from edgevit.fleet.member import Compute, load_compute, serving
+from edgevit.fleet.running import read_fleet_of
+
+_CLOSE_S = 3.0
+
+
+def serve(
+    folder: Path,
+    member: str,
+    *,
+    address: str | None = None,
+    security: Security | None = None,
+    fleet_file: Path | None = None,
+    compute: Compute | None = None,
+    stop: threading.Event | None = None,
+    notice: Callable[[str], None] = lambda text: None,
+) -> None:
+    """Load a member's bundles, dial the coordinator, and answer until told to stop.
+
+    A coordinator that is not there yet, or goes away, is dialled again for ever.
+
+    Args:
+        folder: the plan's; other members' bundles need not be there.
+        member: its name.
+        address: HOST:PORT of the coordinator, None for the fleet's file's.
+        security: certificates, transport, or neither.
+        fleet_file: None for the plan's own.
+        compute: in place of the member's bundles.
+        stop: ends it.
+        notice: is told in one line about what happens.
+
+    Raises:
+        UnknownName: the plan has no such member.
+        BadFile: no plan or no bundle.
+        CheckFailed: a bundle is not the plan's, or computes something else here.
+        UsageError: the address would be dialled without protection.
+    """
+    plan, security = read_plan(folder, head=False), security or Security()
+    fleet = read_fleet_of(folder, fleet_file)
+    if member not in plan.members():
+        raise UnknownName("member", member, plan.members())
+    address = address or fleet.listen
+    check_address(address, security)
+    loaded = compute or load_compute(folder, plan, member)
+    if fleet.of(member) is None:
+        raise UsageError(f"the fleet's file has no member {member!r}", where=str(fleet_file or folder))
+    notice(f"{member}: {len(plan.of(member))} sub-model(s) loaded and checked; dialling {address}")
+    session = open_session(member_config(fleet, member, address, security), f"dialling {address}")
+    at_work = serving(session, fleet.name, plan, member, loaded, notice=notice)
+    at_work.open()
+    notice(f"{member}: ready")
+    try:
+        (stop or threading.Event()).wait()
+    finally:
+        notice(f"{member}: answered {at_work.counts.answered}")
+
+        def leave() -> None:
+            at_work.close()
+            session.close()
+
+        goodbye = threading.Thread(target=leave, daemon=True)
+        goodbye.start()
+        goodbye.join(_CLOSE_S)
