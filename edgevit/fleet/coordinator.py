@@ -171,6 +171,7 @@ class Coordinator:
         self._loop = asyncio.get_running_loop()
         self._probes = ThreadPoolExecutor(2, "probe")
         self._arrived = asyncio.Event()
+        self._tokens: dict[str, set[str]] = {name: set() for name in plan.members()}
         self.health = {name: Health() for name in plan.members()}
         self.tally = Tally(members={name: Counter() for name in plan.members()})
         self._watch = self._watch_members()
@@ -197,13 +198,20 @@ class Coordinator:
         health = self.health.get(member)
         if health is None:
             return
-        right = digest == self._digests[member].hex()
-        if there:
-            health.arrives(time.monotonic(), right)
-            self._notice(f"{member} is there" if right else f"{member} is there with bundles of another plan")
+        right, tokens = self._digests[member].hex(), self._tokens[member]
+        before = right in tokens
+        tokens.add(digest) if there else tokens.discard(digest)
+        if there and digest == right:
+            health.arrives(time.monotonic(), True)
+            self._notice(f"{member} is there")
             self._arrived.set()
-        elif right or health.state == "another plan":
+        elif right not in tokens and tokens:
+            # one that was killed may leave its token behind until its lease ends
+            health.arrives(time.monotonic(), False)
+            self._notice(f"{member} is there with bundles of another plan")
+        elif not tokens:
             health.leaves(time.monotonic())
+        if before and right not in tokens:
             self._notice(f"{member} is gone")
             for flight in self._flights.values():
                 if member in flight.waiting:

@@ -66,7 +66,7 @@ class SplitOptions:
     assign: Literal["exact", "greedy"] = "exact"
     score: Score = "fisher"
     between: int = 2
-    last: Schedule = field(default_factory=lambda: Schedule(16))
+    last: Schedule = field(default_factory=lambda: Schedule(30))
     views: int = 16
     flip: bool = False
     drop: float = 0.3

@@ -40,11 +40,11 @@ class Schedule:
     """
 
     epochs: int
-    rate: float = 1e-3
+    rate: float = 4e-3
     batch: int = 64
     decay: float = 0.02
     distill: float = 0.5
-    smoothing: float = 0.05
+    smoothing: float = 0.0
 
 
 def make_optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.AdamW:

@@ -1,0 +1,128 @@
+"""What a fleet does when a member dies, hangs, is cut off, lies or is slow: real processes, real connections."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from edgevit.fleet.coordinator import Answer
+from tests.fleet.lab import DEADLINE, lab
+
+MOST_SLOWED = 5
+
+
+def slowed(answers: Sequence[Answer], member: str) -> int:
+    """Requests that waited for a member until their deadline."""
+    return sum(answer.members[member] == "late" for answer in answers)
+
+
+def untouched(answers: Sequence[Answer], but: str) -> bool:
+    """Whether all other members answered everything."""
+    return all(outcome == "answered" for one in answers for name, outcome in one.members.items() if name != but)
+
+
+@pytest.mark.parametrize("what", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_member_that_dies_or_hangs_slows_few_requests_and_no_other_member(
+    what: signal.Signals, tmp_path: Path
+) -> None:
+    with lab(tmp_path) as fleet:
+        fleet.asked.append((0, fleet.running.ask(_frame(0))))  # in the air while it happens
+        fleet.signal("m1", what)
+        answers = [fleet.asked.pop()[1].result(), *fleet.drive(150)]
+        assert slowed(answers, "m1") <= MOST_SLOWED
+        assert untouched(answers, "m1")
+        assert all(answer.shares is not None for answer in answers)
+        last = answers[-20:]
+        assert all(answer.members["m1"] in ("suspect", "absent", "gone") for answer in last)
+        assert sum(answer.latency for answer in last) / 20 < DEADLINE / 2
+        if what == signal.SIGSTOP:
+            fleet.signal("m1", signal.SIGCONT)
+        else:
+            fleet.start("m1")
+        fleet.back("m1", 10)
+        assert untouched(fleet.drive(50), "")
+        fleet.asked.insert(0, (0, fleet.asked[0][1]))
+        fleet.check_tally()
+
+
+def _frame(number: int):  # type: ignore[no-untyped-def]
+    import fleetlab
+
+    from edgevit.fleet.sources import Frame
+
+    return Frame("", fleetlab.picture(number), "raw")
+
+
+def test_a_slow_member_is_no_longer_waited_for_and_its_late_answers_are_dropped(tmp_path: Path) -> None:
+    with lab(tmp_path) as fleet:
+        fleet.signal("m2", signal.SIGKILL)
+        fleet.start("m2", "--delay", int((DEADLINE + 0.3) * 1e3))
+        ends = time.monotonic() + 20
+        while fleet.running.health["m2"].state != "suspect" and time.monotonic() < ends:
+            fleet.drive(1)
+        answers = fleet.drive(100)
+        assert slowed(answers, "m2") <= MOST_SLOWED
+        assert untouched(answers, "m2")
+        assert {answer.members["m2"] for answer in answers} <= {"suspect", "late"}
+        fleet.check_tally()
+
+
+@pytest.mark.parametrize(
+    ("mode", "outcomes", "state"),
+    [
+        ("corrupt", {"corrupt", "suspect"}, "suspect"),
+        ("other-plan", {"another plan"}, "another plan"),
+        ("fails", {"failed", "suspect"}, "suspect"),
+    ],
+)
+def test_a_member_with_wrong_answers_is_named_and_never_used(
+    mode: str, outcomes: set[str], state: str, tmp_path: Path
+) -> None:
+    with lab(tmp_path) as fleet:
+        fleet.signal("m0", signal.SIGKILL)
+        fleet.start("m0", "--mode", mode)
+        ends, seen = time.monotonic() + 20, Counter[str]()
+        while not (outcomes <= set(seen) and fleet.running.health["m0"].state == state) and time.monotonic() < ends:
+            seen.update(answer.members["m0"] for answer in fleet.drive(5))
+        assert outcomes <= set(seen)
+        assert fleet.running.health["m0"].state == state
+        answers = fleet.drive(60)
+        assert {answer.members["m0"] for answer in answers} <= outcomes
+        assert untouched(answers, "m0")
+        fleet.check_tally()
+
+
+def test_the_tally_of_ten_thousand_requests_under_random_faults_adds_up(tmp_path: Path) -> None:
+    rng = random.Random(4)
+    with lab(tmp_path, 4, secured=False, window=8) as fleet:
+        stopped: set[str] = set()
+        for _ in range(100):
+            member = f"m{rng.randrange(1, 4)}"
+            fault = rng.choice(("kill", "stop", "go on", "nothing", "nothing", "corrupt"))
+            if fault == "go on" and stopped:
+                member = stopped.pop()
+                fleet.signal(member, signal.SIGCONT)
+            elif fault == "stop" and member not in stopped:
+                stopped.add(member)
+                fleet.signal(member, signal.SIGSTOP)
+            elif fault in ("kill", "corrupt"):
+                stopped.discard(member)
+                fleet.signal(member, signal.SIGKILL)
+                fleet.start(member, *(["--mode", "corrupt"] if fault == "corrupt" else []))
+            answers = fleet.drive(100, every=0.0)
+            assert all(answer.members["m0"] == "answered" for answer in answers)
+        fleet.check_tally()
+        tally = fleet.running.tally
+        assert tally.requests == 10_003
+        assert tally.complete + tally.partial == tally.requests
+        outcomes = Counter[str]()
+        for one in tally.members.values():
+            outcomes.update(one)
+        assert sum(outcomes.values()) == 4 * tally.requests
+        assert len(outcomes) >= 4, outcomes
