@@ -21,8 +21,10 @@ if TYPE_CHECKING:
         find_hazards,
         list_models,
         load,
+        open_fleet,
         profile,
         quantize,
+        split_model,
         verify_bundle,
     )
 
@@ -34,8 +36,10 @@ __all__ = [
     "find_hazards",
     "list_models",
     "load",
+    "open_fleet",
     "profile",
     "quantize",
+    "split_model",
     "verify_bundle",
 ]
 

@@ -18,7 +18,9 @@ from edgevit.models.registry import list_models
 from edgevit.verify.evaluate import Evaluation
 
 if TYPE_CHECKING:
+    from edgevit.core.plan import Fleet, Plan
     from edgevit.core.report import Comparison, Profile
+    from edgevit.fleet.running import FleetOptions, RunningFleet
     from edgevit.quant.run import Quantized
     from edgevit.verify.hazards import HazardReport
 
@@ -30,8 +32,10 @@ __all__ = [
     "find_hazards",
     "list_models",
     "load",
+    "open_fleet",
     "profile",
     "quantize",
+    "split_model",
     "verify_bundle",
 ]
 
@@ -193,3 +197,52 @@ def compare(
     settings, first, second = Settings(**options), read_bundle(Path(a)), read_bundle(Path(b))
     with closing(open_device(device, Reach(**(reach or {})))) as connected:
         return run_compare(first, second, connected, settings)
+
+
+def split_model(
+    model: str, data: str, out: Path | str, fleet: Fleet | Path | str | int, *, keep: str | None = None, **options: Any
+) -> Plan:
+    """Split a model by classes over several devices, as ``edgevit split``.
+
+    Args:
+        model: a name or a folder.
+        data: labelled pictures: a folder of classes, or ``digits:train``.
+        out: the plan's folder.
+        fleet: a fleet's file, a `edgevit.core.plan.Fleet`, or how many equal members.
+        keep: share of every width, e.g. ``1/3``; None chooses by the members' limits.
+        options: further fields of `edgevit.split.options.SplitOptions`, e.g. ``copies`` or ``seed``.
+
+    Raises:
+        UsageError: the request is wrong; nothing was written.
+        CheckFailed: the sub-models do not fit the fleet, or a bundle failed its verdict.
+    """
+    from edgevit.core.plan import Fleet, read_fleet
+    from edgevit.split.options import SplitOptions, equal_fleet
+    from edgevit.split.run import split_model as run_split
+    from edgevit.split.widths import parse_keep
+
+    base = Path()
+    if isinstance(fleet, int):
+        fleet = equal_fleet(fleet)
+    elif not isinstance(fleet, Fleet):
+        base, fleet = Path(fleet).parent, read_fleet(Path(fleet))
+    if keep is not None:
+        options["levels"] = (parse_keep(keep),)
+    return run_split(SplitOptions(model, data, fleet, **options), Path(out), base)
+
+
+def open_fleet(plan: Path | str, options: FleetOptions | None = None, wait: float = 10.0) -> RunningFleet:
+    """Run a plan: by default the whole fleet in this process. Use it as a context manager.
+
+    Args:
+        plan: its folder.
+        options: see `edgevit.fleet.running.FleetOptions`; role ``coordinator`` waits for members on other devices.
+        wait: seconds for the members to come.
+
+    Raises:
+        UsageError: no member came, or the address cannot be used.
+        CheckFailed: the plan's files were changed.
+    """
+    from edgevit.fleet.running import open_fleet as run_fleet
+
+    return run_fleet(plan, options, wait)

@@ -63,6 +63,33 @@ def exported(shared_folder: Path) -> Exported:
     return get
 
 
+@pytest.fixture(scope="session")
+def small_plan(shared_folder: Path) -> Path:
+    """deit_digits split into three, trained for a moment; a test must not change it."""
+    from fractions import Fraction
+
+    from edgevit.split.options import SplitOptions, equal_fleet
+    from edgevit.split.run import split_model
+    from edgevit.split.train import Schedule
+
+    folder = shared_folder / "small-plan"
+    with FileLock(str(shared_folder / "small-plan.lock")):
+        if not folder.exists():
+            options = SplitOptions(
+                "deit_digits",
+                "digits:train",
+                equal_fleet(3),
+                evaluate="digits:test",
+                levels=(Fraction(1, 3),),
+                between=0,
+                last=Schedule(2),
+                views=1,
+                jobs=1,
+            )
+            split_model(options, folder)
+    return folder
+
+
 def cli(
     *arguments: object, cwd: Path | None = None, env: dict[str, str] | None = None, timeout: float = 300
 ) -> subprocess.CompletedProcess[str]:

@@ -19,8 +19,7 @@ from edgevit.errors import DeviceUnreachable, UsageError
 
 if TYPE_CHECKING:
     from edgevit.fleet.config import Security
-    from edgevit.fleet.coordinator import Answer
-    from edgevit.fleet.running import RunningFleet
+    from edgevit.fleet.running import FleetOptions, RunningFleet
 
 
 class Transport(StrEnum):
@@ -166,13 +165,14 @@ def run(
     """Ask the members about each image, fuse what comes by the deadline, and say who answered."""
     from itertools import islice
 
+    from edgevit.fleet.gateway import answer_document
     from edgevit.fleet.running import FleetOptions, RunningFleet
     from edgevit.fleet.sources import frames, is_live
 
     if local and (client or listen):
         raise UsageError("--local has no network", cure="leave out --client and --listen")
     options = FleetOptions(
-        role="local" if local else "client" if client else "coordinator",
+        role="local" if local else "coordinator",
         address=listen,
         deadline=deadline / 1e3 if deadline else None,
         window=window,
@@ -182,13 +182,16 @@ def run(
         security=_security(certs, transport, insecure),
         fleet=fleet,
     )
+    if client:
+        _run_client(plan, options, input, top, limit, json)
+        return
     with RunningFleet(plan, options, _notice(quiet)) as running:
         _wait(running, wait)
         started, times = time.monotonic(), []
         source = islice(frames(input, running.rule, options.encoding), limit)
         for frame, answer in running.stream(source):
             times.append(answer.latency)
-            _say(running, frame.name, answer, top, json)
+            _say(answer_document(running, frame.name, answer, top), json)
         _summary(running, time.monotonic() - started, times, json, quiet)
     if running.tally.none == running.tally.requests:
         raise DeviceUnreachable("no member answered", cure="edgevit fleet status PLAN says who is there")
@@ -208,30 +211,36 @@ def _wait(running: RunningFleet, seconds: float) -> None:
         stderr().print(f"[yellow]warning:[/] without {', '.join(missing)}")
 
 
-def answer_document(running: RunningFleet, name: str, answer: Answer, top: int) -> dict[str, Any]:
-    """One answer as plain values; times in milliseconds."""
-    return {
-        "image": name,
-        "classes": [
-            {"index": one.index, "label": one.label, "score": round(one.score, 6)} for one in running.best(answer, top)
-        ],
-        "method": answer.method,
-        "members": answer.members,
-        "latency_ms": round(answer.latency * 1e3, 3),
-        "compute_ms": {member: round(value * 1e3, 3) for member, value in answer.compute.items()},
-    }
+def _run_client(plan: Path, options: FleetOptions, source: str, top: int, limit: int | None, json: bool) -> None:
+    """One image after the other, through a coordinator that runs already."""
+    from itertools import islice
+
+    from edgevit.core.plan import read_plan
+    from edgevit.fleet.config import check_address
+    from edgevit.fleet.gateway import FleetClient
+    from edgevit.fleet.member import plan_rule
+    from edgevit.fleet.running import read_fleet_of
+    from edgevit.fleet.sources import frames
+
+    fleet, rule = read_fleet_of(plan, options.fleet), plan_rule(read_plan(plan))
+    address = options.address or fleet.listen
+    check_address(address, options.security)
+    with FleetClient(fleet, address, options.security) as door:
+        for frame in islice(frames(source, rule, options.encoding), limit):
+            document = door.ask(frame.payload, frame.encoding, fleet.deadline_ms / 1e3 + 5)
+            _say({**document, "image": frame.name, "classes": document["classes"][:top]}, json)
 
 
-def _say(running: RunningFleet, name: str, answer: Answer, top: int, json: bool) -> None:
-    document = answer_document(running, name, answer, top)
+def _say(document: dict[str, Any], json: bool) -> None:
     if json:
         sys.stdout.write(jsonlib.dumps(document, ensure_ascii=False) + "\n")
         sys.stdout.flush()
         return
     best = ", ".join(f"{one['label']} {one['score']:.1%}" for one in document["classes"]) or "no answer"
-    silent = [f"{member} {outcome}" for member, outcome in answer.members.items() if outcome != "answered"]
-    who = f"{len(answer.answered)}/{len(answer.members)}" + (f" ({', '.join(silent)})" if silent else "")
-    stdout().print(f"{name}  {best}  {who}  {answer.latency * 1e3:.1f} ms", markup=False)
+    members = document["members"]
+    silent = [f"{member} {outcome}" for member, outcome in members.items() if outcome != "answered"]
+    who = f"{len(members) - len(silent)}/{len(members)}" + (f" ({', '.join(silent)})" if silent else "")
+    stdout().print(f"{document['image']}  {best}  {who}  {document['latency_ms']:.1f} ms", markup=False)
 
 
 def _summary(running: RunningFleet, seconds: float, times: list[float], json: bool, quiet: bool) -> None:
@@ -239,13 +248,7 @@ def _summary(running: RunningFleet, seconds: float, times: list[float], json: bo
     middle = ordered[len(ordered) // 2] * 1e3 if ordered else 0.0
     late = ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))] * 1e3 if ordered else 0.0
     document = {
-        "images": tally.requests,
-        "complete": tally.complete,
-        "partial": tally.partial,
-        "none": tally.none,
-        "shed": tally.shed,
-        "late_answers": dict(tally.late),
-        "members": {name: dict(one) for name, one in tally.members.items()},
+        **tally.document(),
         "seconds": round(seconds, 3),
         "p50_ms": round(middle, 3),
         "p99_ms": round(late, 3),
@@ -287,18 +290,29 @@ def status(
     else:
         colours = {"healthy": "green", "absent": "red", "another plan": "red", "suspect": "yellow"}
         print_table(
-            ["member", "state", "edgevit", "round trip ms", "compute ms", "answered", "waiting", "load", "up s"],
+            [
+                "member",
+                "state",
+                "edgevit",
+                "round trip ms",
+                "image ms",
+                "compute ms",
+                "answered",
+                "waiting",
+                "load",
+                "up s",
+            ],
             [
                 [
                     one.member,
                     f"[{colours[one.state]}]{one.state}[/]",
                     str(one.said.get("edgevit", "")),
-                    "" if one.round_trip_ms is None else f"{one.round_trip_ms:.1f}",
+                    *("" if ms is None else f"{ms:.1f}" for ms in (one.round_trip_ms, one.latency_ms)),
                     *(str(one.said.get(key, "")) for key in ("compute_ms", "answered", "waiting", "load", "up_s")),
                 ]
                 for one in found
             ],
-            right=("round trip ms", "compute ms", "answered", "waiting", "load", "up s"),
+            right=("round trip ms", "image ms", "compute ms", "answered", "waiting", "load", "up s"),
         )
     if any(one.state != "healthy" for one in found):
         raise typer.Exit(3)

@@ -15,12 +15,15 @@ from typing import Any, Literal
 
 from edgevit.core.plan import Fleet
 from edgevit.errors import BadFile, MissingDependency, UsageError
+from edgevit.fleet.wire import door_key, nudge_key
 
 Transport = Literal["quic", "tls"]
 COORDINATOR, CLIENT = "coordinator", "client"
 _RESERVED = (COORDINATOR, CLIENT, "ca")
 _LEASE_MS, _KEEP_ALIVE = 2000, 4
-_RETRY = {"period_init_ms": 200, "period_max_ms": 1000, "period_increase_factor": 1.5}
+_RETRY = {"period_init_ms": 200, "period_max_ms": 400, "period_increase_factor": 1.5}
+_OPEN_MS = 1000
+"""An attempt that began while the link was down backs off for seconds; a fresh one gets through at once."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ def _base(name: str, security: Security, protocol: str) -> dict[str, Any]:
     return {
         "mode": "peer",
         "scouting": {"multicast": {"enabled": False}, "gossip": {"enabled": False}},
-        "transport": {"shared_memory": {"enabled": False}, "link": link},
+        "transport": {"unicast": {"open_timeout": _OPEN_MS}, "shared_memory": {"enabled": False}, "link": link},
     }
 
 
@@ -138,6 +141,8 @@ def member_config(fleet: Fleet, name: str, address: str, security: Security) -> 
             _rule("asked", ["ingress"], ["query"], asked),
             _rule("answers", ["egress"], ["reply", "declare_queryable"], asked),
             _rule("alive", ["egress"], ["liveliness_token"], alive),
+            _rule("nudged", ["ingress"], ["put"], [nudge_key(fleet.name)]),
+            _rule("nudgeable", ["egress"], ["declare_subscriber"], [nudge_key(fleet.name)]),
             _rule("watched", ["ingress"], ["declare_liveliness_subscriber", "liveliness_query"], _alive(fleet)),
         ]
         config["access_control"] = _access(rules, {COORDINATOR: [rule["id"] for rule in rules]})
@@ -149,21 +154,21 @@ def coordinator_config(fleet: Fleet, address: str, security: Security) -> dict[s
     protocol = _protocol(security)
     config = {
         **_base(COORDINATOR, security, protocol),
-        "mode": "router",
+        "mode": "peer",
         "listen": {"endpoints": [f"{protocol}/{address}"], "timeout_ms": 0, "exit_on_failure": True},
         "connect": {"endpoints": []},
     }
     if security.certs is not None:
         watch = ["declare_liveliness_subscriber", "liveliness_query"]
-        every = [key for member in fleet.member for key in _keys(fleet, member.name)]
+        door = [door_key(fleet.name, what) for what in ("status", "infer")]
         rules = [
             _rule("watch", ["egress"], watch, _alive(fleet)),
-            _rule("client-asks", ["ingress"], ["query"], every),
-            _rule("client-watches", ["ingress"], watch, _alive(fleet)),
-            _rule("client-hears", ["egress"], ["reply", "declare_queryable"], every),
-            _rule("client-sees", ["egress"], ["liveliness_token"], _alive(fleet)),
+            _rule("nudge", ["egress"], ["put"], [nudge_key(fleet.name)]),
+            _rule("nudgeable", ["ingress"], ["declare_subscriber"], [nudge_key(fleet.name)]),
+            _rule("client-asks", ["ingress"], ["query"], door),
+            _rule("client-hears", ["egress"], ["reply", "declare_queryable"], door),
         ]
-        subjects = {CLIENT: ["client-asks", "client-watches", "client-hears", "client-sees"]}
+        subjects = {CLIENT: ["client-asks", "client-hears"]}
         for member in fleet.member:
             name, keys = member.name, _keys(fleet, member.name)
             rules += [
@@ -171,7 +176,7 @@ def coordinator_config(fleet: Fleet, address: str, security: Security) -> dict[s
                 _rule(f"hear-{name}", ["ingress"], ["reply", "declare_queryable"], keys),
                 _rule(f"see-{name}", ["ingress"], ["liveliness_token"], [f"edgevit/{fleet.name}/{name}/alive/*"]),
             ]
-            subjects[name] = [f"ask-{name}", f"hear-{name}", f"see-{name}", "watch"]
+            subjects[name] = [f"ask-{name}", f"hear-{name}", f"see-{name}", "watch", "nudge", "nudgeable"]
         config["access_control"] = _access(rules, subjects)
     return config
 

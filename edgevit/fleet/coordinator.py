@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -33,6 +32,7 @@ from edgevit.fleet.wire import (
     digest_of,
     infer_key,
     member_digest,
+    nudge_key,
     read_alive,
     read_reply,
 )
@@ -44,8 +44,12 @@ Outcome = Literal[
 Method = Literal["fused", "scores", "none"]
 WINDOW = 4
 _LEAST_PROBE_S = 1.0
+_NUDGES_S = (0.004, 0.012)
+_REPAIR_S, _LOSSY_S = 0.01, 30.0
 _NOT_ASKED: dict[str, Outcome] = {"absent": "absent", "another plan": "another plan", "suspect": "suspect"}
 _SERVICE_WEIGHT = 0.1
+_CAUTION = 0.75
+"""Share of the time left that a request may be expected to take."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,18 @@ class Tally:
         for name, outcome in answer.members.items():
             self.members.setdefault(name, Counter())[outcome] += 1
 
+    def document(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            "images": self.requests,
+            "complete": self.complete,
+            "partial": self.partial,
+            "none": self.none,
+            "shed": self.shed,
+            "late_answers": dict(self.late),
+            "members": {name: dict(one) for name, one in self.members.items()},
+        }
+
     def adds_up(self) -> bool:
         """Whether nothing was lost or counted twice."""
         whole = self.complete + self.partial + self.none + self.shed == self.requests
@@ -136,7 +152,12 @@ class _Flight:
     def settle(self, member: str, outcome: Outcome) -> None:
         self.outcomes[member] = outcome
         self.waiting.discard(member)
-        if not self.waiting and not self.done.done():
+        if not self.waiting:
+            self.end()
+
+    def end(self) -> None:
+        """Whatever came, it is over."""
+        if not self.done.done():
             self.done.set_result(None)
 
 
@@ -156,21 +177,24 @@ class Coordinator:
         head: FusionHead,
         *,
         window: int = WINDOW,
-        waiting: int = 2 * WINDOW,
         method: Literal["fused", "scores"] = "fused",
         notice: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._session, self._fleet, self._plan, self._head = session, fleet, plan, head
         self._digests = {name: member_digest(plan, name) for name in plan.members()}
         self._widths = {name: sum(one.features for one in plan.of(name)) for name in plan.members()}
-        self._method, self._notice, self._most_waiting = method, notice, waiting
-        self._slots, self._queued = asyncio.Semaphore(window), 0
+        self._method, self._notice = method, notice
+        self._slots, self._window, self._queued = asyncio.Semaphore(window), window, 0
         self._service = 0.0
         self._numbers = itertools.count(time.time_ns())
         self._flights: dict[int, _Flight] = {}
         self._loop = asyncio.get_running_loop()
+        self._usual: dict[str, float] = {}
+        self._lossy_until = 0.0
+        self._inbox: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+        self._woken = False
         self._probes = ThreadPoolExecutor(2, "probe")
-        self._arrived = asyncio.Event()
+        self._arrived, self._nudge_key = asyncio.Event(), nudge_key(fleet)
         self._tokens: dict[str, set[str]] = {name: set() for name in plan.members()}
         self.health = {name: Health() for name in plan.members()}
         self.tally = Tally(members={name: Counter() for name in plan.members()})
@@ -187,12 +211,22 @@ class Coordinator:
         return self._session.liveliness().declare_subscriber(all_alive(self._fleet), handler, history=True)
 
     def _hand_over(self, call: Callable[..., None], *values: Any) -> None:
-        """From any thread to the event loop; what comes after its end is dropped."""
+        """From any thread to the event loop, which is woken once for all that arrives together."""
+        self._inbox.append((call, values))
+        if self._woken:
+            return
+        self._woken = True
         try:
-            self._loop.call_soon_threadsafe(call, *values)
-        except RuntimeError:
+            self._loop.call_soon_threadsafe(self._empty_inbox)
+        except RuntimeError:  # after its end nobody needs to know
             if not self._loop.is_closed():
                 raise
+
+    def _empty_inbox(self) -> None:
+        self._woken = False  # before the first look: what comes later wakes the loop again
+        while self._inbox:
+            call, values = self._inbox.popleft()
+            call(*values)
 
     def _on_token(self, member: str, digest: str, there: bool) -> None:
         health = self.health.get(member)
@@ -243,7 +277,8 @@ class Coordinator:
         """
         start = time.monotonic()
         number = next(self._numbers)
-        if shed and self._queued >= self._most_waiting:
+        expected = self._service * (1 + (self._queued + 1) / self._window)
+        if shed and self._slots.locked() and expected > _CAUTION * deadline:
             return self._finish(self._refused(number, start))
         self._queued += 1
         try:
@@ -253,7 +288,7 @@ class Coordinator:
         try:
             now = time.monotonic()
             ends = start + deadline if shed else now + deadline
-            if shed and ends - now < self._service:
+            if shed and _CAUTION * (ends - now) < self._service:
                 self._service *= 1 - _SERVICE_WEIGHT / 2
                 return self._finish(self._refused(number, start))
             answer = await self._fly(number, image, encoding, now, ends)
@@ -275,10 +310,16 @@ class Coordinator:
         try:
             self._scatter(flight, image, encoding)
             if flight.waiting:
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(flight.done, max(0.0, ends - time.monotonic()))
+                timers = [self._loop.call_later(max(0.0, ends - time.monotonic()), flight.end)]
+                if flight.sent < self._lossy_until:
+                    timers += [self._loop.call_later(after, self._nudge) for after in _NUDGES_S]
+                await flight.done
+                for timer in timers:
+                    timer.cancel()
             for member in tuple(flight.waiting):
                 flight.settle(member, "late")
+                if ends - now < self._service / _CAUTION:
+                    continue  # nobody could have answered this one
                 self.health[member].misses_one(time.monotonic())
                 if self.health[member].state == "suspect":
                     self._notice(f"{member} does not answer: no longer waited for")
@@ -306,6 +347,23 @@ class Coordinator:
             budget = max(0.0, flight.ends - time.monotonic())
             header = Request(flight.number, budget, encoding, self._digests[member]).pack(digest)
             self._send(member, flight.number, payload, header, budget)
+
+    def _watch_link(self, member: str, now: float, network: float) -> None:
+        """Take a message that was far slower than the member's usual ones for a loss that was repaired."""
+        usual = self._usual.setdefault(member, network)
+        if network > 2 * usual + _REPAIR_S:
+            self._lossy_until = now + _LOSSY_S
+        else:
+            self._usual[member] = usual + _SERVICE_WEIGHT * (network - usual)
+
+    def _nudge(self) -> None:
+        """A packet behind an image: without one, the loss of the image's last packet is noticed after 30 ms and more.
+
+        QUIC declares a packet lost when a later one was acknowledged; at the end of an image there is none.
+        """
+        import zenoh
+
+        self._session.put(self._nudge_key, b"", congestion_control=zenoh.CongestionControl.DROP, express=True)
 
     def _send(self, member: str, number: int, payload: Any, header: bytes, budget: float) -> None:
         import zenoh
@@ -344,6 +402,7 @@ class Coordinator:
             self._notice(f"{member} sent something wrong: {error}")
             self._failed(member, flight, "corrupt")
             return
+        self._watch_link(member, now, now - sent - reply.compute - reply.waited)
         health, in_time = self.health[member], now - sent <= budget
         back = health.state == "suspect" and in_time
         health.answers(now, now - sent, reply.compute, in_time)

@@ -41,6 +41,7 @@ from edgevit.fleet.wire import (
     alive_key,
     infer_key,
     member_digest,
+    nudge_key,
     read_request,
     status_key,
 )
@@ -169,7 +170,7 @@ class Serving:
     notice: Callable[[str], None] = lambda text: None
     counts: Counts = field(default_factory=Counts)
     started: float = field(default_factory=time.time)
-    _jobs: queue.Queue[_Work | None] = field(default_factory=lambda: queue.Queue(QUEUE))
+    _jobs: queue.SimpleQueue[_Work | None] = field(default_factory=queue.SimpleQueue)
     _compute_s: float = 0.0
     _held: list[Any] = field(default_factory=list)
 
@@ -183,6 +184,8 @@ class Serving:
         self._held = [
             self.session.declare_queryable(infer, callback(self._asked, indirect=False), complete=True),
             self.session.declare_queryable(status, callback(self._asked_status, indirect=False), complete=True),
+            # never read: what counts is that the packet was sent
+            self.session.declare_subscriber(nudge_key(self.fleet), zenoh.handlers.RingChannel(1)),
             self.session.liveliness().declare_token(alive_key(self.fleet, self.member, self.digest.hex())),
         ]
 
@@ -195,12 +198,12 @@ class Serving:
 
     def _asked(self, query: Any) -> None:
         """On the engine's thread: only enqueue."""
-        try:
-            self._jobs.put_nowait(_Work(query, time.perf_counter()))
-        except queue.Full:
-            self.counts.busy += 1
-            with query:
-                query.reply_err(BUSY)
+        if self._jobs.qsize() < QUEUE:
+            self._jobs.put(_Work(query, time.perf_counter()))
+            return
+        self.counts.busy += 1
+        with query:
+            query.reply_err(BUSY)
 
     def _work(self) -> None:
         while (work := self._jobs.get()) is not None:

@@ -20,12 +20,12 @@ from edgevit.fleet.config import (
     Security,
     check_address,
     check_names,
-    client_config,
     coordinator_config,
     local_config,
     open_session,
 )
 from edgevit.fleet.coordinator import WINDOW, Answer, Coordinator, Tally
+from edgevit.fleet.gateway import Door
 from edgevit.fleet.health import Health
 from edgevit.fleet.member import Serving, load_compute, plan_rule, serving
 from edgevit.fleet.sources import Frame, encode
@@ -34,7 +34,7 @@ from edgevit.fleet.wire import Encoding
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
-Role = Literal["coordinator", "client", "local"]
+Role = Literal["coordinator", "local"]
 _CLOSE_S = 3.0
 T = TypeVar("T")
 
@@ -44,8 +44,7 @@ class FleetOptions:
     """How a fleet is reached and asked.
 
     Attributes:
-        role: ``coordinator`` listens for the members; ``client`` asks through a coordinator that runs already;
-            ``local`` is the whole fleet in this process.
+        role: ``coordinator`` listens for the members; ``local`` is the whole fleet in this process.
         address: HOST:PORT, None for the fleet's file's.
         deadline: seconds for one image, None for the fleet's file's.
         window: images in the air at once.
@@ -82,6 +81,8 @@ class RunningFleet:
         fleet: where.
         options: how.
         rule: how a picture becomes a member's input.
+        session: of the engine.
+        coordinator: on the fleet's event loop, for `call`.
     """
 
     def __init__(self, folder: Path, options: FleetOptions, notice: Callable[[str], None] = lambda text: None) -> None:
@@ -98,21 +99,22 @@ class RunningFleet:
         self.rule = plan_rule(self.plan)
         self._head = read_head(folder / FUSION, [one.classes for one in self.plan.sub_models])
         address = options.address or self.fleet.listen
-        self._session = _open(self.fleet, address, options)
-        self._members = [_local_member(self._session, folder, self.fleet, self.plan, name) for name in self._local()]
+        self.session = _open(self.fleet, address, options)
+        self._members = [_local_member(self.session, folder, self.fleet, self.plan, name) for name in self._local()]
         for member in self._members:
             member.open()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fleet", daemon=True)
         self._thread.start()
-        self._coordinator = self._call(self._start())
+        self.coordinator = self.call(self._start())
+        self._door = Door(self) if options.role == "coordinator" else None
 
     def _local(self) -> tuple[str, ...]:
         return self.plan.members() if self.options.role == "local" else ()
 
     async def _start(self) -> Coordinator:
         return Coordinator(
-            self._session,
+            self.session,
             self.fleet.name,
             self.plan,
             self._head,
@@ -124,7 +126,8 @@ class RunningFleet:
     def _submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
-    def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+    def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run something on the fleet's event loop and wait for it."""
         return self._submit(coroutine).result()
 
     @property
@@ -135,21 +138,21 @@ class RunningFleet:
     @property
     def health(self) -> dict[str, Health]:
         """Of each member, live."""
-        return self._coordinator.health
+        return self.coordinator.health
 
     @property
     def tally(self) -> Tally:
         """Of all images so far."""
-        return self._coordinator.tally
+        return self.coordinator.tally
 
     def wait_for(self, members: int, timeout: float) -> bool:
         """Wait until so many members are there; False where the time is over first."""
-        return self._call(self._coordinator.wait_for(members, timeout))
+        return self.call(self.coordinator.wait_for(members, timeout))
 
     def ask(self, frame: Frame) -> Future[Answer]:
         """Ask about one image; the future is done by the deadline, and waits first where the window is full."""
         return self._submit(
-            self._coordinator.infer(frame.payload, frame.encoding, self.deadline, shed=self.options.shed)
+            self.coordinator.infer(frame.payload, frame.encoding, self.deadline, shed=self.options.shed)
         )
 
     def stream(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, Answer]]:
@@ -184,10 +187,12 @@ class RunningFleet:
         """Leave the fleet. The engine may take seconds to say goodbye over a bad link: it is not waited for long."""
         if self._loop.is_closed():
             return
-        self._call(self._coordinator.close())
+        if self._door is not None:
+            self._door.close()
+        self.call(self.coordinator.close())
         for member in self._members:
             member.close()
-        goodbye = threading.Thread(target=self._session.close, daemon=True)
+        goodbye = threading.Thread(target=self.session.close, daemon=True)
         goodbye.start()
         goodbye.join(_CLOSE_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -205,8 +210,6 @@ def _open(fleet: Fleet, address: str, options: FleetOptions) -> Any:
     if options.role == "local":
         return open_session(local_config(), "opening a session")
     check_address(address, options.security)
-    if options.role == "client":
-        return open_session(client_config(address, options.security), f"reaching the coordinator at {address}")
     return open_session(coordinator_config(fleet, address, options.security), f"listening on {address}")
 
 

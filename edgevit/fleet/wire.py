@@ -45,6 +45,16 @@ def alive_key(fleet: str, member: str, digest: str) -> str:
     return f"edgevit/{fleet}/{member}/alive/{digest}"
 
 
+def door_key(fleet: str, what: str) -> str:
+    """Where a client asks the coordinator."""
+    return f"edgevit/{fleet}/coordinator/{what}"
+
+
+def nudge_key(fleet: str) -> str:
+    """What the coordinator says after an image, for nothing but being a packet."""
+    return f"edgevit/{fleet}/nudge"
+
+
 def all_alive(fleet: str) -> str:
     """The tokens of all members."""
     return alive_key(fleet, "*", "*")

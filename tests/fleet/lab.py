@@ -39,15 +39,17 @@ class Lab:
     certs: Path | None
     logs: Path
     address: str
+    transport: str = "quic"
     members: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     asked: list[tuple[int, Future[Answer]]] = field(default_factory=list)
+    counted: int = 0
 
     def start(self, member: str, *further: object) -> None:
-        secured = ["--certs", self.certs] if self.certs else []
+        secured = ["--certs", self.certs, "--transport", self.transport] if self.certs else []
         one = fleetlab.command(self.plan, member, self.address, *secured, "--delay", COMPUTE_MS, *further)
         self.members[member] = fleetlab.start([one], self.logs)[0]
 
-    def signal(self, member: str, what: signal.Signals) -> None:
+    def signal(self, member: str, what: int) -> None:
         self.members[member].send_signal(what)
         if what == signal.SIGKILL:
             self.members[member].wait()
@@ -76,26 +78,28 @@ class Lab:
     def check_tally(self) -> None:
         """Nothing lost, nothing counted twice."""
         tally = self.running.tally
-        assert tally.requests == len(self.asked)
+        assert tally.requests == len(self.asked) + self.counted
         assert tally.adds_up()
 
 
 @contextmanager
-def lab(folder: Path, members: int = 4, *, secured: bool = True, window: int = 4) -> Iterator[Lab]:
+def lab(
+    folder: Path, members: int = 4, *, secured: bool = True, window: int = 4, transport: str = "quic"
+) -> Iterator[Lab]:
     """Bring a fleet up; ends every process that it started."""
     address = f"127.0.0.1:{free_port()}"
     plan = folder / "plan"
     fleetlab.synthetic_plan(plan, members, listen=address)
     certs = folder / "certs" if secured else None
     options = FleetOptions(
-        role="coordinator", deadline=DEADLINE, window=window, encoding="raw", security=Security(certs)
+        role="coordinator", deadline=DEADLINE, window=window, encoding="raw", security=Security(certs, transport)
     )
     if certs:
         from edgevit.core.plan import read_fleet
 
         make_certificates(read_fleet(plan / "fleet.toml"), certs)
     with RunningFleet(plan, options) as running:
-        found = Lab(plan, running, certs, folder / "logs", address)
+        found = Lab(plan, running, certs, folder / "logs", address, transport)
         try:
             for number in range(members):
                 found.start(f"m{number}")

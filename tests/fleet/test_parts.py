@@ -1,0 +1,170 @@
+"""The parts without a network: whom to wait for, what a message must be, and what a coordinator refuses to do late."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgevit.core.plan import Fleet
+from edgevit.core.spec import Preprocessing
+from edgevit.errors import UsageError
+from edgevit.fleet.config import check_names
+from edgevit.fleet.health import PROBE_S, TRIP, Health
+from edgevit.fleet.member import decode
+from edgevit.fleet.wire import Malformed, Reply, Request, digest_of, read_alive, read_reply, read_request
+
+MEMBER = b"m" * 16
+
+
+def test_two_misses_make_a_suspect_and_an_answer_in_time_clears_it() -> None:
+    one = Health()
+    assert one.role(0) == "skip"
+    one.arrives(0, True)
+    for _ in range(TRIP - 1):
+        one.misses_one(1)
+        assert one.role(1) == "ask"
+    one.misses_one(2)
+    assert one.state == "suspect"
+    assert one.role(2 + PROBE_S / 2) == "skip"
+    assert one.role(2 + PROBE_S) == "probe"
+    assert one.role(2 + PROBE_S + 0.01) == "skip"
+    one.answers(3, 0.9, 0.1, in_time=False)
+    assert one.state == "suspect", "a late answer is a miss"
+    one.answers(3, 0.1, 0.1, in_time=True)
+    assert one.state == "healthy"
+    assert one.misses == 0
+
+
+def test_an_answer_in_time_between_misses_keeps_a_member() -> None:
+    one = Health()
+    one.arrives(0, True)
+    for now in range(20):
+        one.misses_one(now)
+        one.answers(now, 0.1, 0.1, in_time=True)
+    assert one.state == "healthy"
+
+
+def test_a_token_decides_who_is_there() -> None:
+    one = Health()
+    one.arrives(0, False)
+    assert (one.state, one.role(0)) == ("another plan", "skip")
+    one.arrives(1, True)
+    assert one.role(1) == "ask"
+    one.leaves(2)
+    assert one.role(2) == "skip"
+    one.arrives(3, True)
+    assert (one.role(3), one.rejoined) == ("ask", 1)
+
+
+@given(st.binary(max_size=200), st.binary(max_size=50))
+def test_no_bytes_pass_for_a_message(attachment: bytes, payload: bytes) -> None:
+    with pytest.raises(Malformed):
+        read_request(attachment, payload)
+    with pytest.raises(Malformed):
+        read_reply(attachment, payload, number=1, member=MEMBER, features=4)
+
+
+def test_a_request_survives_and_a_changed_one_does_not() -> None:
+    image = b"image"
+    request = Request(7, 0.25, "jpeg", MEMBER)
+    packed = request.pack(digest_of(image))
+    assert read_request(packed, image) == request
+    with pytest.raises(Malformed, match="changed"):
+        read_request(packed, b"imagE")
+    with pytest.raises(Malformed):
+        read_request(packed[:-1], image)
+    with pytest.raises(Malformed):
+        read_request(Request(7, float("nan"), "jpeg", MEMBER).pack(digest_of(image)), image)
+
+
+def test_a_reply_is_only_good_for_its_own_request_bundle_and_size() -> None:
+    values = np.array([1, 2, 3, 4], "<f4")
+    packed = Reply(7, 0.01, 0.0, MEMBER).pack(values.tobytes())
+    reply, found = read_reply(packed, values.tobytes(), number=7, member=MEMBER, features=4)
+    assert reply.compute == 0.01
+    assert found.tolist() == [1, 2, 3, 4]
+    wrong = [
+        ({"number": 8, "member": MEMBER, "features": 4}, values.tobytes(), "not the answer"),
+        ({"number": 7, "member": b"x" * 16, "features": 4}, values.tobytes(), "another bundle"),
+        ({"number": 7, "member": MEMBER, "features": 5}, values.tobytes(), "changed"),
+        ({"number": 7, "member": MEMBER, "features": 4}, values.tobytes()[:-1] + b"\1", "changed"),
+    ]
+    for expected, payload, said in wrong:
+        with pytest.raises(Malformed, match=said):
+            read_reply(packed, payload, **expected)
+    bad = struct.pack("<4f", 1, float("inf"), 0, 0)
+    with pytest.raises(Malformed, match="not finite"):
+        read_reply(Reply(7, 0, 0, MEMBER).pack(bad), bad, number=7, member=MEMBER, features=4)
+
+
+@pytest.mark.parametrize("encoding", ["raw", "jpeg", "png"])
+def test_what_is_no_image_is_refused(encoding: str) -> None:
+    rule = Preprocessing((32, 32))
+    for payload in (b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a" + bytes(50), bytes(100)):
+        with pytest.raises(Malformed):
+            decode(payload, encoding, rule)  # type: ignore[arg-type]
+
+
+def test_keys_name_members_and_roles_stay_roles() -> None:
+    assert read_alive("edgevit/f/pi-1/alive/00ff") == ("pi-1", "00ff")
+    for name in ("coordinator", "client", "ca"):
+        with pytest.raises(UsageError, match="cannot be named"):
+            check_names(Fleet.model_validate({"member": [{"name": name}]}))
+
+
+def test_a_fleet_s_file_survives_itself(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    from edgevit.core.plan import read_fleet
+
+    fleet = Fleet.model_validate(
+        {
+            "name": "k-1",
+            "listen": "[::1]:99",
+            "deadline_ms": 70,
+            "network": {"mbit_s": 7},
+            "member": [{"name": "a", "memory_mb": 1.5, "profile": 'a "b".json'}, {"name": "b"}],
+        }
+    )
+    (tmp_path / "fleet.toml").write_text(fleet.to_toml())
+    assert read_fleet(tmp_path / "fleet.toml") == fleet
+
+
+def test_an_overloaded_coordinator_sheds_and_serves_what_it_can(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    """Three times more than one member can take, in one process: most of its capacity is still answered in time."""
+    import time
+
+    from edgevit.core.fusion import read_head
+    from edgevit.core.plan import FUSION
+    from edgevit.fleet.config import local_config, open_session
+    from edgevit.fleet.coordinator import Coordinator
+    from edgevit.fleet.member import serving
+    from tests.fleet.lab import fleetlab
+
+    plan = fleetlab.synthetic_plan(tmp_path / "plan", 1, listen="127.0.0.1:1")
+    head = read_head(tmp_path / "plan" / FUSION, [one.classes for one in plan.sub_models])
+
+    async def drive() -> tuple[int, float, Coordinator]:
+        session = open_session(local_config(), "opening")
+        member = serving(session, "lab", plan, "m0", fleetlab.Behaviour(0.04, "normal", 16).compute)
+        member.open()
+        found = Coordinator(session, "lab", plan, head)
+        assert await found.wait_for(1, 10)
+        start, asked = time.monotonic(), []
+        while time.monotonic() - start < 4:
+            asked.append(asyncio.ensure_future(found.infer(fleetlab.picture(len(asked)), "raw", 0.3, shed=True)))
+            await asyncio.sleep(0.04 / 3)
+        answers = await asyncio.gather(*asked)
+        took = time.monotonic() - start
+        await found.close()
+        member.close()
+        session.close()
+        return sum(bool(one.answered) for one in answers), took, found
+
+    answered, took, found = asyncio.run(drive())
+    assert answered > 0.7 * took / 0.04
+    assert found.tally.shed > 0
+    assert found.tally.adds_up()
