@@ -21,6 +21,11 @@ HEAVY = (
     "onnxruntime",
     "ai_edge_litert",
     "sklearn",
+    "scipy",
+    "zenoh",
+    "loky",
+    "distributed",
+    "cv2",
 )
 LEAN_COMMANDS = (
     ["--help"],
@@ -36,6 +41,9 @@ LEAN_COMMANDS = (
     ["devices"],
     ["devices", "local:"],
     ["cache", "show"],
+    ["split", "--help"],
+    ["fleet", "--help"],
+    ["fleet", "serve", "--help"],
 )
 
 

@@ -150,6 +150,7 @@ class _Flight:
     took: dict[str, float] = field(default_factory=dict)
 
     def settle(self, member: str, outcome: Outcome) -> None:
+        """What became of a member; the last one ends the request."""
         self.outcomes[member] = outcome
         self.waiting.discard(member)
         if not self.waiting:

@@ -111,9 +111,11 @@ class _Joined(io.RawIOBase):
         self._start, self._rest = start, rest
 
     def readable(self) -> bool:
+        """Always."""
         return True
 
     def readinto(self, buffer: object) -> int:
+        """As `io.RawIOBase` has it."""
         view = memoryview(buffer)  # type: ignore[arg-type]
         data, self._start = (self._start, b"") if self._start else (self._rest.readline(len(view)), b"")
         view[: len(data)] = data

@@ -92,6 +92,7 @@ class _Training:
         self.total = 2 * job.between + job.last.epochs
 
     def run(self) -> nn.Module:
+        """The finished sub-model, in eval mode."""
         stage, epoch, state = self._resume()
         if state is None:
             fit_head(self.model, self.subset)

@@ -174,6 +174,7 @@ class _Here(Executor):
     """Runs a job at once, in this thread."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Done when it returns."""
         future: Future[Any] = Future()
         try:
             future.set_result(fn(*args, **kwargs))
