@@ -65,6 +65,7 @@ class _Made:
 
     @property
     def members(self) -> list[str]:
+        """By sub-model, who runs it."""
         return [self.draft.problem.fleet.member[one].name for one in self.draft.assignment.members]
 
 
