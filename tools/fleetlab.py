@@ -207,11 +207,11 @@ def main() -> None:
 
 
 def _as(kind: type[Serving], **changed: Any) -> Callable[..., Serving]:
-    from edgevit.fleet.member import member_digest, plan_rule
+    from edgevit.fleet.member import member_digest
 
     def make(session: Any, fleet: str, plan: Plan, member: str, compute: Any, **further: Any) -> Serving:
         values = {"digest": member_digest(plan, member), **changed}
-        return kind(session, fleet, member, values["digest"], plan_rule(plan), compute, **further)
+        return kind(session, fleet, member, values["digest"], plan.preprocess.rule(), compute, **further)
 
     return make
 

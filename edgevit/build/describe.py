@@ -132,16 +132,7 @@ def describe(
             shape=(1, height, width, 3) if bytes_in else (1, 3, height, width),
             values="0..255" if image else "normalised",
         ),
-        preprocess=PreprocessInfo(
-            size=rule.size,
-            crop_pct=rule.crop_pct,
-            crop_mode=rule.crop_mode,
-            interpolation=rule.interpolation,
-            antialias=rule.antialias,
-            mean=rule.mean,
-            std=rule.std,
-            normalise_in_graph=image,
-        ),
+        preprocess=PreprocessInfo.of(rule, normalise_in_graph=image),
         output=OutputInfo(
             name=backend.output_name if probabilities else options.output,
             kind=options.output,

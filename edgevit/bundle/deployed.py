@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 
 from edgevit.backends.base import Runner, find_backend
 from edgevit.bundle.read import Bundle, read_bundle
-from edgevit.core.manifest import Manifest
-from edgevit.core.spec import Preprocessing
 from edgevit.data.images import MAX_MEGAPIXELS, as_input, read_picture, to_model_size
 from edgevit.errors import UsageError
 
@@ -36,20 +34,6 @@ class Prediction:
     score: float
 
 
-def preprocessing_rule(manifest: Manifest) -> Preprocessing:
-    """The picture-to-input rule of a manifest."""
-    rule = manifest.preprocess
-    return Preprocessing(
-        rule.size,
-        rule.crop_pct,
-        rule.crop_mode,
-        rule.interpolation,
-        rule.antialias,
-        rule.mean,
-        rule.std,
-    )
-
-
 class Deployed:
     """A bundle loaded into its runtime on this machine.
 
@@ -60,7 +44,7 @@ class Deployed:
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
-        self.rule = preprocessing_rule(bundle.manifest)
+        self.rule = bundle.manifest.preprocess.rule()
 
     @cached_property
     def _run(self) -> Runner:

@@ -218,11 +218,10 @@ def _run_client(plan: Path, options: FleetOptions, source: str, top: int, limit:
     from edgevit.core.plan import read_plan
     from edgevit.fleet.config import check_address
     from edgevit.fleet.gateway import FleetClient
-    from edgevit.fleet.member import plan_rule
     from edgevit.fleet.running import read_fleet_of
     from edgevit.fleet.sources import frames
 
-    fleet, rule = read_fleet_of(plan, options.fleet), plan_rule(read_plan(plan))
+    fleet, rule = read_fleet_of(plan, options.fleet), read_plan(plan).preprocess.rule()
     address = options.address or fleet.listen
     check_address(address, options.security)
     with FleetClient(fleet, address, options.security) as door:

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from edgevit.core.spec import Preprocessing
 from edgevit.errors import BadFile
 
 SCHEMA_VERSION: Final = 1
@@ -119,6 +120,26 @@ class PreprocessInfo(Strict):
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     normalise_in_graph: bool
+
+    @staticmethod
+    def of(rule: Preprocessing, normalise_in_graph: bool) -> PreprocessInfo:
+        """A model's rule as a document."""
+        return PreprocessInfo(
+            size=rule.size,
+            crop_pct=rule.crop_pct,
+            crop_mode=rule.crop_mode,
+            interpolation=rule.interpolation,
+            antialias=rule.antialias,
+            mean=rule.mean,
+            std=rule.std,
+            normalise_in_graph=normalise_in_graph,
+        )
+
+    def rule(self) -> Preprocessing:
+        """The rule that `of` was given."""
+        return Preprocessing(
+            self.size, self.crop_pct, self.crop_mode, self.interpolation, self.antialias, self.mean, self.std
+        )
 
 
 class OutputInfo(Strict):

@@ -258,14 +258,6 @@ class Serving:
         }
 
 
-def plan_rule(plan: Plan) -> Preprocessing:
-    """How a picture becomes a member's input."""
-    rule = plan.preprocess
-    return Preprocessing(
-        rule.size, rule.crop_pct, rule.crop_mode, rule.interpolation, rule.antialias, rule.mean, rule.std
-    )
-
-
 def serving(session: Any, fleet: str, plan: Plan, member: str, compute: Compute, **further: Any) -> Serving:
     """A member of a plan in an open session, not yet answering."""
-    return Serving(session, fleet, member, member_digest(plan, member), plan_rule(plan), compute, **further)
+    return Serving(session, fleet, member, member_digest(plan, member), plan.preprocess.rule(), compute, **further)

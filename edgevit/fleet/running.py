@@ -27,7 +27,7 @@ from edgevit.fleet.config import (
 from edgevit.fleet.coordinator import WINDOW, Answer, Coordinator, Tally
 from edgevit.fleet.gateway import Door
 from edgevit.fleet.health import Health
-from edgevit.fleet.member import Serving, load_compute, plan_rule, serving
+from edgevit.fleet.member import Serving, load_compute, serving
 from edgevit.fleet.sources import Frame, encode
 from edgevit.fleet.wire import Encoding
 
@@ -96,7 +96,7 @@ class RunningFleet:
         """
         self.plan, self.options, self._notice = read_plan(folder), options, notice
         self.fleet = read_fleet_of(folder, options.fleet)
-        self.rule = plan_rule(self.plan)
+        self.rule = self.plan.preprocess.rule()
         self._head = read_head(folder / FUSION, [one.classes for one in self.plan.sub_models])
         address = options.address or self.fleet.listen
         self.session = _open(self.fleet, address, options)

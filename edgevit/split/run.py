@@ -210,7 +210,7 @@ def _measure(made: _Made, head: FusionHead) -> Accuracies:
 
 def _describe(made: _Made, head: FusionHead, folder: Path, accuracy: Accuracies, minutes: float) -> Plan:
     source, draft = made.source, made.draft
-    options, rule = source.options, source.loaded.preprocessing
+    options = source.options
     sub_models = tuple(_sub_model(made, head, index, folder) for index in range(len(made.folders)))
     if head.widths != tuple(one.features for one in sub_models):
         raise CheckFailed("the bundles give other features than the sub-models", where=str(folder))
@@ -219,16 +219,7 @@ def _describe(made: _Made, head: FusionHead, folder: Path, accuracy: Accuracies,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         model=draft.original,
         labels=source.loaded.labels,
-        preprocess=PreprocessInfo(
-            size=rule.size,
-            crop_pct=rule.crop_pct,
-            crop_mode=rule.crop_mode,
-            interpolation=rule.interpolation,
-            antialias=rule.antialias,
-            mean=rule.mean,
-            std=rule.std,
-            normalise_in_graph=True,
-        ),
+        preprocess=PreprocessInfo.of(source.loaded.preprocessing, normalise_in_graph=True),
         assignment=options.assign,
         partition="given" if options.groups else options.partition,
         seed=options.seed,

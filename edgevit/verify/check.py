@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from edgevit.backends.base import find_backend
 from edgevit.backends.jobs import Limits
-from edgevit.bundle.deployed import preprocessing_rule
 from edgevit.bundle.golden import FOLDER, golden_pictures, read_tensor
 from edgevit.bundle.read import Bundle
 from edgevit.core.manifest import VerdictInfo, parse_manifest
@@ -58,7 +57,7 @@ def verify_bundle(
         BadFile: the golden vectors cannot be read.
         ConversionFailed: the runtime refused the file or crashed.
     """
-    manifest, rule = bundle.manifest, preprocessing_rule(bundle.manifest)
+    manifest, rule = bundle.manifest, bundle.manifest.preprocess.rule()
     if images is not None and reference is None:
         raise UsageError("--images needs PyTorch's answers", cure="name the model: --reference MODEL")
     pictures = [read_picture(path) for path in golden_pictures(bundle.path)]

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevit.bundle.deployed import preprocessing_rule
 from edgevit.bundle.golden import FOLDER, read_tensor
 from edgevit.bundle.read import Bundle
 from edgevit.data.images import picture_paths, read_picture
@@ -73,6 +72,6 @@ def bundle_hazards(bundle: Bundle, images: Path | None = None, limits: Limits | 
     inputs = read_tensor(bundle.path / FOLDER / "inputs.safetensors", "inputs")
     if images is not None:
         pictures = [read_picture(path) for path in picture_paths(images)]
-        further = make_inputs(pictures, preprocessing_rule(bundle.manifest), bundle.manifest.input)
+        further = make_inputs(pictures, bundle.manifest.preprocess.rule(), bundle.manifest.input)
         inputs = np.concatenate([inputs, further])
     return file_hazards(bundle.entry, inputs, limits)

@@ -13,7 +13,6 @@ from PIL import Image
 
 from edgevit.backends.base import Backend, FileInterface, backend_of
 from edgevit.backends.jobs import Limits
-from edgevit.bundle.deployed import preprocessing_rule
 from edgevit.core.manifest import VerdictInfo, parse_manifest
 from edgevit.core.spec import Preprocessing
 from edgevit.data.images import picture_paths, read_picture
@@ -44,7 +43,7 @@ def _interface(backend: Backend, file: Path, loaded: LoadedModel) -> tuple[FileI
     if text is not None:
         manifest = parse_manifest(text, str(file))
         precision = manifest.target.precision
-        return FileInterface(manifest.input, manifest.output.kind, precision), preprocessing_rule(manifest)
+        return FileInterface(manifest.input, manifest.output.kind, precision), manifest.preprocess.rule()
     found = backend.describe(file)
     if found is None:
         raise UsageError(

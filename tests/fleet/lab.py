@@ -54,6 +54,14 @@ class Lab:
         if what == signal.SIGKILL:
             self.members[member].wait()
 
+    def lose(self, member: str) -> None:
+        """Kill a member and wait until its token is gone."""
+        self.signal(member, signal.SIGKILL)
+        ends = time.monotonic() + 15
+        while self.running.health[member].state != "absent" and time.monotonic() < ends:
+            time.sleep(0.05)
+        assert self.running.health[member].state == "absent"
+
     def drive(self, count: int, every: float = 0.02) -> list[Answer]:
         """Ask so many images at a steady rate; returns their answers, each of them checked."""
         first = len(self.asked)

@@ -39,7 +39,7 @@ import netlab  # noqa: E402
 from edgevit.core.plan import read_fleet, read_plan  # noqa: E402
 from edgevit.fleet.certs import make_certificates  # noqa: E402
 from edgevit.fleet.config import Security  # noqa: E402
-from edgevit.fleet.member import decode, plan_rule  # noqa: E402
+from edgevit.fleet.member import decode  # noqa: E402
 from edgevit.fleet.running import FleetOptions, RunningFleet  # noqa: E402
 from edgevit.fleet.sources import Frame  # noqa: E402
 
@@ -64,7 +64,7 @@ def jpeg(number: int) -> bytes:
 
 def work(plan: Path) -> Callable[[bytes], bytes]:
     """What a member computes, without the fleet."""
-    rule, behaviour = plan_rule(read_plan(plan)), fleetlab.Behaviour(COMPUTE_MS / 1e3, "normal", FEATURES)
+    rule, behaviour = read_plan(plan).preprocess.rule(), fleetlab.Behaviour(COMPUTE_MS / 1e3, "normal", FEATURES)
 
     def compute(payload: bytes) -> bytes:
         start = time.perf_counter()
