@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
 
 import fleetlab  # noqa: E402  # the tools are no package
+import netlab  # noqa: E402, F401  # for others
 from emulated import free_port  # noqa: E402
 
 from edgevit.fleet.certs import make_certificates  # noqa: E402

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
+
 from tests.conftest import cli
 from tests.devices.test_emulated import able  # noqa: F401  # a fixture
 from tests.fleet.lab import ROOT, free_port
@@ -61,6 +63,14 @@ def install_for_pi(folder: Path) -> None:
     (folder / "edgevit-0.1.0.dist-info/entry_points.txt").write_text("\n".join(lines))
 
 
+def end_all_of(inside: str) -> None:
+    """End what runs from a folder of the emulated computer."""
+    for process in psutil.process_iter(["cmdline"]):
+        line = " ".join(process.info["cmdline"] or [])
+        if f"{inside}/plan" in line and "fleet serve" in line and "ssh" not in line.split()[0]:
+            process.kill()
+
+
 def test_a_member_on_an_emulated_raspberry_pi(small_plan: Path, pictures: Path, tmp_path: Path) -> None:  # noqa: F811
     certs, address = tmp_path / "certs", f"127.0.0.1:{free_port()}"
     assert cli("fleet", "certs", small_plan, "--out", certs).returncode == 0
@@ -89,8 +99,8 @@ def test_a_member_on_an_emulated_raspberry_pi(small_plan: Path, pictures: Path, 
                     asked = ["--listen", address, "--certs", certs, "--input", pictures, "--wait", 120]
                     done = cli("fleet", "run", small_plan, *asked, "--deadline", 5000, "--json")
             finally:
-                pi_member.kill()
-                said = pi_member.communicate()[1]
+                end_all_of(inside)  # ending ssh would leave it running
+                said = pi_member.communicate(timeout=30)[1]
         finally:
             shutil.rmtree(home, ignore_errors=True)
     assert done.returncode == 0, done.stderr + said

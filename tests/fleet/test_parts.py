@@ -134,7 +134,7 @@ def test_a_fleet_s_file_survives_itself(tmp_path) -> None:  # type: ignore[no-un
 
 
 def test_an_overloaded_coordinator_sheds_and_serves_what_it_can(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    """Three times more than one member can take, in one process: most of its capacity is still answered in time."""
+    """Three times more than one member can take, in one process; `tools/bench/fleet.py` measures how much is served."""
     import time
 
     from edgevit.core.fusion import read_head
@@ -147,7 +147,7 @@ def test_an_overloaded_coordinator_sheds_and_serves_what_it_can(tmp_path) -> Non
     plan = fleetlab.synthetic_plan(tmp_path / "plan", 1, listen="127.0.0.1:1")
     head = read_head(tmp_path / "plan" / FUSION, [one.classes for one in plan.sub_models])
 
-    async def drive() -> tuple[int, float, Coordinator]:
+    async def drive() -> tuple[int, Coordinator]:
         session = open_session(local_config(), "opening")
         member = serving(session, "lab", plan, "m0", fleetlab.Behaviour(0.04, "normal", 16).compute)
         member.open()
@@ -158,13 +158,16 @@ def test_an_overloaded_coordinator_sheds_and_serves_what_it_can(tmp_path) -> Non
             asked.append(asyncio.ensure_future(found.infer(fleetlab.picture(len(asked)), "raw", 0.3, shed=True)))
             await asyncio.sleep(0.04 / 3)
         answers = await asyncio.gather(*asked)
-        took = time.monotonic() - start
         await found.close()
         member.close()
         session.close()
-        return sum(bool(one.answered) for one in answers), took, found
+        return sum(bool(one.answered) for one in answers), found
 
-    answered, took, found = asyncio.run(drive())
-    assert answered > 0.7 * took / 0.04
-    assert found.tally.shed > 0
+    answered, found = asyncio.run(drive())
+    outcomes = found.tally.members["m0"]
+    assert answered > 10
+    assert found.tally.shed > answered
+    # what is let in can be answered: few are late, and the member is not blamed for the crowd
+    assert outcomes["late"] + outcomes["expired"] <= 0.2 * answered
+    assert outcomes["suspect"] <= 0.2 * answered
     assert found.tally.adds_up()

@@ -28,9 +28,9 @@ from tests.fleet.lab import Lab, fleetlab, lab
 PATIENCE = 2.5
 
 
-@pytest.fixture(scope="module", params=["quic", "tls"])
-def secured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with lab(tmp_path_factory.mktemp(request.param), 3, transport=request.param) as fleet:
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    with lab(tmp_path_factory.mktemp("fleet"), 3) as fleet:
         yield fleet
 
 
@@ -100,6 +100,16 @@ def test_a_client_may_ask_and_see(secured: Lab) -> None:
         assert answer["classes"][0]["label"] == "7"
         assert set(answer["members"].values()) == {"answered"}
     secured.counted += 1
+
+
+def test_over_tcp_the_same_holds(tmp_path: Path) -> None:
+    with lab(tmp_path, 2, transport="tls") as fleet:
+        for number, attempt in enumerate((without_certificate, of_another_authority, plain)):
+            with pytest.raises(zenoh.ZError), session(attempt(fleet, tmp_path / str(number))):
+                pass
+        with FleetClient(fleet.running.fleet, fleet.address, Security(fleet.certs, "tls")) as client:
+            assert [one["state"] for one in client.status()["members"]] == ["healthy"] * 2
+        fleet.drive(3)
 
 
 def test_a_client_reaches_no_member(secured: Lab) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import edgevit
 from edgevit.bundle.read import read_bundle
 from edgevit.core.plan import FUSION, Fleet, read_fleet, read_plan
 from edgevit.data.digits import digits_arrays
-from edgevit.errors import BadFile, CheckFailed, UsageError
+from edgevit.errors import BadFile, CheckFailed, EdgevitError, UsageError
 from edgevit.fleet.running import FleetOptions, RunningFleet
 from edgevit.fleet.sources import Frame
 from edgevit.split.options import SplitOptions, equal_fleet
@@ -95,7 +96,7 @@ def test_the_same_seed_gives_the_same_plan_and_a_killed_run_goes_on(
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
         "from tests.split.test_split import options; from edgevit.split.run import split_model\n"
         "from edgevit.split.train import Schedule\n"
-        "split_model(options(last=Schedule(2), between=1), Path(sys.argv[2]))"
+        "split_model(options(last=Schedule(2)), Path(sys.argv[2]))"
     )
     root = Path(__file__).parents[2]
     monkeypatch.setenv("EDGEVIT_CACHE", str(tmp_path / "one"))
@@ -109,10 +110,10 @@ def test_the_same_seed_gives_the_same_plan_and_a_killed_run_goes_on(
     assert not (tmp_path / "killed").exists()
     assert list(store.glob(".sub-*/checkpoint.safetensors"))
     told: list[str] = []
-    split_model(options(last=Schedule(2), between=1), tmp_path / "killed", progress=lambda what, *_: told.append(what))
+    split_model(options(last=Schedule(2)), tmp_path / "killed", progress=lambda what, *_: told.append(what))
     assert not any("asking the original" in what for what in told), "the pool was made twice"
     monkeypatch.setenv("EDGEVIT_CACHE", str(tmp_path / "two"))
-    split_model(options(last=Schedule(2), between=1), tmp_path / "whole")
+    split_model(options(last=Schedule(2)), tmp_path / "whole")
     assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
@@ -175,37 +176,61 @@ def test_a_profile_of_the_whole_model_gives_the_speed(tmp_path: Path, exported: 
         )
 
 
+TWO = '[[member]]\nname = "a"\n{0}\n[[member]]\nname = "b"\n{0}\n'
+
+
 @pytest.mark.parametrize(
     ("arguments", "said", "code"),
     [
         (["deit_digits", "--data", "digits:train"], "nowhere to write", 2),
-        (["deit_digits", "--data", "digits:train", "-o", "p"], "how many sub-models", 2),
-        (["deit_digits", "--data", "digits:train", "-o", "p", "--parts", "2"], "how small", 2),
         (["deit_digits", "--data", "digits:train", "-o", "p", "--parts", "2", "--keep", "2"], "cannot be kept", 2),
-        (["deit_digits", "--data", "digits:train", "-o", "p", "--parts", "11", "--keep", "1/3"], "for 10 classes", 2),
-        (["deit_digits", "--data", "nowhere", "-o", "p", "--parts", "2", "--keep", "1/3"], "no folder nowhere", 2),
-        (["deit_digits", "--data", "digits:dev", "-o", "p", "--parts", "2", "--keep", "1/3"], "no digits split", 2),
-        (
-            ["mobilevitv2_digits", "--data", "digits:train", "-o", "p", "--parts", "2", "--keep", "1/3"],
-            "cannot be pruned",
-            2,
-        ),
-        (["deit_digits", "--data", "digits:train", "--fleet", "none.toml", "-o", "p"], "no fleet file", 2),
         (["deit_digits", "--data", "digits:train", "--fleet", "tight.toml", "-o", "p"], "memory binds", 3),
-        (["deit_digits", "--data", "digits:train", "--fleet", "typo.toml", "-o", "p"], "memory_mib", 2),
-        (["deit_digits", "--data", "digits:train", "--fleet", "twice.toml", "-o", "p"], "two members are named", 2),
     ],
 )
 def test_bad_requests_say_what_to_do(arguments: list[str], said: str, code: int, tmp_path: Path) -> None:
-    two = '[[member]]\nname = "a"\n{}\n[[member]]\nname = "b"\n{}\n'
-    (tmp_path / "tight.toml").write_text(two.format("memory_mb = 0.02", "memory_mb = 0.02"))
-    (tmp_path / "typo.toml").write_text(two.format("memory_mib = 3", ""))
-    (tmp_path / "twice.toml").write_text('[[member]]\nname = "a"\n[[member]]\nname = "a"\n')
+    (tmp_path / "tight.toml").write_text(TWO.format("memory_mb = 0.02"))
     done = cli("split", *arguments, cwd=tmp_path)
     assert done.returncode == code, done.stderr
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "p").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (TWO.format("memory_mib = 3"), "memory_mib"),
+        ('[[member]]\nname = "a"\n[[member]]\nname = "a"\n', "two members are named"),
+        ('listen = "nowhere"\n' + TWO.format(""), "listen"),
+        ("[[member]\n", "cannot be read"),
+        ('name = "empty"\n', "member"),
+    ],
+)
+def test_bad_fleet_files_say_where(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "fleet.toml").write_text(text)
+    with pytest.raises(BadFile, match=said):
+        read_fleet(tmp_path / "fleet.toml")
+    with pytest.raises(BadFile, match="no fleet file"):
+        read_fleet(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"levels": (Fraction(1, 3), Fraction(1, 2))}, "how small"),
+        ({"fleet": equal_fleet(11)}, "for 10 classes"),
+        ({"fleet": equal_fleet(1)}, "two sub-models or more"),
+        ({"model": "mobilevitv2_digits"}, "cannot be pruned"),
+        ({"data": "nowhere", "partition": "apart"}, "no folder nowhere"),
+        ({"data": "digits:dev", "partition": "apart"}, "no digits split"),
+        ({"data": "digits:train:0", "partition": "apart"}, "not a number of draws"),
+        ({"drop": 1.0}, "below 1"),
+        ({"copies": 3}, "3 copies"),
+    ],
+)
+def test_bad_options_are_refused_before_any_training(changed: dict[str, Any], said: str) -> None:
+    with pytest.raises(EdgevitError, match=said):
+        draft_plan(replace(options(), **changed))
 
 
 def test_a_class_without_pictures_is_named(tmp_path: Path) -> None:
