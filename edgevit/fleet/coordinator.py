@@ -279,7 +279,8 @@ class Coordinator:
         start = time.monotonic()
         number = next(self._numbers)
         expected = self._service * (1 + (self._queued + 1) / self._window)
-        if shed and self._slots.locked() and expected > _CAUTION * deadline:
+        crowded = expected > _CAUTION * deadline or self._queued >= self._window
+        if shed and self._slots.locked() and crowded:
             return self._finish(self._refused(number, start))
         self._queued += 1
         try:
@@ -293,7 +294,8 @@ class Coordinator:
                 self._service *= 1 - _SERVICE_WEIGHT / 2
                 return self._finish(self._refused(number, start))
             answer = await self._fly(number, image, encoding, now, ends)
-            self._service += _SERVICE_WEIGHT * (time.monotonic() - now - self._service)
+            took = time.monotonic() - now
+            self._service += (took - self._service) * (_SERVICE_WEIGHT if self._service else 1.0)
             return self._finish(answer)
         finally:
             self._slots.release()
