@@ -240,7 +240,8 @@ def open_fleet(plan: Path | str, options: FleetOptions | None = None, wait: floa
         wait: seconds for the members to come.
 
     Raises:
-        UsageError: no member came, or the address cannot be used.
+        DeviceUnreachable: no member came.
+        UsageError: the address cannot be used.
         CheckFailed: the plan's files were changed.
     """
     from edgevit.fleet.running import open_fleet as run_fleet

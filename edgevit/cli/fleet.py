@@ -48,6 +48,10 @@ PlanArgument = Annotated[Path, typer.Argument(metavar="PLAN", help="A plan's fol
 FleetFile = Annotated[
     Path | None, typer.Option("--fleet", metavar="FILE", help="In place of the plan's own fleet.toml.")
 ]
+ConnectOption = Annotated[
+    str | None,
+    typer.Option("--connect", metavar="HOST:PORT", help="The coordinator, where it is another than planned."),
+]
 CertsOption = Annotated[
     Path | None, typer.Option("--certs", metavar="DIR", help="Mutual TLS with this role's files of `fleet certs`.")
 ]
@@ -99,10 +103,7 @@ def _notice(quiet: bool) -> Callable[[str], None]:
 def serve(
     plan: PlanArgument,
     member: Annotated[str, typer.Option("--member", "-m", metavar="NAME", help="Which member this device is.")],
-    connect: Annotated[
-        str | None,
-        typer.Option("--connect", metavar="HOST:PORT", help="The coordinator, where it is another than planned."),
-    ] = None,
+    connect: ConnectOption = None,
     certs: CertsOption = None,
     transport: TransportOption = Transport.QUIC,
     insecure: InsecureOption = False,
@@ -186,7 +187,9 @@ def run(
         _run_client(plan, options, input, top, limit, json)
         return
     with RunningFleet(plan, options, _notice(quiet)) as running:
-        _wait(running, wait)
+        missing = running.gather(wait)
+        if missing:
+            stderr().print(f"[yellow]warning:[/] without {', '.join(missing)}")
         started, times = time.monotonic(), []
         source = islice(frames(input, running.rule, options.encoding), limit)
         for frame, answer in running.stream(source):
@@ -195,20 +198,6 @@ def run(
         _summary(running, time.monotonic() - started, times, json, quiet)
     if running.tally.none == running.tally.requests:
         raise DeviceUnreachable("no member answered", cure="edgevit fleet status PLAN says who is there")
-
-
-def _wait(running: RunningFleet, seconds: float) -> None:
-    """Start with who is there; none at all is an error."""
-    running.wait_for(len(running.plan.members()), seconds)
-    missing = [name for name, one in running.health.items() if one.state != "healthy"]
-    if len(missing) == len(running.health):
-        raise DeviceUnreachable(
-            f"no member came within {seconds:g} s",
-            where=f"waited at {running.options.address or running.fleet.listen}",
-            cure=f"edgevit fleet serve PLAN --member {missing[0]} on its device",
-        )
-    if missing:
-        stderr().print(f"[yellow]warning:[/] without {', '.join(missing)}")
 
 
 def _run_client(plan: Path, options: FleetOptions, source: str, top: int, limit: int | None, json: bool) -> None:
@@ -265,10 +254,7 @@ def _summary(running: RunningFleet, seconds: float, times: list[float], json: bo
 
 def status(
     plan: PlanArgument,
-    connect: Annotated[
-        str | None,
-        typer.Option("--connect", metavar="HOST:PORT", help="The coordinator, where it is another than planned."),
-    ] = None,
+    connect: ConnectOption = None,
     certs: CertsOption = None,
     transport: TransportOption = Transport.QUIC,
     insecure: InsecureOption = False,

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +23,7 @@ Transport = Literal["quic", "tls"]
 COORDINATOR, CLIENT = "coordinator", "client"
 _RESERVED = (COORDINATOR, CLIENT, "ca")
 _LEASE_MS, _KEEP_ALIVE = 2000, 4
+_CLOSE_S = 3.0
 _RETRY = {"period_init_ms": 200, "period_max_ms": 400, "period_increase_factor": 1.5}
 _OPEN_MS = 1000
 """An attempt that began while the link was down backs off for seconds; a fresh one gets through at once."""
@@ -217,6 +220,18 @@ def _access(rules: list[dict[str, Any]], subjects: dict[str, list[str]]) -> dict
         "subjects": [{"id": name, "cert_common_names": [name]} for name in subjects],
         "policies": [{"rules": allowed, "subjects": [name]} for name, allowed in subjects.items()],
     }
+
+
+def leave(*calls: Callable[[], None]) -> None:
+    """Say goodbye, in order. The engine may take seconds for it over a bad link: it is not waited for long."""
+
+    def say() -> None:
+        for call in calls:
+            call()
+
+    goodbye = threading.Thread(target=say, daemon=True)
+    goodbye.start()
+    goodbye.join(_CLOSE_S)
 
 
 def import_zenoh() -> Any:

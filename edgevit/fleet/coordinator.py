@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from edgevit.core.fusion import FusionHead
 from edgevit.core.plan import Plan
 from edgevit.fleet.health import Health
+from edgevit.fleet.tally import Answer, Outcome, Tally
 from edgevit.fleet.wire import (
     BUSY,
     EXPIRED,
@@ -37,11 +38,6 @@ from edgevit.fleet.wire import (
     read_reply,
 )
 
-Outcome = Literal[
-    "answered", "late", "gone", "absent", "suspect", "another plan", "busy", "expired", "corrupt", "failed", "shed"
-]
-"""What became of one member for one request; every request has exactly one for every member."""
-Method = Literal["fused", "scores", "none"]
 WINDOW = 4
 _LEAST_PROBE_S = 1.0
 _NUDGES_S = (0.004, 0.012)
@@ -50,89 +46,6 @@ _NOT_ASKED: dict[str, Outcome] = {"absent": "absent", "another plan": "another p
 _SERVICE_WEIGHT = 0.1
 _CAUTION = 0.75
 """Share of the time left that a request may be expected to take."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The answer to one image.
-
-    Attributes:
-        number: of the request.
-        shares: [classes] probabilities; None where no member answered.
-        method: ``fused`` by the trained head, by the members' own ``scores``, or ``none``.
-        members: what became of each.
-        latency: seconds from asking to the answer.
-        compute: seconds that each member says it computed.
-        took: seconds until each member's answer was here.
-    """
-
-    number: int
-    shares: NDArray[np.float32] | None
-    method: Method
-    members: dict[str, Outcome]
-    latency: float
-    compute: dict[str, float] = field(default_factory=dict)
-    took: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def answered(self) -> tuple[str, ...]:
-        """The members whose features are in it."""
-        return tuple(name for name, outcome in self.members.items() if outcome == "answered")
-
-
-@dataclass
-class Tally:
-    """Counts that add up: every request is in ``requests`` once, and in ``members`` once for every member.
-
-    Attributes:
-        requests: how many were asked, those shed included.
-        complete: answered by every member of the plan.
-        partial: answered by some.
-        none: answered by no one.
-        shed: refused at once, because they could not have been answered in time.
-        members: by member and outcome.
-        late: answers that came after their request was over, by member; none was used.
-    """
-
-    requests: int = 0
-    complete: int = 0
-    partial: int = 0
-    none: int = 0
-    shed: int = 0
-    members: dict[str, Counter[Outcome]] = field(default_factory=dict)
-    late: Counter[str] = field(default_factory=Counter)
-
-    def count(self, answer: Answer) -> None:
-        """Take in one answer."""
-        self.requests += 1
-        outcomes = list(answer.members.values())
-        if "shed" in outcomes:
-            self.shed += 1
-        elif all(outcome == "answered" for outcome in outcomes):
-            self.complete += 1
-        elif "answered" in outcomes:
-            self.partial += 1
-        else:
-            self.none += 1
-        for name, outcome in answer.members.items():
-            self.members.setdefault(name, Counter())[outcome] += 1
-
-    def document(self) -> dict[str, Any]:
-        """As plain values."""
-        return {
-            "images": self.requests,
-            "complete": self.complete,
-            "partial": self.partial,
-            "none": self.none,
-            "shed": self.shed,
-            "late_answers": dict(self.late),
-            "members": {name: dict(one) for name, one in self.members.items()},
-        }
-
-    def adds_up(self) -> bool:
-        """Whether nothing was lost or counted twice."""
-        whole = self.complete + self.partial + self.none + self.shed == self.requests
-        return whole and all(sum(one.values()) == self.requests for one in self.members.values())
 
 
 @dataclass
@@ -147,7 +60,6 @@ class _Flight:
     done: asyncio.Future[None]
     features: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     compute: dict[str, float] = field(default_factory=dict)
-    took: dict[str, float] = field(default_factory=dict)
 
     def settle(self, member: str, outcome: Outcome) -> None:
         """What became of a member; the last one ends the request."""
@@ -237,15 +149,15 @@ class Coordinator:
         before = right in tokens
         tokens.add(digest) if there else tokens.discard(digest)
         if there and digest == right:
-            health.arrives(time.monotonic(), True)
+            health.arrives(True)
             self._notice(f"{member} is there")
             self._arrived.set()
         elif right not in tokens and tokens:
             # one that was killed may leave its token behind until its lease ends
-            health.arrives(time.monotonic(), False)
+            health.arrives(False)
             self._notice(f"{member} is there with bundles of another plan")
         elif not tokens:
-            health.leaves(time.monotonic())
+            health.leaves()
         if before and right not in tokens:
             self._notice(f"{member} is gone")
             for flight in self._flights.values():
@@ -293,7 +205,7 @@ class Coordinator:
             if shed and _CAUTION * (ends - now) < self._service:
                 self._service *= 1 - _SERVICE_WEIGHT / 2
                 return self._finish(self._refused(number, start))
-            answer = await self._fly(number, image, encoding, now, ends)
+            answer = await self._fly(number, image, encoding, now, ends, blame=ends - now >= _CAUTION * deadline)
             took = time.monotonic() - now
             self._service += (took - self._service) * (_SERVICE_WEIGHT if self._service else 1.0)
             return self._finish(answer)
@@ -307,7 +219,9 @@ class Coordinator:
     def _refused(self, number: int, start: float) -> Answer:
         return Answer(number, None, "none", dict.fromkeys(self.health, "shed"), time.monotonic() - start)
 
-    async def _fly(self, number: int, image: bytes, encoding: Encoding, now: float, ends: float) -> Answer:
+    async def _fly(
+        self, number: int, image: bytes, encoding: Encoding, now: float, ends: float, *, blame: bool
+    ) -> Answer:
         flight = _Flight(number, now, ends, set(), {}, self._loop.create_future())
         self._flights[number] = flight
         try:
@@ -321,8 +235,8 @@ class Coordinator:
                     timer.cancel()
             for member in tuple(flight.waiting):
                 flight.settle(member, "late")
-                if ends - now < self._service / _CAUTION:
-                    continue  # nobody could have answered this one
+                if not blame:
+                    continue  # it had waited here for most of its time
                 self.health[member].misses_one(time.monotonic())
                 if self.health[member].state == "suspect":
                     self._notice(f"{member} does not answer: no longer waited for")
@@ -408,13 +322,13 @@ class Coordinator:
         self._watch_link(member, now, now - sent - reply.compute - reply.waited)
         health, in_time = self.health[member], now - sent <= budget
         back = health.state == "suspect" and in_time
-        health.answers(now, now - sent, reply.compute, in_time)
+        health.answers(now - sent, reply.compute, in_time)
         if back:
             self._notice(f"{member} answers again")
         if flight is None or member not in flight.waiting:
             self.tally.late[member] += flight is None
             return
-        flight.features[member], flight.compute[member], flight.took[member] = values, reply.compute, now - flight.sent
+        flight.features[member], flight.compute[member] = values, reply.compute
         flight.settle(member, "answered")
 
     def _on_error(self, member: str, number: int, said: bytes) -> None:
@@ -442,7 +356,6 @@ class Coordinator:
             outcomes,
             time.monotonic() - flight.sent,
             flight.compute,
-            flight.took,
         )
 
     def _shares(self, features: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:

@@ -21,8 +21,8 @@ from edgevit.fleet.sources import Frame
 from edgevit.fleet.wire import Encoding, Malformed, digest_of, door_key, status_key
 
 if TYPE_CHECKING:
-    from edgevit.fleet.coordinator import Answer
     from edgevit.fleet.running import RunningFleet
+    from edgevit.fleet.tally import Answer
 
 _ASK_S = 1.0
 _STATUS_S = 10.0

@@ -23,7 +23,6 @@ class Health:
     Attributes:
         state: now.
         misses: deadlines missed in a row.
-        since: when it entered this state.
         last_probe: when it was last asked as a suspect.
         latency: of its last answer in time, seconds.
         compute: of its last answer, as it says itself, seconds.
@@ -32,26 +31,25 @@ class Health:
 
     state: State = "absent"
     misses: int = 0
-    since: float = 0.0
     last_probe: float = 0.0
     latency: float | None = None
     compute: float | None = None
     rejoined: int = 0
     _was_there: bool = False
 
-    def arrives(self, now: float, right: bool) -> None:
+    def arrives(self, right: bool) -> None:
         """Its token appeared, with the right bundles or others; a fresh token clears suspicion."""
         if self._was_there and right:
             self.rejoined += 1
         self._was_there |= right
-        self._enter("healthy" if right else "another plan", now)
+        self._enter("healthy" if right else "another plan")
 
-    def leaves(self, now: float) -> None:
+    def leaves(self) -> None:
         """Its token is gone."""
-        self._enter("absent", now)
+        self._enter("absent")
 
-    def _enter(self, state: State, now: float) -> None:
-        self.state, self.misses, self.since = state, 0, now
+    def _enter(self, state: State) -> None:
+        self.state, self.misses = state, 0
 
     def role(self, now: float) -> Role:
         """What to do with it for one request; a probe is counted."""
@@ -62,18 +60,18 @@ class Health:
             return "probe"
         return "skip"
 
-    def answers(self, now: float, took: float, compute: float, in_time: bool) -> None:
+    def answers(self, took: float, compute: float, in_time: bool) -> None:
         """A valid answer came."""
         self.compute = compute
         if not in_time:
             return
         self.latency, self.misses = took, 0
         if self.state == "suspect":
-            self._enter("healthy", now)
+            self._enter("healthy")
 
     def misses_one(self, now: float) -> None:
         """It was waited for in vain, or what came was not valid."""
         self.misses += 1
         if self.state == "healthy" and self.misses >= TRIP:
-            self._enter("suspect", now)
+            self._enter("suspect")
             self.last_probe = now

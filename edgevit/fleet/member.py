@@ -20,14 +20,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevit.bundle.deployed import Deployed
+from edgevit.backends.base import find_backend
 from edgevit.bundle.golden import FOLDER, read_tensor
 from edgevit.bundle.read import read_bundle
 from edgevit.bundle.write import MANIFEST
 from edgevit.core.digest import sha256_file
 from edgevit.core.plan import Plan, SubModel
 from edgevit.core.spec import Preprocessing
-from edgevit.core.target import runtimes
 from edgevit.data.images import MAX_MEGAPIXELS, as_input, to_model_size
 from edgevit.errors import CheckFailed, UnknownName
 from edgevit.fleet.wire import (
@@ -45,7 +44,7 @@ from edgevit.fleet.wire import (
     read_request,
     status_key,
 )
-from edgevit.verify.judge import judge
+from edgevit.verify.judge import judge, why_not_here
 
 Compute = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """[H, W, 3] uint8 at the model's size to the features of all of a member's sub-models, one after another."""
@@ -82,14 +81,11 @@ def _load(folder: Path, sub_model: SubModel) -> Compute:
             where=str(bundle.path),
             cure="copy the plan's folder to this device again",
         )
-    from edgevit.backends.base import find_backend
-
-    manifest, backend = bundle.manifest, find_backend(bundle.manifest.target.backend)
-    runtime = runtimes().get(manifest.target.runtime)
-    why_not = backend.available(runtime.variant if runtime else "")
+    manifest = bundle.manifest
+    why_not = why_not_here(manifest)
     if why_not:
         raise CheckFailed(f"{sub_model.name} cannot run here: {why_not}", where=str(bundle.path))
-    run = backend.load(bundle.entry)
+    run = find_backend(manifest.target.backend).load(bundle.entry)
     golden = bundle.path / FOLDER
     inputs, outputs = (
         read_tensor(golden / "inputs.safetensors", "inputs"),
@@ -103,7 +99,7 @@ def _load(folder: Path, sub_model: SubModel) -> Compute:
             where=str(bundle.path),
             cure="edgevit verify on it says more; another version of the runtime may help",
         )
-    rule = Deployed(bundle).rule
+    rule = manifest.preprocess.rule()
     return lambda pixels: run(as_input(pixels[None], rule, manifest.input))[0]
 
 

@@ -15,20 +15,22 @@ from edgevit.bundle.deployed import Prediction
 from edgevit.core.fusion import read_head
 from edgevit.core.plan import FLEET, FUSION, Fleet, Plan, read_fleet, read_plan
 from edgevit.data.images import read_picture
-from edgevit.errors import UsageError
+from edgevit.errors import DeviceUnreachable
 from edgevit.fleet.config import (
     Security,
     check_address,
     check_names,
     coordinator_config,
+    leave,
     local_config,
     open_session,
 )
-from edgevit.fleet.coordinator import WINDOW, Answer, Coordinator, Tally
+from edgevit.fleet.coordinator import WINDOW, Coordinator
 from edgevit.fleet.gateway import Door
 from edgevit.fleet.health import Health
 from edgevit.fleet.member import Serving, load_compute, serving
 from edgevit.fleet.sources import Frame, encode
+from edgevit.fleet.tally import Answer, Tally
 from edgevit.fleet.wire import Encoding
 
 if TYPE_CHECKING:
@@ -149,6 +151,22 @@ class RunningFleet:
         """Wait until so many members are there; False where the time is over first."""
         return self.call(self.coordinator.wait_for(members, timeout))
 
+    def gather(self, seconds: float) -> list[str]:
+        """Wait for all members; returns the names of those that did not come.
+
+        Raises:
+            DeviceUnreachable: none came.
+        """
+        self.wait_for(len(self.health), seconds)
+        missing = [name for name, one in self.health.items() if one.state != "healthy"]
+        if len(missing) == len(self.health):
+            raise DeviceUnreachable(
+                f"no member came within {seconds:g} s",
+                where=f"waited at {self.options.address or self.fleet.listen}",
+                cure=f"edgevit fleet serve PLAN --member {missing[0]} on its device",
+            )
+        return missing
+
     def ask(self, frame: Frame) -> Future[Answer]:
         """Ask about one image; the future is done by the deadline, and waits first where the window is full."""
         return self._submit(
@@ -184,7 +202,7 @@ class RunningFleet:
         return [Prediction(int(i), self.plan.labels[int(i)], float(answer.shares[i])) for i in order]
 
     def close(self) -> None:
-        """Leave the fleet. The engine may take seconds to say goodbye over a bad link: it is not waited for long."""
+        """Leave the fleet."""
         if self._loop.is_closed():
             return
         if self._door is not None:
@@ -192,9 +210,7 @@ class RunningFleet:
         self.call(self.coordinator.close())
         for member in self._members:
             member.close()
-        goodbye = threading.Thread(target=self.session.close, daemon=True)
-        goodbye.start()
-        goodbye.join(_CLOSE_S)
+        leave(self.session.close)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_CLOSE_S)
         self._loop.close()
@@ -226,17 +242,13 @@ def open_fleet(folder: Path | str, options: FleetOptions | None = None, wait: fl
         wait: seconds for the members to come.
 
     Raises:
-        UsageError: no member came.
+        DeviceUnreachable: no member came.
         EdgevitError: as for `RunningFleet`.
     """
     running = RunningFleet(Path(folder), options or FleetOptions(role="local", encoding="raw"))
-    if not running.wait_for(len(running.plan.members()), wait) and not any(
-        one.state == "healthy" for one in running.health.values()
-    ):
+    try:
+        running.gather(wait)
+    except DeviceUnreachable:
         running.close()
-        raise UsageError(
-            f"no member came within {wait:g} s",
-            where=f"{running.fleet.name} at {running.options.address or running.fleet.listen}",
-            cure="edgevit fleet serve PLAN --member NAME on each device",
-        )
+        raise
     return running

@@ -8,11 +8,9 @@ from pathlib import Path
 
 from edgevit.core.plan import read_plan
 from edgevit.errors import UnknownName, UsageError
-from edgevit.fleet.config import Security, check_address, member_config, open_session
+from edgevit.fleet.config import Security, check_address, leave, member_config, open_session
 from edgevit.fleet.member import Compute, load_compute, serving
 from edgevit.fleet.running import read_fleet_of
-
-_CLOSE_S = 3.0
 
 
 def serve(
@@ -64,11 +62,4 @@ def serve(
         (stop or threading.Event()).wait()
     finally:
         notice(f"{member}: answered {at_work.counts.answered}")
-
-        def leave() -> None:
-            at_work.close()
-            session.close()
-
-        goodbye = threading.Thread(target=leave, daemon=True)
-        goodbye.start()
-        goodbye.join(_CLOSE_S)
+        leave(at_work.close, session.close)

@@ -14,13 +14,11 @@ from edgevit.backends.base import find_backend
 from edgevit.bundle.read import Bundle
 from edgevit.core.fusion import Floats, FusionHead
 from edgevit.core.plan import Accuracies, Missing
-from edgevit.core.target import resolve_target
 from edgevit.data.images import as_input
 from edgevit.models.load import LoadedModel
 from edgevit.split.pictures import Labelled
 from edgevit.split.work import Progress
-
-_BATCH = 256
+from edgevit.verify.judge import why_not_here
 
 
 def bundle_features(
@@ -32,12 +30,12 @@ def bundle_features(
     """
     found, ran = [], []
     for index, (path, bundle) in enumerate(zip(made, bundles, strict=True)):
-        backend, target = find_backend(bundle.manifest.target.backend), bundle.manifest.target
-        if backend.available(resolve_target(target.runtime).variant):
+        if why_not_here(bundle.manifest):
             found.append(np.load(path / "held.npy", allow_pickle=False))
             ran.append("PyTorch")
             continue
         tell("measuring the bundles", index, len(bundles))
+        backend = find_backend(bundle.manifest.target.backend)
         run = backend.load(bundle.entry)
         rows = [
             run(as_input(held.images[i : i + 1], loaded.preprocessing, bundle.manifest.input)) for i in range(len(held))
@@ -49,8 +47,7 @@ def bundle_features(
 
 def _answers(loaded: LoadedModel, held: Labelled) -> Floats:
     with torch.no_grad():
-        parts = np.array_split(np.arange(len(held)), len(held) // _BATCH + 1)
-        return torch.cat([loaded.module(held.batch(part, loaded.preprocessing)) for part in parts]).numpy()
+        return torch.cat([loaded.module(one) for one in held.batches(loaded.preprocessing)]).numpy()
 
 
 def accuracies(

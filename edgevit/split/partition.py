@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevit.core.fusion import softmax
 from edgevit.errors import UnknownName, UsageError
 
 Rule = Literal["balanced", "together", "apart"]
@@ -23,8 +24,7 @@ def balanced(total: int, parts: int, seed: int) -> Parts:
 def confusion(labels: NDArray[np.int64], logits: NDArray[np.float32]) -> NDArray[np.float64]:
     """[classes, classes]: mean probability that the original gives to class b for pictures of class a."""
     total = logits.shape[1]
-    shares = np.exp(logits - logits.max(1, keepdims=True))
-    shares /= shares.sum(1, keepdims=True)
+    shares = softmax(logits)
     return np.stack(
         [shares[labels == one].mean(0) if (labels == one).any() else np.zeros(total) for one in range(total)]
     )

@@ -7,7 +7,7 @@ Only the plain pictures are stored; a view is one affine map of one picture.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 Advance = Callable[[int], None]
-_BATCH = 64
+_BATCH, _PART = 64, 256
 _NOISE = 0.05
 
 
@@ -50,9 +50,17 @@ class Labelled:
         """Some of them."""
         return Labelled(self.images[which], self.labels[which])
 
+    def batches(self, rule: Preprocessing) -> Iterator[Tensor]:
+        """All of them, in order."""
+        return (self.batch(part, rule) for part in _in_parts(len(self)))
+
     def batch(self, which: NDArray[Any], rule: Preprocessing) -> Tensor:
         """Normalised: [B, 3, H, W] float32."""
         return normalised(torch.from_numpy(np.ascontiguousarray(self.images[which])), rule)
+
+
+def _in_parts(count: int) -> list[NDArray[Any]]:
+    return np.array_split(np.arange(count), count // _PART + 1)
 
 
 def normalised(pixels: Tensor, rule: Preprocessing) -> Tensor:
@@ -132,6 +140,10 @@ class Pool:
     def views(self) -> int:
         """How many views there are of each picture."""
         return len(self.maps)
+
+    def batches(self, view: int) -> Iterator[Tensor]:
+        """One view of every picture, in order."""
+        return (self.batch(np.full(len(part), view), part) for part in _in_parts(len(self.pictures)))
 
     def batch(self, view: NDArray[Any], which: NDArray[Any]) -> Tensor:
         """[B, 3, H, W] normalised float32."""

@@ -235,12 +235,6 @@ def save_model(module: nn.Module, loaded: LoadedModel, subset: Subset, folder: P
 
 
 def _save_features(module: nn.Module, pool: Pool, held: Labelled, out: Path) -> None:
-    every = np.arange(len(pool.pictures))
-    views = []
-    for view in range(min(pool.views, _FUSED_VIEWS)):
-        batches = [pool.batch(np.full(len(part), view), part) for part in np.array_split(every, len(every) // 256 + 1)]
-        views.append(features(module, batches).numpy())
+    views = [features(module, pool.batches(view)).numpy() for view in range(min(pool.views, _FUSED_VIEWS))]
     np.save(out / "features.npy", np.stack(views), allow_pickle=False)
-    parts = np.array_split(np.arange(len(held)), len(held) // 256 + 1)
-    found = features(module, [held.batch(part, pool.rule) for part in parts]).numpy()
-    np.save(out / "held.npy", found, allow_pickle=False)
+    np.save(out / "held.npy", features(module, held.batches(pool.rule)).numpy(), allow_pickle=False)

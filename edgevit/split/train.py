@@ -7,7 +7,7 @@ epoch gives the same weights as one that was never interrupted.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -117,6 +117,6 @@ def _loss(logits: Tensor, labels: Tensor, wanted: Tensor, subset: Subset, schedu
 
 
 @torch.no_grad()
-def features(model: Any, batches: list[Tensor]) -> Tensor:
+def features(model: Any, batches: Iterable[Tensor]) -> Tensor:
     """What the classifier sees: [N, features]."""
     return torch.cat([model.forward_head(model.forward_features(one), pre_logits=True) for one in batches])

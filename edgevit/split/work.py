@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from edgevit.core.folders import write_whole
-from edgevit.errors import EdgevitError, EnvironmentIncomplete, MissingDependency
+from edgevit.errors import EnvironmentIncomplete, MissingDependency
 
 Progress = Callable[[str, int, int], None]
 """What is being done, how far, of how much (0: unknown)."""
@@ -51,12 +51,6 @@ class Job(Protocol):
         """Write the result into an empty folder."""
 
 
-class Interrupted(EdgevitError):
-    """The run was told to stop; what is done so far is kept."""
-
-    exit_code = 130
-
-
 @dataclass(frozen=True)
 class Scratch:
     """What a job keeps beside its result while it works: checkpoints and how far it is.
@@ -70,10 +64,10 @@ class Scratch:
     run: str
 
     def tell(self, what: str, done: int, total: int) -> None:
-        """Say how far the job is; raises `Interrupted` where the run was stopped."""
+        """Say how far the job is; raises `InterruptedError` where the run was stopped."""
         write_whole(self.folder / "progress", f"{what}\t{done}\t{total}".encode())
         if (self.folder.parent / f"{self.run}{_STOPPED}").exists():
-            raise Interrupted("stopped")
+            raise InterruptedError("stopped")
 
 
 def _paths(job: Job) -> tuple[Path, Path]:

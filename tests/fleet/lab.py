@@ -21,9 +21,9 @@ from emulated import free_port  # noqa: E402
 
 from edgevit.fleet.certs import make_certificates  # noqa: E402
 from edgevit.fleet.config import Security  # noqa: E402
-from edgevit.fleet.coordinator import Answer  # noqa: E402
 from edgevit.fleet.running import FleetOptions, RunningFleet  # noqa: E402
 from edgevit.fleet.sources import Frame  # noqa: E402
+from edgevit.fleet.tally import Answer  # noqa: E402
 
 DEADLINE = 1.0
 COMPUTE_MS = 5

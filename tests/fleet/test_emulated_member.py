@@ -85,7 +85,7 @@ def test_a_member_on_an_emulated_raspberry_pi(small_plan: Path, pictures: Path, 
                 shutil.copy(certs / leaf, home / "certs" / leaf)
             for path in (home, *home.rglob("*")):
                 os.chown(path, 1000, 1000)
-            inside = f"/home/pi/{home.name}"
+            inside = f"/{home.relative_to(pi.root)}"
             host, port = pi.uri.removeprefix("ssh://").rsplit(":", 1)
             command = ["ssh", "-F", str(pi.ssh_config), "-p", port, host]
             command += [

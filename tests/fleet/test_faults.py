@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edgevit.fleet.coordinator import Answer
+from edgevit.fleet.tally import Answer
 from tests.fleet.lab import DEADLINE, lab
 
 MOST_SLOWED = 5

@@ -24,7 +24,7 @@ MEMBER = b"m" * 16
 def test_two_misses_make_a_suspect_and_an_answer_in_time_clears_it() -> None:
     one = Health()
     assert one.role(0) == "skip"
-    one.arrives(0, True)
+    one.arrives(True)
     for _ in range(TRIP - 1):
         one.misses_one(1)
         assert one.role(1) == "ask"
@@ -33,31 +33,31 @@ def test_two_misses_make_a_suspect_and_an_answer_in_time_clears_it() -> None:
     assert one.role(2 + PROBE_S / 2) == "skip"
     assert one.role(2 + PROBE_S) == "probe"
     assert one.role(2 + PROBE_S + 0.01) == "skip"
-    one.answers(3, 0.9, 0.1, in_time=False)
+    one.answers(0.9, 0.1, in_time=False)
     assert one.state == "suspect", "a late answer is a miss"
-    one.answers(3, 0.1, 0.1, in_time=True)
+    one.answers(0.1, 0.1, in_time=True)
     assert one.state == "healthy"
     assert one.misses == 0
 
 
 def test_an_answer_in_time_between_misses_keeps_a_member() -> None:
     one = Health()
-    one.arrives(0, True)
+    one.arrives(True)
     for now in range(20):
         one.misses_one(now)
-        one.answers(now, 0.1, 0.1, in_time=True)
+        one.answers(0.1, 0.1, in_time=True)
     assert one.state == "healthy"
 
 
 def test_a_token_decides_who_is_there() -> None:
     one = Health()
-    one.arrives(0, False)
+    one.arrives(False)
     assert (one.state, one.role(0)) == ("another plan", "skip")
-    one.arrives(1, True)
+    one.arrives(True)
     assert one.role(1) == "ask"
-    one.leaves(2)
+    one.leaves()
     assert one.role(2) == "skip"
-    one.arrives(3, True)
+    one.arrives(True)
     assert (one.role(3), one.rejoined) == ("ask", 1)
 
 
@@ -171,3 +171,36 @@ def test_an_overloaded_coordinator_sheds_and_serves_what_it_can(tmp_path) -> Non
     assert outcomes["late"] + outcomes["expired"] <= 0.2 * answered
     assert outcomes["suspect"] <= 0.2 * answered
     assert found.tally.adds_up()
+
+
+def test_a_member_that_hangs_from_the_first_image_on_is_found_out(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    """What it does to the estimate of a request's time must not excuse it."""
+    from edgevit.core.fusion import read_head
+    from edgevit.core.plan import FUSION
+    from edgevit.fleet.config import local_config, open_session
+    from edgevit.fleet.coordinator import Coordinator
+    from edgevit.fleet.member import serving
+    from tests.fleet.lab import fleetlab
+
+    plan = fleetlab.synthetic_plan(tmp_path / "plan", 2, listen="127.0.0.1:1")
+    head = read_head(tmp_path / "plan" / FUSION, [one.classes for one in plan.sub_models])
+
+    async def drive() -> list[str]:
+        session = open_session(local_config(), "opening")
+        delays = {"m0": 0.0, "m1": 1.0}
+        members = [
+            serving(session, "lab", plan, name, fleetlab.Behaviour(delay, "normal", 16).compute)
+            for name, delay in delays.items()
+        ]
+        for member in members:
+            member.open()
+        found = Coordinator(session, "lab", plan, head)
+        assert await found.wait_for(2, 10)
+        answers = [await found.infer(fleetlab.picture(n), "raw", 0.2) for n in range(4)]
+        await found.close()
+        for member in members:
+            member.close()
+        session.close()
+        return [answer.members["m1"] for answer in answers]
+
+    assert asyncio.run(drive()) == ["late", "late", "suspect", "suspect"]
