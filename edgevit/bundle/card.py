@@ -23,14 +23,11 @@ def write_licence(folder: Path, manifest: Manifest) -> None:
     (folder / LICENCE).write_text(text, encoding="utf-8")
 
 
-def write_card(folder: Path, manifest: Manifest) -> None:
-    """A page that says what the bundle takes, gives, and how it was judged."""
-    verdict, source, output = manifest.verdict, manifest.input, manifest.output
-    rule = manifest.preprocess
+def contract_lines(manifest: Manifest) -> list[str]:
+    """The input contract for people: what the model takes and gives; docs/input-contract.md is the rule in full."""
+    source, output, rule = manifest.input, manifest.output, manifest.preprocess
     shape = "x".join(map(str, source.shape))
-    lines = [
-        f"# {manifest.model.name} for {manifest.target.runtime}, {manifest.target.precision}",
-        "",
+    return [
         f"- File: `{manifest.entry}`",
         f"- Input `{source.name}`: {source.layout} {source.dtype} [{shape}], {source.colour}, values {source.values}",
         f"- Picture to input: resize ({rule.interpolation}, antialiased, crop {rule.crop_pct:g}, {rule.crop_mode}) "
@@ -38,6 +35,16 @@ def write_card(folder: Path, manifest: Manifest) -> None:
         + ("" if rule.normalise_in_graph else f", then normalise by mean {rule.mean} and std {rule.std}"),
         f"- Output `{output.name}`: float32 [1x{output.classes}], {output.kind}"
         + ("; labels in `labels.txt`" if manifest.labels else ""),
+    ]
+
+
+def write_card(folder: Path, manifest: Manifest) -> None:
+    """A page that says what the bundle takes, gives, and how it was judged."""
+    verdict = manifest.verdict
+    lines = [
+        f"# {manifest.model.name} for {manifest.target.runtime}, {manifest.target.precision}",
+        "",
+        *contract_lines(manifest),
     ]
     if verdict and verdict.status == "passed":
         lines.append(

@@ -32,6 +32,7 @@ _COMMANDS = (
     "devices",
     "split",
     "fleet",
+    "apps",
     "bundle",
     "cache",
 )

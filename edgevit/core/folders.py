@@ -13,11 +13,16 @@ def cache_folder() -> Path:
     return Path(os.environ.get("EDGEVIT_CACHE") or user_cache_dir("edgevit"))
 
 
-def targets_folder() -> Path:
-    """``targets/``, as shipped inside the package or in a checkout."""
+def shipped_folder(name: str) -> Path:
+    """``targets/`` or ``apps/``, as shipped inside the package or in a checkout."""
     package = Path(__file__).parents[1]
-    shipped = package / "_targets"
-    return shipped if shipped.is_dir() else package.parent / "targets"
+    shipped = package / f"_{name}"
+    return shipped if shipped.is_dir() else package.parent / name
+
+
+def targets_folder() -> Path:
+    """``targets/``."""
+    return shipped_folder("targets")
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -1,0 +1,27 @@
+// Keeps the built app in the browser: all files of one version together, or the version before.
+
+const FILES = "__FILES__";
+const CACHE = "edgevit-app-__VERSION__";
+
+self.addEventListener("install", (event) => {
+  // reload: what the browser kept by itself may be of another version
+  const requests = FILES.map((file) => new Request(file, { cache: "reload" }));
+  event.waitUntil(caches.open(CACHE).then((cache) => cache.addAll(requests)).then(() => self.skipWaiting()));
+});
+
+self.addEventListener("activate", (event) => {
+  const old = (names) => names.filter((name) => name.startsWith("edgevit-app-") && name !== CACHE);
+  const clean = caches.keys().then((names) => Promise.all(old(names).map((name) => caches.delete(name))));
+  event.waitUntil(clean.then(() => self.clients.claim()));
+});
+
+self.addEventListener("fetch", (event) => {
+  const { request } = event;
+  if (request.method !== "GET" || new URL(request.url).origin !== self.location.origin) return;
+  event.respondWith(
+    caches.open(CACHE).then(async (cache) => {
+      const found = await cache.match(request, { ignoreSearch: request.mode === "navigate" });
+      return found || fetch(request);
+    }),
+  );
+});

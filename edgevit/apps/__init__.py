@@ -1,0 +1,1 @@
+"""Apps around a bundle: the templates of `apps/`, and a new app from one of them."""
