@@ -21,9 +21,9 @@ def register(app: typer.Typer) -> None:
     """Add the command group."""
     group = typer.Typer(help="Start an app around a bundle: web, Raspberry Pi, Android, iOS.", no_args_is_help=True)
     group.command("list", epilog=examples("app list", "app list --json"))(show)
-    group.command(
-        epilog=examples("app new web build/tiny_vit_5m_224/onnx-fp32 my-app", "app new fleet plan my-fleet")
-    )(new)
+    group.command(epilog=examples("app new web build/tiny_vit_5m_224/onnx-fp32 my-app", "app new fleet plan my-fleet"))(
+        new
+    )
     group.command(
         epilog=examples(
             "app update my-app build/tiny_vit_5m_224/onnx-int8", "app update my-app build/shvit_s4/litert-fp32"

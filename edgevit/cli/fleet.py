@@ -166,9 +166,10 @@ def run(
     """Ask the members about each image, fuse what comes by the deadline, and say who answered."""
     from itertools import islice
 
+    from edgevit.data.capture import is_live
     from edgevit.fleet.gateway import answer_document
     from edgevit.fleet.running import FleetOptions, RunningFleet
-    from edgevit.fleet.sources import frames, is_live
+    from edgevit.fleet.sources import frames
 
     if local and (client or listen):
         raise UsageError("--local has no network", cure="leave out --client and --listen")

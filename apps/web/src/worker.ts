@@ -43,6 +43,9 @@ async function load(manifestUrl: string, files: Record<string, string>): Promise
   await checkFile(contract, bytes);
   say({ kind: "progress", text: "Starting the runtime" });
   model = await openModel(contract, bytes);
+  const { dtype, shape } = contract.input;
+  const length = shape.reduce((a, b) => a * b);
+  await model.run(dtype === "uint8" ? new Uint8Array(length) : new Float32Array(length)); // the first run is slow
   say({ kind: "ready", contract, runtime: model.runtime });
 }
 

@@ -1,0 +1,1 @@
+"""A camera classifier as a service around one bundle of edgevit."""
