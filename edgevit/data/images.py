@@ -66,7 +66,7 @@ def read_picture(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> Picture:
 
 
 def to_model_size(picture: Picture, rule: Preprocessing) -> Pixels:
-    """Resize and crop as timm's evaluation transform does.
+    """Resize and crop as timm's evaluation transform does, the width first whatever the version of Pillow.
 
     Args:
         picture: RGB, any size.
@@ -86,8 +86,20 @@ def to_model_size(picture: Picture, rule: Preprocessing) -> Pixels:
     }
     width, height = _resized(picture.size, rule)
     if picture.size != (width, height):
-        picture = picture.resize((width, height), filters[rule.interpolation])
+        picture = resize_width_first(picture, (width, height), filters[rule.interpolation])
     return _centre(np.asarray(picture, dtype=np.uint8), rule)
+
+
+def resize_width_first(picture: Picture, size: tuple[int, int], resample: int) -> Picture:
+    """Pillow's resize in the order that it had before version 13, which begins with the height of some pictures.
+
+    The bytes differ between the two orders; the input contract names this one.
+    """
+    from PIL import Image
+
+    if resample != Image.Resampling.NEAREST:
+        picture = picture.resize((size[0], picture.height), resample)
+    return picture.resize(size, resample)
 
 
 def _resized(size: tuple[int, int], rule: Preprocessing) -> tuple[int, int]:

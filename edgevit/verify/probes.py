@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgevit.core.manifest import InputInfo
 from edgevit.core.spec import Preprocessing
-from edgevit.data.images import as_input, to_model_size
+from edgevit.data.images import as_input, resize_width_first, to_model_size
 from edgevit.testing import structured_images
 
 if TYPE_CHECKING:
@@ -60,13 +60,22 @@ def make_inputs(pictures: list[Picture], rule: Preprocessing, source: InputInfo)
 
 
 def timm_transform(rule: Preprocessing) -> Callable[[Picture], torch.Tensor]:
-    """timm's own evaluation transform: a picture to the normalised float32 [3, H, W]."""
+    """timm's own evaluation transform: a picture to the normalised float32 [3, H, W].
+
+    Sizes, crop and normalisation are timm's; the order of Pillow's two passes is the input contract's.
+    """
+    from PIL import Image
+
     from edgevit.models.mend import mend_torchvision
+
+    class WidthFirst(Image.Image):
+        def resize(self, size: Any, resample: Any = None, *_: Any) -> Image.Image:
+            return resize_width_first(self.crop(), size, resample)
 
     mend_torchvision()
     from timm.data import create_transform
 
-    return create_transform(
+    transform = create_transform(
         (3, *rule.size),
         is_training=False,
         interpolation=rule.interpolation,
@@ -75,6 +84,13 @@ def timm_transform(rule: Preprocessing) -> Callable[[Picture], torch.Tensor]:
         crop_pct=rule.crop_pct,
         crop_mode=rule.crop_mode,
     )
+
+    def apply(picture: Picture) -> torch.Tensor:
+        ordered = picture.copy()
+        ordered.__class__ = WidthFirst
+        return transform(ordered)
+
+    return apply
 
 
 def reference_outputs(

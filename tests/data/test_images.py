@@ -37,6 +37,17 @@ def test_the_same_pixels_as_timm(width: int, height: int, side: int, crop: float
     np.testing.assert_allclose(found, timm_input(picture, rule), atol=2e-6)
 
 
+@pytest.mark.parametrize("filter_", ["bicubic", "bilinear", "lanczos"])
+def test_the_width_is_resized_first_by_every_version_of_pillow(filter_: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 2, (96, 64, 3), np.uint8) * 255
+    picture, kind = Image.fromarray(noise), getattr(Image.Resampling, filter_.upper())
+    one_by_one = picture.resize((67, 96), kind).resize((67, 67), kind)
+    other_order = picture.resize((64, 67), kind).resize((67, 67), kind)
+    found = to_model_size(picture, Preprocessing((67, 67), 1.0, "squash", filter_))
+    assert np.array_equal(found, np.asarray(one_by_one))
+    assert filter_ == "bilinear" or not np.array_equal(found, np.asarray(other_order))
+
+
 @pytest.mark.parametrize("size", [(40, 80), (80, 40), (50, 50)])
 def test_border_mode_as_timm(size: tuple[int, int]) -> None:
     rule = Preprocessing((32, 32), 1.0, "border", "bicubic")
