@@ -167,5 +167,5 @@ def test_the_gradle_project_holds_together() -> None:
     name = "{http://schemas.android.com/apk/res/android}name"
     activity = manifest.find("application/activity")
     assert activity is not None
-    assert (home / f"app/src/main/java/dev/edgevit/app{activity.get(name, "").replace(".", "/")}.kt").is_file()
+    assert (home / f"app/src/main/java/dev/edgevit/app{activity.get(name, '').replace('.', '/')}.kt").is_file()
     assert 'namespace = "dev.edgevit.app"' in scripts
