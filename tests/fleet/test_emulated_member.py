@@ -29,14 +29,12 @@ NEEDS = (
     "safetensors",
     "platformdirs",
     "psutil",
-    "onnxruntime",
-    "eclipse-zenoh==1.10.*",
 )
 PYTHON = "3.13"
 
 
-def install_for_pi(folder: Path) -> None:
-    """edgevit and what a member needs, from aarch64 wheels: no torch."""
+def install_for_pi(folder: Path, *further: str) -> None:
+    """edgevit and what it needs beside, from aarch64 wheels: no torch."""
     platforms = [part for name in ("2_28", "2_27", "2_17") for part in ("--platform", f"manylinux_{name}_aarch64")]
     command = [
         sys.executable,
@@ -49,7 +47,7 @@ def install_for_pi(folder: Path) -> None:
         str(folder),
     ]
     command += [*platforms, "--platform", "manylinux2014_aarch64", "--python-version", PYTHON, "--only-binary=:all:"]
-    subprocess.run([*command, *NEEDS], check=True, capture_output=True)
+    subprocess.run([*command, *NEEDS, *further], check=True, capture_output=True)
     for part in ("edgevit", "targets"):
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     # installed, it would have these beside it
@@ -78,7 +76,7 @@ def test_a_member_on_an_emulated_raspberry_pi(small_plan: Path, pictures: Path, 
         home = pi.root / "home/pi" / f"fleet-{os.getpid()}"
         try:
             home.mkdir()
-            install_for_pi(home / "site")
+            install_for_pi(home / "site", "onnxruntime", "eclipse-zenoh==1.10.*")
             shutil.copytree(small_plan, home / "plan")
             (home / "certs").mkdir()
             for leaf in ("ca.pem", "member-1.pem", "member-1.key"):
