@@ -44,6 +44,8 @@ LEAN_COMMANDS = (
     ["split", "--help"],
     ["fleet", "--help"],
     ["fleet", "serve", "--help"],
+    ["app", "--help"],
+    ["app", "list"],
 )
 
 
