@@ -32,6 +32,7 @@ __all__ = [
     "find_hazards",
     "list_models",
     "load",
+    "new_app",
     "open_fleet",
     "profile",
     "quantize",
@@ -247,3 +248,20 @@ def open_fleet(plan: Path | str, options: FleetOptions | None = None, wait: floa
     from edgevit.fleet.running import open_fleet as run_fleet
 
     return run_fleet(plan, options, wait)
+
+
+def new_app(template: str, bundle: Path | str, out: Path | str) -> None:
+    """Start an app around a bundle, as `edgevit app new` does; `edgevit app list` names the templates.
+
+    Args:
+        template: ``web``, ``raspberry-pi``, ``android``, ``ios`` or ``fleet``.
+        bundle: its folder; for ``fleet`` a plan's.
+        out: the app's folder, which must not be there yet or be empty.
+
+    Raises:
+        UsageError: no such template, ``out`` is in use, or the app cannot run this bundle.
+        CheckFailed: the bundle was changed after it was written.
+    """
+    from edgevit.apps.create import new_app as make
+
+    make(template, Path(bundle), Path(out))

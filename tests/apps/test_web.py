@@ -73,9 +73,9 @@ def test_golden_vectors_and_predict_agree_with_the_page(
     app = built(backend)
     bundle = app / "model"
     outputs = read_tensor(bundle / FOLDER / "outputs.safetensors", "outputs")
-    digits = [tmp_path / f"{i}.png" for i in range(3)]
+    digits = [tmp_path / name for name in ("0.png", "1.png", "2.jpg", "3.webp")]
     for path, pixels in zip(digits, digits_arrays("test")[0], strict=False):
-        Image.fromarray(pixels).save(path)
+        Image.fromarray(pixels).resize((200, 150)).save(path, quality=95)
     with served(app / "dist", isolated=isolated) as url, page(chrome, url) as found:
         ready(found)
         assert found.evaluate("crossOriginIsolated") == isolated
@@ -92,10 +92,21 @@ def test_golden_vectors_and_predict_agree_with_the_page(
             assert found.inner_text("#spoken").startswith(f"{label}, ")
 
 
-def test_the_camera_is_classified_live(built: Any, chrome: Browser) -> None:
+def test_the_camera_is_classified_live(built: Any, tmp_path: Path) -> None:
+    """A film of one digit in place of Chromium's test pattern: the label is `edgevit predict`'s."""
     from playwright.sync_api import expect
 
-    with served(built("litert") / "dist") as url, page(chrome, url, permissions=["camera"]) as found:
+    still, film = tmp_path / "still.jpg", tmp_path / "film.mjpeg"
+    Image.fromarray(digits_arrays("test")[0][0]).resize((640, 480)).save(still, quality=95)
+    film.write_bytes(still.read_bytes() * 30)
+    told: Any = cli_json("predict", built("litert") / "model", still)
+    label = told["predictions"][0]["classes"][0]["label"]
+    shown = f"--use-file-for-fake-video-capture={film}"
+    with (
+        browser(ALLOWED, shown) as chrome,
+        served(built("litert") / "dist") as url,
+        page(chrome, url, permissions=["camera"]) as found,
+    ):
         ready(found)
         found.keyboard.press("Tab")
         found.keyboard.press("Tab")
@@ -103,6 +114,7 @@ def test_the_camera_is_classified_live(built: Any, chrome: Browser) -> None:
         found.keyboard.press("Enter")
         expect(found.locator("#results li")).to_have_count(5, timeout=20_000)
         expect(found.locator("#rate")).not_to_have_text("–", timeout=20_000)
+        expect(found.locator("#results li").first).to_contain_text(label, timeout=20_000)
         assert float(found.inner_text("#rate")) > 0
         assert found.get_attribute("#camera", "aria-pressed") == "true"
         found.click("#camera")
