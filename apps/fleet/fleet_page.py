@@ -24,7 +24,6 @@ from members import LocalMembers
 from server import Broadcast, serve
 
 from edgevit.data.capture import captured_pictures, is_live
-from edgevit.data.images import SUFFIXES
 from edgevit.errors import EdgevitError, UsageError
 from edgevit.fleet.config import Security
 from edgevit.fleet.gateway import answer_document, member_states
@@ -43,7 +42,7 @@ def pictures_of(given: argparse.Namespace, running: RunningFleet) -> Iterator[Fr
         found = sorted((given.plan / running.plan.sub_models[0].bundle / "golden").glob("probe_*.png"))
         once = [picture for path in found for picture in captured_pictures(str(path))]
         rounds: Any = itertools.repeat(once)
-    elif is_live(source) or Path(source).suffix.lower() not in (*SUFFIXES, ""):
+    elif is_live(source) or source == "-":
         rounds = iter([captured_pictures(source)])
     else:
         rounds = (captured_pictures(source) for _ in itertools.count())
@@ -106,7 +105,10 @@ class Show:
 
     def ask(self, frames: Iterator[Frame], every: float) -> None:
         """One picture each so many seconds, until the end; members that come late are used when they are there."""
-        self.running.wait_for(len(self.running.health), FIRST_WAIT_S)
+        ends = time.monotonic() + FIRST_WAIT_S
+        while not self.ended.is_set() and time.monotonic() < ends:
+            if self.running.wait_for(len(self.running.health), STATE_EVERY_S):
+                break
         for frame in frames:
             start = time.monotonic()
             answer = self.running.ask(frame).result()
@@ -150,12 +152,13 @@ async def main(given: argparse.Namespace) -> None:
                 f"the page cannot be served on port {given.port}: {error.strerror}", cure="--port 8081"
             ) from error
         threading.Thread(target=show.watch, daemon=True).start()
-        asking = threading.Thread(target=show.ask, args=(pictures_of(given, running), 1 / given.rate), daemon=True)
-        asking.start()
+        frames = pictures_of(given, running)
+        asking = asyncio.get_running_loop().run_in_executor(None, show.ask, frames, 1 / given.rate)
+        asking.add_done_callback(lambda _: stop.set())
         print(f"http://{given.bind}:{given.port}/", flush=True)
         await stop.wait()
         show.ended.set()
-        await asyncio.get_running_loop().run_in_executor(None, asking.join, 5)
+        await asking
 
 
 def parse() -> argparse.Namespace:

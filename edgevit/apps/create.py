@@ -12,7 +12,7 @@ from edgevit.bundle.card import contract_lines
 from edgevit.bundle.read import Bundle, read_bundle
 from edgevit.bundle.write import explained_disk_errors, publish, staging
 from edgevit.core.manifest import Strict
-from edgevit.core.plan import read_plan
+from edgevit.core.plan import FLEET, FUSION, PLAN, read_fleet, read_plan
 from edgevit.errors import BadFile, CheckFailed, UsageError
 
 RECORD = "edgevit-app.json"
@@ -49,7 +49,7 @@ def new_app(template: str, source: Path, out: Path) -> Template:
     with staging(out) as scratch:
         app = scratch / "app"
         shutil.copytree(found.folder, app, ignore=_NOT_COPIED)
-        shutil.copytree(source, app / found.info.place)
+        _copy(found, source, app / found.info.place)
         _fill(app, found, out.resolve().name, bundle)
         record = Record(template=template, edgevit=metadata.version("edgevit"))
         (app / RECORD).write_text(json.dumps(record.model_dump(), indent=1) + "\n", encoding="utf-8")
@@ -81,7 +81,7 @@ def update_app(app: Path, source: Path) -> Template:
         _check_own(template, place)
     with staging(place) as scratch, explained_disk_errors(place):
         copy = scratch / "new"
-        shutil.copytree(source, copy)
+        _copy(template, source, copy)
         publish(copy, place)
     return template
 
@@ -100,6 +100,7 @@ def _checked(template: Template, source: Path) -> Bundle | None:
     """Read what an app is to be built around and refuse what it could not run."""
     if template.info.takes == "plan":
         plan = read_plan(source)
+        read_fleet(source / FLEET)
         for one in plan.sub_models:
             read_bundle(source / one.bundle)
         return None
@@ -116,6 +117,18 @@ def _checked(template: Template, source: Path) -> Bundle | None:
         cure = "edgevit app new fleet PLAN DIR is for a plan; or export without --output features"
         raise UsageError("the bundle gives features, not classes", where=str(source), cure=cure)
     return bundle
+
+
+def _copy(template: Template, source: Path, place: Path) -> None:
+    """A bundle as it was checked; of a plan, the files that belong to it and nothing else."""
+    if template.info.takes == "bundle":
+        shutil.copytree(source, place)
+        return
+    place.mkdir(parents=True)
+    for name in (PLAN, FLEET, FUSION):
+        shutil.copyfile(source / name, place / name)
+    for one in read_plan(source).sub_models:
+        shutil.copytree(source / one.bundle, place / one.bundle)
 
 
 def _check_own(template: Template, place: Path) -> None:

@@ -272,11 +272,11 @@ def test_the_log_is_rotated(app: Path, digits: Path) -> None:
 
 
 @contextmanager
-def broker(folder: Path) -> Iterator[int]:
+def broker(folder: Path, port: int) -> Iterator[int]:
     """A real mosquitto that asks for a password."""
     debian("mosquitto")
     folder.mkdir()
-    port, home = free_port(), folder / "passwords"
+    home = folder / "passwords"
     subprocess.run(["mosquitto_passwd", "-b", "-c", str(home), "pi", "secret"], check=True)
     (folder / "mosquitto.conf").write_text(f"listener {port} 127.0.0.1\npassword_file {home}\nuser root\n")
     process = subprocess.Popen(
@@ -325,7 +325,7 @@ class Listener:
 def test_a_real_broker_hears_what_is_seen(app: Path, digits: Path, tmp_path: Path) -> None:
     (app / "password").write_text("secret\n")
     topic = "home/door"
-    with broker(tmp_path / "broker") as broker_port:
+    with broker(tmp_path / "broker", free_port()) as broker_port:
         listener = Listener(broker_port)
         mqtt = {
             "host": "127.0.0.1", "port": broker_port, "topic": topic, "username": "pi", "password_file": "password",
@@ -358,15 +358,31 @@ def test_a_real_broker_hears_what_is_seen(app: Path, digits: Path, tmp_path: Pat
 
 
 def test_a_broker_that_comes_later_is_found(app: Path, digits: Path, tmp_path: Path) -> None:
-    port = configure(
-        app,
-        mqtt={"host": "127.0.0.1", "port": free_port()},
-        input={"source": str(digits / "0.png"), "most_per_second": 20.0},
-    )
+    (app / "password").write_text("secret")
+    later = free_port()
+    mqtt = {"host": "127.0.0.1", "port": later, "username": "pi", "password_file": "password"}
+    port = configure(app, mqtt=mqtt, input={"source": str(digits / "0.png"), "most_per_second": 20.0})
     with running(app) as process:
         until(port, lambda one: one["pictures"] > 10)
+        with broker(tmp_path / "broker", later):
+            listener = Listener(later)
+            listener.wait_for("edgevit/classifier/availability", lambda text: text == "online")
+            listener.client.disconnect()
+            listener.client.loop_stop()
+            said = stop(process)
+    assert "the broker at 127.0.0.1 does not answer" in said and "connected to the broker" in said
+    assert "Traceback" not in said
+
+
+def test_a_folder_without_a_good_picture_is_tried_again_and_not_in_a_hurry(app: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad/notes.jpg").write_text("this is no picture")
+    port = configure(app, input={"source": str(tmp_path / "bad")})
+    with running(app) as process:
+        until(port, lambda one: "no picture can be read" in one["trouble"])
+        time.sleep(3)
         said = stop(process)
-    assert "the broker at 127.0.0.1 does not answer" in said and "Traceback" not in said
+    assert 2 <= said.count("no picture can be read") <= 4
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1100, "light")])

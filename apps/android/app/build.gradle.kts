@@ -25,7 +25,7 @@ android {
     }
 
     buildFeatures { compose = true }
-    sourceSets["main"].kotlin.directories.add("src/$backend/java")
+    sourceSets["main"].kotlin.srcDir("src/$backend/java")
     // A model that is stored as it is can be mapped into memory.
     androidResources { noCompress += listOf("tflite", "pte") }
     testOptions { unitTests.isReturnDefaultValues = true }

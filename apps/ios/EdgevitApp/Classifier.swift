@@ -1,6 +1,7 @@
 import CoreGraphics
 import CoreML
 import CoreVideo
+import Foundation
 import Vision
 
 /// One of the most likely classes.

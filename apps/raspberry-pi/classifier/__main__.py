@@ -77,7 +77,7 @@ async def serve(config: Config) -> None:
             if publisher:
                 publisher.publish()
                 publisher.close()
-            log.info("stopped after %s pictures", state.document()["pictures"])
+            log.info("stopped after %s pictures", state.pictures)
 
 
 def main() -> int:

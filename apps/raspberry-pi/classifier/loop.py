@@ -55,18 +55,25 @@ class Loop:
         """
         wait = _AGAIN_S[0]
         while not self.stop.is_set():
+            before, trouble = self.state.pictures, ""
             try:
                 for picture in self._paced():
                     self._classify(picture)
-                    wait = _AGAIN_S[0]
-                if is_live(self.source.source) and not self.stop.is_set():
-                    raise DeviceUnreachable("the camera gives no more pictures")
-                if not self.source.repeat:
-                    return
             except DeviceUnreachable as error:
-                self._complain(f"{error.message}; trying again in {wait:.0f} s")
-                self._rest(wait)
-                wait = min(2 * wait, _AGAIN_S[1])
+                trouble = error.message
+            seen = self.state.pictures > before
+            if is_live(self.source.source):
+                trouble = trouble or "the camera gives no more pictures"
+            elif not self.source.repeat:
+                return
+            elif not seen:
+                trouble = "no picture can be read"
+            if self.stop.is_set() or not trouble:
+                continue
+            wait = _AGAIN_S[0] if seen else wait
+            self._complain(f"{trouble}; trying again in {wait:.0f} s")
+            self._rest(wait)
+            wait = min(2 * wait, _AGAIN_S[1])
 
     def _complain(self, text: str) -> None:
         log.warning("%s", text)

@@ -55,6 +55,12 @@ class State:
             self._trouble = text
 
     @property
+    def pictures(self) -> int:
+        """How many were classified."""
+        with self._lock:
+            return self._pictures
+
+    @property
     def picture(self) -> bytes:
         """The last one, a JPEG."""
         with self._lock:
