@@ -122,7 +122,7 @@ def test_the_camera_is_classified_live(built: Any, tmp_path: Path) -> None:
         assert found.is_hidden("#video")
 
 
-def test_it_opens_without_a_network(built: Any, chrome: Browser, tmp_path: Path) -> None:
+def test_it_can_be_installed_and_opens_without_a_network(built: Any, chrome: Browser, tmp_path: Path) -> None:
     site = tmp_path / "site"
     shutil.copytree(built("litert") / "dist", site)
     picture = golden_pictures(built("litert") / "model")[0]
@@ -133,6 +133,10 @@ def test_it_opens_without_a_network(built: Any, chrome: Browser, tmp_path: Path)
         ready(first)
         first.evaluate("navigator.serviceWorker.ready.then(() => undefined)")
         before = answer(first, picture)
+        devtools = context.new_cdp_session(first)
+        assert devtools.send("Page.getAppManifest")["errors"] == []
+        found = {one["errorId"] for one in devtools.send("Page.getInstallabilityErrors")["installabilityErrors"]}
+        assert found <= {"in-incognito"}, "a test's profile is one; nothing else keeps it from being installed"
         listed = first.evaluate(
             "caches.keys().then(async (names) => (await (await caches.open(names[0])).keys()).map((one) => one.url))"
         )
