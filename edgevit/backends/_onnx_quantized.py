@@ -113,6 +113,19 @@ def _unsigned_activations(graph: _Graph) -> None:
             value.type.tensor_type.elem_type = TensorProto.UINT8
 
 
+def _own_zero_points(graph: _Graph) -> None:
+    """A zero point of its own for each weight.
+
+    ONNX Runtime 1.31 cannot make weights unsigned that share one (`session.x64quantprecision`, see the loader).
+    """
+    for node in graph.graph.node:
+        weight = graph.value(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        if weight is not None and weight.dtype == np.int8:
+            zero = graph.value(node.input[2])
+            assert zero is not None
+            node.input[2] = graph.add(node.output[0] + "_zero_point", zero)
+
+
 def _dynamic_products(graph: _Graph) -> None:
     """Gemm on integer weights as ONNX Runtime's integer product of an input that is quantized as it comes."""
     from onnx import TensorProto, helper
@@ -190,5 +203,6 @@ def legalise(model: Any, recipe: Recipe) -> Any:
     else:
         _integer_biases(graph)
         _unsigned_activations(graph)
+        _own_zero_points(graph)
     graph.drop_unread()
     return model

@@ -253,18 +253,33 @@ class ONNXRuntime:
 
     def __init__(self, job, profile_to=None):
         module = imported(self.package, "ONNX Runtime")
-        options = module.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = job["threads"]
-        if profile_to:
-            options.enable_profiling = True
-            options.profile_file_prefix = profile_to
         try:
-            self.session = module.InferenceSession(job["model"], options, providers=["CPUExecutionProvider"])
+            self.session = self._session(module, job, profile_to)
         except Exception as error:
             raise Refused("load", f"ONNX Runtime cannot load the model: {error}") from None
         self.name = self.session.get_inputs()[0].name
         self.feeds, self.answers = {}, None
+
+    @staticmethod
+    def _session(module, job, profile_to):
+        def options(exact):
+            found = module.SessionOptions()
+            found.log_severity_level = 4 if exact else 3
+            found.intra_op_num_threads = job["threads"]
+            if profile_to:
+                found.enable_profiling = True
+                found.profile_file_prefix = profile_to
+            if exact:
+                found.add_session_config_entry("session.x64quantprecision", "1")
+            return found
+
+        # On x86 without VNNI, products of bytes overflow unless weights are made unsigned, which fails where weights
+        # share a zero point; on other processors the option does nothing.
+        providers = ["CPUExecutionProvider"]
+        try:
+            return module.InferenceSession(job["model"], options(True), providers=providers)
+        except Exception:
+            return module.InferenceSession(job["model"], options(False), providers=providers)
 
     def feed(self, array):
         self.feeds = {self.name: array}
