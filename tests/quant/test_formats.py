@@ -139,6 +139,7 @@ def test_every_layer_is_within_a_step_by_itself(exported: Exported, model: str, 
     def session(file: onnx.ModelProto, *, integers: bool) -> onnxruntime.InferenceSession:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        options.add_session_config_entry("session.x64quantprecision", "1")  # as edgevit's own, see its loader
         if not integers:
             options.graph_optimization_level = levels.ORT_DISABLE_ALL
             options.add_session_config_entry("session.disable_quant_qdq", "1")
