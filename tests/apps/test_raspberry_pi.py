@@ -121,12 +121,14 @@ def stop(process: subprocess.Popen[str]) -> str:
     return said
 
 
-def test_the_app_s_own_golden_test_passes(app: Path) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_the_app_s_own_golden_test_passes(app: Path, exported: Exported, precision: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"],
         cwd=app, capture_output=True, text=True, check=False,
+        env={**os.environ, "EDGEVIT_BUNDLE": str(exported("tinyvit_digits", "litert", precision))},
     )  # fmt: skip
-    assert "6 passed" in done.stdout, done.stdout
+    assert "7 passed" in done.stdout, done.stdout
 
 
 def test_a_video_is_classified_and_served(app: Path, video: Path, digits: Path) -> None:
@@ -428,6 +430,6 @@ def test_on_an_emulated_raspberry_pi(app: Path, digits: Path, tmp_path: Path, ab
             served = subprocess.run([*ssh, f"{here} classifier"], capture_output=True, text=True, check=False)
         finally:
             shutil.rmtree(home, ignore_errors=True)
-    assert "6 passed" in tested.stdout, tested.stdout + tested.stderr
+    assert "7 passed" in tested.stdout, tested.stdout + tested.stderr
     assert served.returncode == 0, served.stderr
     assert "seen: 7" in served.stderr and "stopped after 5 pictures" in served.stderr
