@@ -94,9 +94,7 @@ class Show:
                 {
                     "name": one.member,
                     "state": one.state,
-                    "latency_ms": one.latency_ms,
                     "rejoined": one.rejoined,
-                    "answered": one.said.get("answered"),
                     "here": self.members.here(one.member) if self.members else None,
                 }
                 for one in member_states(self.running)

@@ -10,7 +10,7 @@ from pathlib import Path
 from edgevit.apps.template import FILE, Template, find_template
 from edgevit.bundle.card import contract_lines
 from edgevit.bundle.read import Bundle, read_bundle
-from edgevit.bundle.write import explained_disk_errors, publish, staging
+from edgevit.bundle.write import publish, staging
 from edgevit.core.manifest import Strict
 from edgevit.core.plan import FLEET, FUSION, PLAN, read_fleet, read_plan
 from edgevit.errors import BadFile, CheckFailed, UsageError
@@ -79,7 +79,7 @@ def update_app(app: Path, source: Path) -> Template:
     place = app / template.info.place
     if place.exists():
         _check_own(template, place)
-    with staging(place) as scratch, explained_disk_errors(place):
+    with staging(place) as scratch:
         copy = scratch / "new"
         _copy(template, source, copy)
         publish(copy, place)
