@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint sweep clean
+.PHONY: demo test matrix lint sweep clean
 
 demo: $(READY)
 	$(BIN)/python tools/demo.py
 
 test: $(READY)
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+# Every combination that `make test` leaves out.
+matrix: $(READY)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m matrix
 
 lint: $(READY)
 	$(BIN)/ruff check .

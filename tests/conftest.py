@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 # Several test processes share the cores: OpenMP threads that wait for each other would spin.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when the hub's library is imported
 
 import pytest
 from filelock import FileLock
@@ -36,11 +38,17 @@ def isolated(shared_folder: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EDGEVIT_CACHE", str(shared_folder / "cache"))
         patch.setenv("XDG_CONFIG_HOME", str(shared_folder / "config"))
-        patch.setenv("HF_HUB_OFFLINE", "1")
         yield
 
 
 Exported = Callable[..., Path]
+
+
+def crossed(rows: Sequence[str], columns: Sequence[str], first: Collection[tuple[str, str]]) -> list[Any]:
+    """Every pair as parameters of a test; those that are not in ``first`` wait for `make matrix`."""
+    pairs = [(row, column) for row in rows for column in columns]
+    assert set(first) <= set(pairs)
+    return [pytest.param(*one, marks=() if one in first else pytest.mark.matrix) for one in pairs]
 
 
 @pytest.fixture(scope="session")

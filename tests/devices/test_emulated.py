@@ -27,7 +27,6 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 from emulated import emulated_adbd, emulated_pi, install, register_binfmt  # the tools are no package
 
-FORMATS = ("litert", "onnx", "executorch")
 SHORT = Settings(
     threads=1, runs=10, seconds=1, least_seconds=0.2, warmup_limit_s=3, warmup_window_s=0.2, energy_s=1, per_op=True,
     operator_runs=2,
@@ -61,10 +60,14 @@ def check_emulated(found: Profile, tmp_path: Path) -> None:
     assert not (tmp_path / "results.jsonl").exists()
 
 
-def test_three_bundles_on_an_emulated_raspberry_pi(exported: Exported, tmp_path: Path) -> None:
+# The two others run over adb below; all of them on more systems: tools/emulated_matrix.py.
+@pytest.mark.parametrize(
+    "targets", [("onnx",), pytest.param(("litert", "executorch"), marks=pytest.mark.matrix)], ids=" and ".join
+)
+def test_bundles_on_an_emulated_raspberry_pi(exported: Exported, tmp_path: Path, targets: tuple[str, ...]) -> None:
     with emulated_pi(13, "cortex-a76", tmp_path / "pi") as pi:
         device = open_device(pi.uri, Reach(ssh_config=pi.ssh_config, install_runtime=True))
-        for target in FORMATS:
+        for target in targets:
             found = profile(read_bundle(exported(target=target)), device, SHORT)
             check_emulated(found, tmp_path)
             assert found.device.model == "Raspberry Pi 5 Model B Rev 1.0"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import pty
@@ -20,7 +21,7 @@ from edgevit.data.digits import digits_arrays
 from edgevit.models.bundled import BUILDERS
 from edgevit.models.load import load_model
 from edgevit.verify.evaluate import Evaluation, evaluate_bundle, evaluate_model
-from tests.conftest import FORMATS, cli, cli_json
+from tests.conftest import FORMATS, cli, cli_json, crossed
 
 Exported = Callable[..., Path]
 
@@ -30,8 +31,17 @@ def pytorch_answers(model: str) -> Evaluation:
     return evaluate_model(load_model(model), "digits:test")
 
 
-@pytest.mark.parametrize("target", FORMATS)
-@pytest.mark.parametrize("model", list(BUILDERS))
+# Two models in every format, and each of the others in ONNX and one more.
+COVERED = [
+    *itertools.product(("tinyvit_digits", "deit_digits"), FORMATS),
+    *itertools.product(BUILDERS, ["onnx"]),
+    ("shvit_digits", "executorch"),
+    ("mobilevitv2_digits", "litert"),
+    ("efficientformerv2_digits", "coreml"),
+]
+
+
+@pytest.mark.parametrize(("model", "target"), crossed(list(BUILDERS), FORMATS, COVERED))
 def test_every_bundle_predicts_what_pytorch_predicts(exported: Exported, model: str, target: str) -> None:
     """All 450 held-out digits, picture by picture."""
     from edgevit.bundle.deployed import load

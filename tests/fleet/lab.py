@@ -63,8 +63,14 @@ class Lab:
             time.sleep(0.05)
         assert self.running.health[member].state == "absent"
 
-    def drive(self, count: int, every: float = 0.02) -> list[Answer]:
-        """Ask so many images at a steady rate; returns their answers, each of them checked."""
+    def drive(self, count: int, every: float = 0.02, *, punctual: bool = True) -> list[Answer]:
+        """Ask so many images at a steady rate; returns their answers, each of them checked.
+
+        Args:
+            count: of images.
+            every: seconds between two of them; 0 asks for more than a small machine can take.
+            punctual: whether each must have come by its deadline, which needs a core that is not starved.
+        """
         first = len(self.asked)
         for number in range(first, first + count):
             self.asked.append((number, self.running.ask(Frame("", fleetlab.picture(number), "raw"))))
@@ -73,7 +79,8 @@ class Lab:
         for (number, _), answer in zip(self.asked[first:], answers, strict=True):
             if answer.shares is not None:
                 assert int(answer.shares.argmax()) == number % fleetlab.CLASSES, "an answer to another image"
-            assert answer.latency <= DEADLINE + SLACK, "answered after its deadline"
+            if punctual:
+                assert answer.latency <= DEADLINE + SLACK, "answered after its deadline"
         return answers
 
     def back(self, member: str, within: float) -> float:

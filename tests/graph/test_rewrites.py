@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +22,7 @@ from edgevit.models.bundled import BUILDERS
 from edgevit.models.load import load_model
 from edgevit.models.registry import list_models
 from edgevit.testing import wake
+from tests.conftest import FORMATS, crossed
 
 BY_NAME = {rewrite.name: rewrite for rewrite in rewrites()}
 
@@ -722,22 +724,25 @@ def interface(size: tuple[int, int], **change: object) -> Interface:
     return Interface(**values)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("backend", ["onnx", "executorch", "litert", "coreml"])
-@pytest.mark.parametrize(
-    "name",
-    [
-        *BUILDERS,
-        "mobilevit_xxs",
-        "levit_128s",
-        "repvit_m0_9",
-        "fastvit_t8",
-        "crossvit_tiny_240",
-        "efficientvit_m0",
-        "swin_tiny_patch4_window7_224",
-        "pvt_v2_b0",
-        "pit_ti_224",
-    ],
+LARGE = (
+    "mobilevit_xxs",
+    "levit_128s",
+    "repvit_m0_9",
+    "fastvit_t8",
+    "crossvit_tiny_240",
+    "efficientvit_m0",
+    "swin_tiny_patch4_window7_224",
+    "pvt_v2_b0",
+    "pit_ti_224",
 )
+# The small models for every backend, the others for two of the four each.
+COVERED = [
+    *itertools.product(BUILDERS, FORMATS),
+    *((name, FORMATS[(index + more) % 4]) for index, name in enumerate(LARGE) for more in (0, 2)),
+]
+
+
+@pytest.mark.parametrize(("name", "backend"), crossed([*BUILDERS, *LARGE], FORMATS, COVERED))
 def test_a_prepared_model_computes_what_the_model_does(name: str, backend: str) -> None:
     loaded = load_model(name, weights="random")
     size = loaded.preprocessing.size

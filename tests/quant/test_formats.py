@@ -19,11 +19,12 @@ from edgevit.graph.quantized.layers import plan
 from edgevit.models.load import load_model
 from edgevit.quant.simulate import simulated
 from edgevit.verify.probes import make_inputs, reference_outputs
-from tests.conftest import FORMATS, Exported
+from tests.conftest import FORMATS, Exported, crossed
 from tests.quant.readback import READERS
 
 PICTURES = 60
 MODELS = ("tinyvit_digits", "shvit_digits")
+COVERED = [*((MODELS[0], target) for target in FORMATS), (MODELS[1], "onnx")]
 
 
 def opened(exported: Exported, model: str, target: str) -> tuple[Bundle, Recipe]:
@@ -31,8 +32,7 @@ def opened(exported: Exported, model: str, target: str) -> tuple[Bundle, Recipe]
     return bundle, read_recipe(bundle.path / RECIPE)
 
 
-@pytest.mark.parametrize("target", FORMATS)
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(("model", "target"), crossed(MODELS, FORMATS, COVERED))
 def test_every_scale_is_in_the_file(exported: Exported, model: str, target: str) -> None:
     """Tensor by tensor: every code of the recipe, and no code that is not the recipe's."""
     bundle, recipe = opened(exported, model, target)
@@ -68,8 +68,7 @@ def logit_step(model: str, recipe: Recipe) -> float:
     return code.scale
 
 
-@pytest.mark.parametrize("target", FORMATS)
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(("model", "target"), crossed(MODELS, FORMATS, COVERED))
 def test_files_agree_with_the_quantized_model(exported: Exported, model: str, target: str) -> None:
     """In steps of the logits' code.
 
@@ -99,8 +98,9 @@ def centred(probabilities: np.ndarray) -> np.ndarray:
     return logs - np.median(logs, axis=1, keepdims=True)
 
 
-@pytest.mark.parametrize("target", ["onnx", "litert", "executorch"])
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    ("model", "target"), crossed(MODELS, FORMATS[:3], [one for one in COVERED if one[1] != "coreml"])
+)
 def test_layers_run_on_integer_kernels(exported: Exported, model: str, target: str) -> None:
     bundle, _ = opened(exported, model, target)
     placement = find_backend(target).placement(bundle.entry)
@@ -175,13 +175,13 @@ def test_every_layer_is_within_a_step_by_itself(exported: Exported, model: str, 
     ("precision", "target"),
     [
         ("int8-dynamic", "onnx"),
-        ("int8-dynamic", "litert"),
+        pytest.param("int8-dynamic", "litert", marks=pytest.mark.matrix),
         ("int8-dynamic", "executorch"),
-        ("w8", "onnx"),
+        pytest.param("w8", "onnx", marks=pytest.mark.matrix),
         ("w8", "litert"),
-        ("w8", "coreml"),
+        pytest.param("w8", "coreml", marks=pytest.mark.matrix),
         ("w4", "onnx"),
-        ("w4", "litert"),
+        pytest.param("w4", "litert", marks=pytest.mark.matrix),
         ("w4", "coreml-ios18"),
     ],
 )

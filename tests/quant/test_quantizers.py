@@ -27,7 +27,7 @@ LOADED = load_model(MODEL)
 RULE = LOADED.preprocessing
 PROGRAM = capture(LOADED.module, RULE.size)
 SOURCE = source_of_program(PROGRAM, MODEL, RULE.size, 10)
-CHOSEN = read_pictures("digits:train", RULE, wanted=16)
+CHOSEN = read_pictures("digits:train", RULE, wanted=8)
 INPUTS = [torch.from_numpy(normalise(one[None], RULE)) for one in digits_arrays("test")[0][:100]]
 EXACT = answers(SOURCE.make(), INPUTS)
 

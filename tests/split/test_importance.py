@@ -46,7 +46,8 @@ def test_kl_is_what_leaving_a_neuron_out_does(deit: LoadedModel) -> None:
 
 @pytest.mark.parametrize("name", ["blocks.0.mlp", "residual", "blocks.1.attn.head0.v", "blocks.1.attn.head0.qk"])
 def test_fisher_ranks_as_kl_does(name: str, deit: LoadedModel) -> None:
-    group, some = structure_of(deit.module).groups[name], images(deit, 128)
+    group = structure_of(deit.module).groups[name]
+    some = images(deit, 48 if group.size > 200 else 128)  # leaving out costs a run a unit
     exact = importance(deit.module, [group], some, "kl")[name]
     cheap = importance(deit.module, [group], some, "fisher")[name]
     order = [np.argsort(np.argsort(values.numpy())) for values in (exact, cheap)]

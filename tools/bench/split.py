@@ -82,11 +82,11 @@ def run(case: Case, shapes: Path) -> dict[str, Any]:
     """Split, measure, tell."""
     given = options(case, shapes)
     with tempfile.TemporaryDirectory() as name:
-        folder, told = Path(name) / "plan", [""]
+        folder, told = Path(name) / "plan", set[str]()
 
         def tell(what: str, done: int, total: int) -> None:  # noqa: ARG001
-            if what != told[0]:
-                told[0] = what
+            if what not in told:
+                told.add(what)
                 print(f"  {what}", flush=True)
 
         plan = split_model(given, folder, progress=tell)
@@ -104,6 +104,7 @@ def run(case: Case, shapes: Path) -> dict[str, Any]:
             "one_missing": shares(plan.accuracy.one_missing),
             "two_missing": shares(plan.accuracy.two_missing),
             "pictures": plan.accuracy.pictures,
+            "minutes": plan.minutes,
         }
 
 

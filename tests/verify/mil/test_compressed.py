@@ -233,8 +233,16 @@ NEW = {
 }
 
 
+COVERED = ("tinyvit_digits", "deit_digits")
+
+
 def pairs(table: dict[Compress, Any]) -> list[Any]:
-    return [pytest.param(how, m, id=f"{how.__name__}-{m}") for how, (_, _, models) in table.items() for m in models]
+    """Every way with its models; those that are not covered wait for `make matrix`."""
+    return [
+        pytest.param(how, m, id=f"{how.__name__}-{m}", marks=() if m in COVERED else pytest.mark.matrix)
+        for how, (_, _, models) in table.items()
+        for m in models
+    ]
 
 
 def check(package: Path, how: Compress, expected: set[str], agreement: float, model: str, out: Path) -> None:
