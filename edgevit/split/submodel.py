@@ -32,6 +32,8 @@ _SCORED = 256
 _KL_BLOCK = 8
 _CHECKPOINT = "checkpoint.safetensors"
 _FUSED_VIEWS = 6
+_NARROW_HEAD = 16
+"""Below so many channels a head, torch's fused attention takes longer on a CPU than the products one by one."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class SubModelJob:
     @property
     def key(self) -> str:
         """Digest of everything that decides the weights."""
-        values = {**asdict(self), "original": self.original.digest, "torch": torch.__version__, "format": 1}
+        values = {**asdict(self), "original": self.original.digest, "torch": torch.__version__, "format": 2}
         del values["title"], values["store"]
         return f"sub-{sha256_value(values)[:32]}"
 
@@ -100,6 +102,7 @@ class _Training:
             if epoch < 0:
                 self._prune(STAGES[stage])
                 epoch = 0
+            _set_attention(self.model)
             last = stage == len(STAGES) - 1
             schedule = self.job.last if last else Schedule(**{**asdict(self.job.last), "epochs": self.job.between})
             optimizer = make_optimizer(self.model.requires_grad_(True), schedule)
@@ -174,6 +177,12 @@ class _Training:
             {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
         )
         return at["stage"], at["epoch"], state
+
+
+def _set_attention(model: nn.Module) -> None:
+    for module in model.modules():
+        if hasattr(module, "fused_attn") and getattr(module, "head_dim", _NARROW_HEAD) < _NARROW_HEAD:
+            module.fused_attn = False  # type: ignore[assignment]
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
