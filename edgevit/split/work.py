@@ -58,15 +58,18 @@ class Scratch:
     Attributes:
         folder: outlives a job that is killed, and is removed with its end.
         run: token of the run that the job belongs to.
+        parent: the run's process, where this one is its child.
     """
 
     folder: Path
     run: str
+    parent: int | None = None
 
     def tell(self, what: str, done: int, total: int) -> None:
-        """Say how far the job is; raises `InterruptedError` where the run was stopped."""
+        """Say how far the job is; raises `InterruptedError` where the run was stopped or killed."""
         write_whole(self.folder / "progress", f"{what}\t{done}\t{total}".encode())
-        if (self.folder.parent / f"{self.run}{_STOPPED}").exists():
+        orphaned = self.parent is not None and os.getppid() != self.parent
+        if orphaned or (self.folder.parent / f"{self.run}{_STOPPED}").exists():
             raise InterruptedError("stopped")
 
 
@@ -74,8 +77,17 @@ def _paths(job: Job) -> tuple[Path, Path]:
     return Path(job.store) / job.key, Path(job.store) / f".{job.key}.work"
 
 
-def _carry_out(job: Job, run: str) -> None:
+def _run_of(process: int) -> str:
+    return f"run-{process}-"
+
+
+def _carry_out(job: Job, key: str, run: str) -> None:
     """What an executor runs."""
+    if job.key != key:
+        raise EnvironmentIncomplete(
+            f"a worker would compute something else as {job.title}: its edgevit or torch is another version",
+            cure="give all workers the version that asks",
+        )
     done, work = _paths(job)
     if done.exists():
         return
@@ -86,7 +98,8 @@ def _carry_out(job: Job, run: str) -> None:
     out = work / f"out-{os.getpid()}"
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    job.make(out, Scratch(work, run))
+    parent = os.getppid()
+    job.make(out, Scratch(work, run, parent if run.startswith(_run_of(parent)) else None))
     out.rename(done)
     shutil.rmtree(work, ignore_errors=True)
 
@@ -105,11 +118,11 @@ def run_jobs(
         EdgevitError: what the first job raised; the others are stopped, and their checkpoints kept.
         KeyboardInterrupt: likewise.
     """
-    run = f"run-{os.getpid()}-{time.monotonic_ns()}"
+    run = f"{_run_of(os.getpid())}{time.monotonic_ns()}"
     for store in {job.store for job in jobs}:
         Path(store).mkdir(parents=True, exist_ok=True)
     missing = [job for job in jobs if not _paths(job)[0].exists()]
-    waiting: dict[Future[None], Job] = {executor.submit(_carry_out, job, run): job for job in missing}
+    waiting: dict[Future[None], Job] = {executor.submit(_carry_out, job, job.key, run): job for job in missing}
     try:
         _follow(waiting, progress)
     except BaseException:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,3 +120,45 @@ def test_a_run_that_was_killed_goes_on_from_its_checkpoint(tmp_path: Path) -> No
         found = run_jobs(jobs(tmp_path, 1, steps=done + 2), executor)
     assert (found[0] / "number").read_text() == f"0 from {done}"
     assert done > 3
+
+
+class OfThisProcess(Counting):
+    """As with another version: its key is another one in each process."""
+
+    @property
+    def key(self) -> str:
+        return f"count-{self.number}-{os.getpid()}"
+
+
+def test_a_worker_of_another_version_is_refused(tmp_path: Path) -> None:
+    job = OfThisProcess(str(tmp_path / "store"), 0, str(tmp_path / "log"))
+    with executor_for(2) as executor, pytest.raises(EnvironmentIncomplete, match="another version"):
+        run_jobs([job], executor)
+    assert ran(tmp_path) == []
+
+
+def test_workers_of_a_run_that_was_killed_stop(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]); "
+        "from tests.split.test_work import jobs; from edgevit.split.work import executor_for, run_jobs\n"
+        "with executor_for(2) as e: run_jobs(jobs(Path(sys.argv[2]), 2, steps=100_000), e)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(Path(__file__).parents[2]), str(tmp_path)])
+    counters = [tmp_path / f"store/.count-{number}.work/at" for number in range(2)]
+    assert _soon(lambda: all(one.exists() and one.read_text() not in ("", "1") for one in counters))
+    process.kill()
+    process.wait()
+    assert _soon(lambda: _still(counters))
+
+
+def _soon(what: Callable[[], bool]) -> bool:
+    ends = time.monotonic() + 60
+    while not what() and time.monotonic() < ends:
+        time.sleep(0.1)
+    return what()
+
+
+def _still(counters: list[Path]) -> bool:
+    before = [one.read_text() for one in counters]
+    time.sleep(1)
+    return [one.read_text() for one in counters] == before
