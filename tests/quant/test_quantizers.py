@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
 from torch import nn
@@ -52,10 +54,14 @@ def decibels(source: Source, recipe: Recipe) -> float:
     return found.sqnr_db
 
 
+@cache
+def solved(name: str) -> Recipe:
+    return solve_recipe(SOURCE, find_quantizer(name), CHOSEN)
+
+
 @pytest.mark.parametrize("name", sorted(quantizers()))
 def test_every_quantizer_keeps_a_trained_model(name: str) -> None:
-    quantizer = find_quantizer(name)
-    recipe = solve_recipe(SOURCE, quantizer, CHOSEN)
+    quantizer, recipe = find_quantizer(name), solved(name)
     assert len(recipe.weights) == len(recipe.modules)
     assert decibels(SOURCE, recipe) > 14
     simulated = any(not isinstance(code, UniformCode) for code in recipe.activations.values()) or recipe.operands
@@ -77,8 +83,8 @@ def test_channel_folds_mend_wild_ranges() -> None:
 
 
 def test_the_same_pictures_give_the_same_recipe() -> None:
-    first, again = (solve_recipe(SOURCE, find_quantizer("qhyvit"), CHOSEN).to_json() for _ in range(2))
-    assert first == again
+    again = solve_recipe(SOURCE, find_quantizer("qhyvit"), CHOSEN)
+    assert again.to_json() == solved("qhyvit").to_json()
 
 
 def test_six_bits_are_worse_than_eight() -> None:
@@ -146,7 +152,7 @@ def test_what_is_not_a_recipe_is_refused(text: str) -> None:
 def test_a_recipe_reads_back_exactly() -> None:
     from edgevit.core.recipe import parse_recipe
 
-    recipe = solve_recipe(SOURCE, find_quantizer("repq"), CHOSEN)
+    recipe = solved("repq")
     assert parse_recipe(recipe.to_json(), "x") == recipe
 
 
