@@ -167,7 +167,7 @@ class Accuracies(Strict):
 
 
 class Plan(Strict):
-    """``plan.json``."""
+    """``plan.json``; ``minutes`` are of the run that wrote it, which may have gone on where another was killed."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
     edgevit: str
