@@ -121,7 +121,7 @@ def test_the_tally_of_ten_thousand_requests_under_random_faults_adds_up(tmp_path
         tally = fleet.running.tally
         assert tally.requests == 10_003
         assert tally.complete + tally.partial == tally.requests
-        assert set(tally.members["m0"]) <= {"answered", "late", "suspect"}, "nothing happened to this one"
+        assert not set(tally.members["m0"]) & {"corrupt", "failed", "another plan"}, "nothing happened to this one"
         assert tally.members["m0"]["answered"] > 0.95 * tally.requests
         outcomes = Counter[str]()
         for one in tally.members.values():
