@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from filelock import FileLock
 from edgevit.build.export import ExportResult, export
 from edgevit.build.options import ExportOptions
 from edgevit.bundle.read import read_bundle
+from tests.forked import run_forked
 
 FORMATS = ("onnx", "litert", "executorch", "coreml")
 REPRODUCIBLE = ("onnx", "litert", "executorch")
@@ -102,17 +102,7 @@ def cli(
     *arguments: object, cwd: Path | None = None, env: dict[str, str] | None = None, timeout: float = 300
 ) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own."""
-    command = [sys.executable, "-m", "edgevit.cli.app", *map(str, arguments)]
-    return subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, **(env or {})},
-        timeout=timeout,
-        stdin=subprocess.DEVNULL,
-        check=False,
-    )
+    return run_forked([*map(str, arguments)], {**os.environ, **(env or {})}, cwd or Path.cwd(), timeout)
 
 
 def cli_json(*arguments: object, **options: object) -> dict[str, object]:

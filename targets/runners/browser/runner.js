@@ -252,8 +252,8 @@ async function warmUp(model, job) {
       steady = medians.length >= 3 && Math.max(a, b, c) <= Math.min(a, b, c) * (1 + job.warmup_agree);
       steady = steady && !(a > b && b > c * (1 + job.warmup_agree / 4));
       show("figure", short(medians[medians.length - 1]));
+      await emit(); // A sign of life: a warm-up may last longer than a page may be silent.
       [batch, opened] = [[], performance.now()];
-      await new Promise((resolve) => setTimeout(resolve));
     }
   }
   await emit({ event: "warmup", runs, seconds: (performance.now() - started) / 1000, steady, medians_ns: medians.map(ns) });
