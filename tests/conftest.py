@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,31 @@ from filelock import FileLock
 from edgevit.build.export import ExportResult, export
 from edgevit.build.options import ExportOptions
 from edgevit.bundle.read import read_bundle
-from tests.forked import run_forked
+from tests.forked import fork_server, fork_workers, run_forked, start_anew
 
 FORMATS = ("onnx", "litert", "executorch", "coreml")
 REPRODUCIBLE = ("onnx", "litert", "executorch")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """One server for all test processes of a run."""
+    if not hasattr(config, "workerinput"):
+        stack = ExitStack()
+        stack.enter_context(fork_server())
+        config.add_cleanup(stack.close)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forked() -> Iterator[None]:
+    """Toolchains are not imported anew for every file that is lowered."""
+    with fork_workers():
+        yield
+
+
+@pytest.fixture
+def own_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers start as they do for users."""
+    start_anew(monkeypatch)
 
 
 @pytest.fixture(scope="session")
@@ -102,7 +124,13 @@ def cli(
     *arguments: object, cwd: Path | None = None, env: dict[str, str] | None = None, timeout: float = 300
 ) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own."""
-    return run_forked([*map(str, arguments)], {**os.environ, **(env or {})}, cwd or Path.cwd(), timeout)
+    return run_forked(
+        "edgevit.cli.app",
+        [*map(str, arguments)],
+        environment={**os.environ, **(env or {})},
+        cwd=cwd or Path.cwd(),
+        timeout=timeout,
+    )
 
 
 def cli_json(*arguments: object, **options: object) -> dict[str, object]:

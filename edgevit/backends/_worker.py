@@ -7,6 +7,7 @@ so that it never outlives whoever started it.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
@@ -124,12 +125,16 @@ JOBS = {"lower": _lower, "run": _run, "place": _place}
 
 
 def _prepare(modules: Sequence[str]) -> None:
-    """Import what the job will need; what fails to import fails again, and is told, when the job needs it."""
-    if not modules:
-        return
+    """Import what the job will need; what fails to import fails again, and is told, when the job needs it.
+
+    What a toolchain consists of is no garbage: looking through it again and again takes a tenth of a lowering's time.
+    """
+    gc.disable()
     with suppress(Exception):
         for module in modules:
             import_module(module)
+    gc.freeze()
+    gc.enable()
 
 
 def main(path: Path, modules: Sequence[str] = ()) -> int:

@@ -131,6 +131,7 @@ def test_a_core_ml_package_that_lies_is_caught(exported: Exported) -> None:
         check_saved(bundle.entry, bundle.manifest.model_copy(update={"preprocess": rule}))
 
 
+@pytest.mark.usefixtures("own_processes")
 @pytest.mark.parametrize("target", REPRODUCIBLE)
 def test_the_same_export_gives_the_same_bytes(exported: Exported, tmp_path: Path, target: str) -> None:
     from edgevit.build.export import export

@@ -155,6 +155,7 @@ def worker(folder: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     monkeypatch.setattr(jobs.subprocess, "Popen", popen)
 
 
+@pytest.mark.usefixtures("own_processes")
 @pytest.mark.parametrize(
     ("code", "says"),
     [
@@ -175,6 +176,7 @@ def test_a_worker_that_dies_is_that_targets_failure(
     assert str(tmp_path / "logs/log") in caught.value.where
 
 
+@pytest.mark.usefixtures("own_processes")
 def test_one_targets_crash_leaves_the_others_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = subprocess.Popen
 
@@ -190,6 +192,7 @@ def test_one_targets_crash_leaves_the_others_alone(tmp_path: Path, monkeypatch: 
     assert left_behind(tmp_path) == []
 
 
+@pytest.mark.usefixtures("own_processes")
 def test_an_export_that_fails_early_leaves_no_worker(tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         export(dataclasses.replace(BASE, targets=("litert", "onnx"), out=tmp_path, cache=False, size=7))
