@@ -94,6 +94,10 @@ def split(
     distill: Annotated[
         float, typer.Option("--distill", help="Weight of the original's answers in the loss, 0 to 1.")
     ] = 0.5,
+    auxiliary: Annotated[
+        float,
+        typer.Option("--auxiliary", help="Weight of telling foreign classes apart too, for when a member is missing."),
+    ] = 1.0,
     views: Annotated[int, typer.Option("--views", min=1, help="Augmented views of each picture.")] = 16,
     flip: Annotated[bool, typer.Option("--flip", help="Mirror views at random.")] = False,
     drop: Annotated[
@@ -141,7 +145,7 @@ def split(
         assign=assign.value,
         score=score.value,
         between=between,
-        last=Schedule(epochs, rate, batch, distill=distill),
+        last=Schedule(epochs, rate, batch, distill=distill, auxiliary=auxiliary),
         views=views,
         flip=flip,
         drop=drop,

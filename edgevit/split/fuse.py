@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgevit.core.fusion import Floats, FusionHead
+from edgevit.split.train import classifier_of
 
 _LEAST_HIDDEN = 512
 _EPOCHS = 30
@@ -30,7 +31,7 @@ _WHOLE_SHARE = 0.25
 def own_head(module: Any) -> tuple[Floats, Floats]:
     """A sub-model's classifier as one affine map of its features, whatever normalisation it holds."""
     width = module.head_hidden_size
-    classifier = module.head.fc if hasattr(module.head, "fc") else module.head
+    classifier = classifier_of(module)
     with torch.no_grad():
         bias = classifier(torch.zeros(1, width))[0]
         weight = classifier(torch.eye(width)) - bias

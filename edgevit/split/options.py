@@ -103,6 +103,8 @@ class SplitOptions:
             raise UsageError("--hold-out is a share between 0 and 1")
         if not 0 <= self.last.distill <= 1:
             raise UsageError("--distill is a share between 0 and 1")
+        if self.last.auxiliary < 0:
+            raise UsageError("--auxiliary is a weight of 0 or more")
 
     @property
     def count(self) -> int:

@@ -21,7 +21,7 @@ from edgevit.split.importance import Score, importance
 from edgevit.split.original import Original
 from edgevit.split.pictures import Labelled, Pool, read_pool
 from edgevit.split.subset import Subset, fit_head
-from edgevit.split.train import Schedule, features, fit, make_optimizer
+from edgevit.split.train import Schedule, auxiliary_head, features, fit, make_optimizer
 from edgevit.split.widths import counts
 from edgevit.split.work import Scratch
 
@@ -69,7 +69,7 @@ class SubModelJob:
     @property
     def key(self) -> str:
         """Digest of everything that decides the weights."""
-        values = {**asdict(self), "original": self.original.digest, "torch": torch.__version__, "format": 2}
+        values = {**asdict(self), "original": self.original.digest, "torch": torch.__version__, "format": 3}
         del values["title"], values["store"]
         return f"sub-{sha256_value(values)[:32]}"
 
@@ -105,19 +105,22 @@ class _Training:
             _set_attention(self.model)
             last = stage == len(STAGES) - 1
             schedule = self.job.last if last else Schedule(**{**asdict(self.job.last), "epochs": self.job.between})
-            optimizer = make_optimizer(self.model.requires_grad_(True), schedule)
+            auxiliary = auxiliary_head(self.model, self.subset.total)
+            optimizer = make_optimizer(self.model.requires_grad_(True), auxiliary, schedule)
             if state is not None:
+                auxiliary.load_state_dict(_part(state, "auxiliary."))
                 _load_optimizer(optimizer, state)
                 state = None
             fit(
                 self.model,
+                auxiliary,
                 self.pool,
                 self.subset,
                 schedule,
                 seed=self.job.seed * 7 + stage,
                 optimizer=optimizer,
                 start=epoch,
-                after_epoch=partial(self._save, stage, optimizer),
+                after_epoch=partial(self._save, stage, auxiliary, optimizer),
             )
             stage, epoch = stage + 1, -1
         return self.model
@@ -147,12 +150,13 @@ class _Training:
     def _done(self, stage: int, epoch: int) -> int:
         return stage * self.job.between + epoch
 
-    def _save(self, stage: int, optimizer: torch.optim.Optimizer, epoch: int) -> None:
+    def _save(self, stage: int, auxiliary: nn.Module, optimizer: torch.optim.Optimizer, epoch: int) -> None:
         from safetensors.torch import save
 
         from edgevit.core.folders import write_whole
 
         state = {f"model.{name}": value.contiguous() for name, value in self.model.state_dict().items()}
+        state |= {f"auxiliary.{name}": value for name, value in auxiliary.state_dict().items()}
         for index, moments in optimizer.state_dict()["state"].items():
             state |= {
                 f"optimizer.{index}.{name}": value.clone().reshape(value.shape) for name, value in moments.items()
@@ -173,9 +177,7 @@ class _Training:
             return 0, -1, None
         fit_head(self.model, self.subset)
         narrow(self.model, at["widths"])
-        self.model.load_state_dict(
-            {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
-        )
+        self.model.load_state_dict(_part(state, "model."))
         return at["stage"], at["epoch"], state
 
 
@@ -183,6 +185,10 @@ def _set_attention(model: nn.Module) -> None:
     for module in model.modules():
         if hasattr(module, "fused_attn") and getattr(module, "head_dim", _NARROW_HEAD) < _NARROW_HEAD:
             module.fused_attn = False  # type: ignore[assignment]
+
+
+def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:

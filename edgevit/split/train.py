@@ -1,5 +1,9 @@
 """Fine-tune a sub-model: cross-entropy on its own classes and others, and distillation from the original.
 
+An auxiliary head learns all of the original's classes from the same features, and is thrown away. The task of a
+sub-model says nothing of how foreign classes differ; its features must, for the fusion head to know them when their
+own sub-model's device is gone.
+
 Every epoch draws its pictures, views and noise from a generator of its own, so that a run that is resumed after any
 epoch gives the same weights as one that was never interrupted.
 """
@@ -9,18 +13,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from edgevit.split.pictures import Pool, noisy
 from edgevit.split.subset import Subset
-
-if TYPE_CHECKING:
-    from torch import nn
 
 _WARMUP_STEPS = 20
 _TEMPERATURE = 2.0
@@ -36,6 +37,7 @@ class Schedule:
         batch: pictures a step.
         decay: weight decay of matrices.
         distill: weight of the original's answers in the loss, 0 to 1.
+        auxiliary: weight of the auxiliary head's loss, beside the other's 1.
         smoothing: of labels.
     """
 
@@ -44,19 +46,36 @@ class Schedule:
     batch: int = 64
     decay: float = 0.02
     distill: float = 0.5
+    auxiliary: float = 1.0
     smoothing: float = 0.0
 
 
-def make_optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.AdamW:
+def classifier_of(model: Any) -> nn.Module:
+    """What makes logits of a timm model's features."""
+    found: nn.Module = model.head.fc if hasattr(model.head, "fc") else model.head
+    return found
+
+
+def auxiliary_head(model: Any, total: int) -> nn.Linear:
+    """A head for all classes, of zeros."""
+    head = nn.Linear(model.head_hidden_size, total)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
+
+
+def make_optimizer(model: nn.Module, auxiliary: nn.Module, schedule: Schedule) -> torch.optim.AdamW:
     """AdamW with weight decay on matrices only."""
-    matrices = [one for one in model.parameters() if one.ndim > 1]
-    vectors = [one for one in model.parameters() if one.ndim <= 1]
+    parameters = [*model.parameters(), *auxiliary.parameters()]
+    matrices = [one for one in parameters if one.ndim > 1]
+    vectors = [one for one in parameters if one.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": schedule.decay}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=schedule.rate, betas=(0.9, 0.98))
 
 
 def fit(
-    model: nn.Module,
+    model: Any,
+    auxiliary: nn.Linear,
     pool: Pool,
     subset: Subset,
     schedule: Schedule,
@@ -69,7 +88,8 @@ def fit(
     """Train in place, from epoch ``start`` on.
 
     Args:
-        model: gives logits [B, 1 + own classes].
+        model: a timm model that gives logits [B, 1 + own classes].
+        auxiliary: from `auxiliary_head`, trained too.
         pool: views of the training pictures with the original's answers.
         subset: the task.
         schedule: how.
@@ -82,7 +102,7 @@ def fit(
     batch = min(schedule.batch, count)
     steps = max(1, count // batch)
     own = torch.from_numpy(subset.relabelled(labels))
-    model.train().requires_grad_(True)
+    classifier = classifier_of(model.train().requires_grad_(True))
     for epoch in range(start, schedule.epochs):
         generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
         with torch.random.fork_rng(devices=[]):
@@ -97,7 +117,12 @@ def fit(
                 which, view = chosen[step], views[step]
                 images = noisy(pool.batch(view, which), generator)
                 wanted = torch.from_numpy(np.ascontiguousarray(pool.answers[view, which]))
-                loss = _loss(model(images), own[which], wanted, subset, schedule)
+                found = model.forward_head(model.forward_features(images), pre_logits=True)
+                loss = _loss(classifier(found), own[which], wanted, subset, schedule)
+                if schedule.auxiliary and not subset.whole:
+                    loss = loss + schedule.auxiliary * _distilled(
+                        auxiliary(found), torch.softmax(wanted / _TEMPERATURE, 1)
+                    )
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -110,10 +135,13 @@ def _loss(logits: Tensor, labels: Tensor, wanted: Tensor, subset: Subset, schedu
     hard = functional.cross_entropy(logits, labels, label_smoothing=schedule.smoothing)
     if not schedule.distill:
         return hard
-    soft = functional.kl_div(
-        functional.log_softmax(logits / _TEMPERATURE, 1), subset.soft(wanted, _TEMPERATURE), reduction="batchmean"
-    )
-    return (1 - schedule.distill) * hard + schedule.distill * _TEMPERATURE**2 * soft
+    soft = _distilled(logits, subset.soft(wanted, _TEMPERATURE))
+    return (1 - schedule.distill) * hard + schedule.distill * soft
+
+
+def _distilled(logits: Tensor, wanted: Tensor) -> Tensor:
+    found = functional.log_softmax(logits / _TEMPERATURE, 1)
+    return _TEMPERATURE**2 * functional.kl_div(found, wanted, reduction="batchmean")
 
 
 @torch.no_grad()

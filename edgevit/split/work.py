@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
@@ -58,27 +59,20 @@ class Scratch:
     Attributes:
         folder: outlives a job that is killed, and is removed with its end.
         run: token of the run that the job belongs to.
-        parent: the run's process, where this one is its child.
     """
 
     folder: Path
     run: str
-    parent: int | None = None
 
     def tell(self, what: str, done: int, total: int) -> None:
-        """Say how far the job is; raises `InterruptedError` where the run was stopped or killed."""
+        """Say how far the job is; raises `InterruptedError` where the run was stopped."""
         write_whole(self.folder / "progress", f"{what}\t{done}\t{total}".encode())
-        orphaned = self.parent is not None and os.getppid() != self.parent
-        if orphaned or (self.folder.parent / f"{self.run}{_STOPPED}").exists():
+        if (self.folder.parent / f"{self.run}{_STOPPED}").exists():
             raise InterruptedError("stopped")
 
 
 def _paths(job: Job) -> tuple[Path, Path]:
     return Path(job.store) / job.key, Path(job.store) / f".{job.key}.work"
-
-
-def _run_of(process: int) -> str:
-    return f"run-{process}-"
 
 
 def _carry_out(job: Job, key: str, run: str) -> None:
@@ -98,8 +92,7 @@ def _carry_out(job: Job, key: str, run: str) -> None:
     out = work / f"out-{os.getpid()}"
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    parent = os.getppid()
-    job.make(out, Scratch(work, run, parent if run.startswith(_run_of(parent)) else None))
+    job.make(out, Scratch(work, run))
     out.rename(done)
     shutil.rmtree(work, ignore_errors=True)
 
@@ -118,7 +111,7 @@ def run_jobs(
         EdgevitError: what the first job raised; the others are stopped, and their checkpoints kept.
         KeyboardInterrupt: likewise.
     """
-    run = f"{_run_of(os.getpid())}{time.monotonic_ns()}"
+    run = f"run-{os.getpid()}-{time.monotonic_ns()}"
     for store in {job.store for job in jobs}:
         Path(store).mkdir(parents=True, exist_ok=True)
     missing = [job for job in jobs if not _paths(job)[0].exists()]
@@ -196,13 +189,24 @@ def here() -> Iterator[Executor]:
     yield _Here()
 
 
+def _end_with(parent: int) -> None:
+    """Leave no worker behind a run that was killed, whether it trains or waits."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_POLL_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 @contextmanager
 def _loky(jobs: int) -> Iterator[Executor]:
     try:
         from loky import ProcessPoolExecutor
     except ImportError as error:
         raise MissingDependency("loky", "several jobs at once", extra="split") from error
-    pool = ProcessPoolExecutor(jobs)
+    pool = ProcessPoolExecutor(jobs, initializer=_end_with, initargs=(os.getpid(),))
     try:
         yield pool
     except BaseException:

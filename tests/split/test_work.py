@@ -12,6 +12,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from edgevit.errors import BadFile, EnvironmentIncomplete
@@ -137,18 +138,23 @@ def test_a_worker_of_another_version_is_refused(tmp_path: Path) -> None:
     assert ran(tmp_path) == []
 
 
-def test_workers_of_a_run_that_was_killed_stop(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [1, 2])
+def test_workers_of_a_run_that_was_killed_end(tmp_path: Path, count: int) -> None:
+    """One that trains, and one that waits."""
     code = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]); "
         "from tests.split.test_work import jobs; from edgevit.split.work import executor_for, run_jobs\n"
-        "with executor_for(2) as e: run_jobs(jobs(Path(sys.argv[2]), 2, steps=100_000), e)"
+        "with executor_for(2) as e: run_jobs(jobs(Path(sys.argv[2]), int(sys.argv[3]), steps=100_000), e)"
     )
-    process = subprocess.Popen([sys.executable, "-c", code, str(Path(__file__).parents[2]), str(tmp_path)])
-    counters = [tmp_path / f"store/.count-{number}.work/at" for number in range(2)]
+    given = [str(Path(__file__).parents[2]), str(tmp_path), str(count)]
+    process = subprocess.Popen([sys.executable, "-c", code, *given])
+    counters = [tmp_path / f"store/.count-{number}.work/at" for number in range(count)]
     assert _soon(lambda: all(one.exists() and one.read_text() not in ("", "1") for one in counters))
+    workers = [one for one in psutil.Process(process.pid).children() if "LokyProcess" in " ".join(one.cmdline())]
+    assert len(workers) == 2
     process.kill()
     process.wait()
-    assert _soon(lambda: _still(counters))
+    assert not psutil.wait_procs(workers, timeout=30)[1]
 
 
 def _soon(what: Callable[[], bool]) -> bool:
@@ -156,9 +162,3 @@ def _soon(what: Callable[[], bool]) -> bool:
     while not what() and time.monotonic() < ends:
         time.sleep(0.1)
     return what()
-
-
-def _still(counters: list[Path]) -> bool:
-    before = [one.read_text() for one in counters]
-    time.sleep(1)
-    return [one.read_text() for one in counters] == before

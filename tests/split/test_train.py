@@ -1,0 +1,59 @@
+"""What the fine-tuning of a sub-model teaches its features."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgevit.errors import UsageError
+from edgevit.split.draft import Source, make_draft
+from edgevit.split.options import SplitOptions, equal_fleet
+from edgevit.split.pictures import read_pool
+from edgevit.split.run import _jobs
+from edgevit.split.train import Schedule
+from edgevit.split.work import here, run_jobs
+
+
+def options(auxiliary: float) -> SplitOptions:
+    return SplitOptions(
+        "deit_digits",
+        "digits:train",
+        equal_fleet(2),
+        evaluate="digits:test",
+        levels=(Fraction(1, 4),),
+        between=0,
+        last=Schedule(3, auxiliary=auxiliary),
+        views=1,
+    )
+
+
+def foreign_accuracy(given: SplitOptions) -> float:
+    """How well one affine map tells a sub-model's foreign classes apart, from its features of held-out pictures."""
+    source = Source(given, lambda *_: None)
+    assert source.pool
+    job = _jobs(source, make_draft(source, Path()))[0]
+    with here() as executor:
+        folder = run_jobs([job], executor)[0]
+    pool, held = read_pool(Path(job.store) / job.pool)
+    seen, held_seen = np.load(folder / "features.npy")[0], np.load(folder / "held.npy")
+
+    def foreign(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        chosen = ~np.isin(labels, job.classes)
+        return np.c_[features[chosen], np.ones(chosen.sum())], labels[chosen]
+
+    inputs, labels = foreign(seen, pool.pictures.labels)
+    weights = np.linalg.lstsq(inputs, np.eye(10)[labels], rcond=None)[0]
+    inputs, labels = foreign(held_seen, held.labels)
+    return float(((inputs @ weights).argmax(1) == labels).mean())
+
+
+def test_features_know_the_classes_of_a_missing_member() -> None:
+    assert foreign_accuracy(options(1.0)) > foreign_accuracy(options(0.0)) + 0.1
+
+
+def test_a_negative_weight() -> None:
+    with pytest.raises(UsageError, match="--auxiliary is a weight of 0 or more"):
+        options(-1.0).check()
