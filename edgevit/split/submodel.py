@@ -16,6 +16,7 @@ import torch
 from edgevit.core.digest import sha256_value
 from edgevit.models.load import LoadedModel
 from edgevit.models.narrow.cut import cut, narrow, structure_of
+from edgevit.models.narrow.rotate import rotate
 from edgevit.models.narrow.structure import STAGES, Group, Stage
 from edgevit.split.importance import Score, importance
 from edgevit.split.original import Original
@@ -26,6 +27,7 @@ from edgevit.split.widths import counts
 from edgevit.split.work import Scratch
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
 _SCORED = 256
@@ -69,7 +71,7 @@ class SubModelJob:
     @property
     def key(self) -> str:
         """Digest of everything that decides the weights."""
-        values = {**asdict(self), "original": self.original.digest, "torch": torch.__version__, "format": 3}
+        values = {**asdict(self), "original": self.original.digest, "torch": torch.__version__, "format": 4}
         del values["title"], values["store"]
         return f"sub-{sha256_value(values)[:32]}"
 
@@ -128,10 +130,12 @@ class _Training:
     def _prune(self, stage: Stage) -> None:
         self.scratch.tell(f"pruning {stage}", 0, 0)
         self.model.eval().requires_grad_(False)
+        rotate(self.model, stage, self._pictures(np.arange(len(self.pool.pictures))))
         structure = structure_of(self.model)
         groups = structure.of_stage(stage)
+        own = np.flatnonzero(np.isin(self.pool.pictures.labels, self.subset.classes))
         scores = importance(
-            self.model, groups, self._own_pictures(), self.job.score, seed=self.job.seed, block=_KL_BLOCK
+            self.model, groups, self._pictures(own), self.job.score, seed=self.job.seed, block=_KL_BLOCK
         )
         keep = counts(
             structure,
@@ -142,9 +146,8 @@ class _Training:
         kept = {group.name: best(scores[group.name], keep[group.name]) for group in groups}
         cut(self.model, kept)
 
-    def _own_pictures(self) -> Tensor:
-        own = np.flatnonzero(np.isin(self.pool.pictures.labels, self.subset.classes))
-        chosen = np.random.default_rng(self.job.seed).permutation(own)[:_SCORED]
+    def _pictures(self, among: NDArray[np.int64]) -> Tensor:
+        chosen = np.random.default_rng(self.job.seed).permutation(among)[:_SCORED]
         return self.pool.pictures.batch(np.sort(chosen), self.pool.rule)
 
     def _done(self, stage: int, epoch: int) -> int:

@@ -42,10 +42,10 @@ def cases() -> dict[str, Case]:
     """All of them, by name."""
     shares = {2: Fraction(1, 2), 5: Fraction(1, 3), 10: Fraction(1, 6)}
     found = {}
-    for model, epochs in (("deit_digits", 30), ("tinyvit_digits", 12), ("shapes", 20)):
+    for model, epochs in (("deit_digits", 12), ("tinyvit_digits", 12), ("shapes", 20)):
         for parts, keep in shares.items():
             found[f"{model}-{parts}"] = Case(model, parts, keep, epochs)
-    found["deit_digits-5-copies"] = Case("deit_digits", 5, shares[5], 30, copies=2)
+    found["deit_digits-5-copies"] = Case("deit_digits", 5, shares[5], 12, copies=2)
     return found
 
 

@@ -43,8 +43,9 @@ def cut(model: nn.Module, kept: Mapping[str, Sequence[int]], *, rescale: bool = 
     Args:
         model: of a known family.
         kept: by group, the indices of the units that stay, in ascending order; groups left out stay whole.
-        rescale: keep the function of attention as it was, where the softmax scale follows the head dimension:
-            queries are multiplied by sqrt(kept/original).
+        rescale: keep the function as it was. Where the softmax scale follows the head dimension, queries are
+            multiplied by sqrt(kept/original); where a norm divides by the mean over its channels, its weights are
+            by sqrt(original/kept), so that a removed channel counts as one of zeros.
 
     Returns:
         The model itself.
@@ -67,6 +68,8 @@ def cut(model: nn.Module, kept: Mapping[str, Sequence[int]], *, rescale: bool = 
             position += structure.groups[part].size
         _replace(model, axis.tensor, axis.dim, torch.cat(starts))
     sizes = {name: len(indices) for name, indices in order.items()}
+    if rescale:
+        _rescale_norms(model)
     _settle_layers(model)
     structure.settle(model, sizes)
     if rescale:
@@ -131,6 +134,14 @@ def _settle_layers(model: nn.Module) -> None:
             layer.normalized_shape = tuple(layer.weight.shape)
         elif isinstance(layer, nn.GroupNorm) and layer.weight is not None:
             layer.num_channels = len(layer.weight)
+
+
+def _rescale_norms(model: nn.Module) -> None:
+    from torch import nn
+
+    for layer in model.modules():
+        if isinstance(layer, nn.LayerNorm) and layer.weight is not None:
+            layer.weight.data *= (layer.normalized_shape[0] / len(layer.weight)) ** 0.5
 
 
 def _rescale(model: nn.Module, structure: Structure, sizes: Mapping[str, int]) -> None:
