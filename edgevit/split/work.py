@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from filelock import FileLock, Timeout
+
 from edgevit.core.folders import write_whole
 from edgevit.errors import EnvironmentIncomplete, MissingDependency
 
@@ -67,6 +69,10 @@ class Scratch:
     def tell(self, what: str, done: int, total: int) -> None:
         """Say how far the job is; raises `InterruptedError` where the run was stopped."""
         write_whole(self.folder / "progress", f"{what}\t{done}\t{total}".encode())
+        self.check()
+
+    def check(self) -> None:
+        """Raise `InterruptedError` where the run was stopped."""
         if (self.folder.parent / f"{self.run}{_STOPPED}").exists():
             raise InterruptedError("stopped")
 
@@ -89,12 +95,33 @@ def _carry_out(job: Job, key: str, run: str) -> None:
         raise EnvironmentIncomplete(
             "this worker does not see the store", where=job.store, cure="give all Dask workers the same EDGEVIT_CACHE"
         )
-    out = work / f"out-{os.getpid()}"
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
-    job.make(out, Scratch(work, run))
-    out.rename(done)
-    shutil.rmtree(work, ignore_errors=True)
+    scratch = Scratch(work, run)
+    with _alone(work, scratch):
+        if done.exists():
+            return
+        out = work / "out"
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+        job.make(out, scratch)
+        out.rename(done)
+        shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def _alone(work: Path, scratch: Scratch) -> Iterator[None]:
+    """Wait for another run that makes the same."""
+    path = work.with_suffix(".lock")
+    lock = FileLock(path)
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=_POLL_S)
+        except Timeout:
+            scratch.check()
+    try:
+        yield
+        path.unlink(missing_ok=True)  # who still waits for it finds the result
+    finally:
+        lock.release()
 
 
 def run_jobs(

@@ -138,6 +138,14 @@ def test_a_worker_of_another_version_is_refused(tmp_path: Path) -> None:
     assert ran(tmp_path) == []
 
 
+def test_two_runs_that_want_the_same(tmp_path: Path) -> None:
+    """It is made once, and the second run waits for it."""
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other, ThreadPoolExecutor(2) as runs:
+        found = [runs.submit(run_jobs, jobs(tmp_path, 2, steps=10), executor) for executor in (one, other)]
+        assert found[0].result() == found[1].result()
+    assert ran(tmp_path) == ["0", "1"]
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_workers_of_a_run_that_was_killed_end(tmp_path: Path, count: int) -> None:
     """One that trains, and one that waits."""

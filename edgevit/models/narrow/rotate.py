@@ -85,11 +85,8 @@ def _observe(
 
     def take(name: str, values: Tensor) -> None:
         rows = values.reshape(-1, values.shape[-1]).double()
-        new = _Moments(len(rows), rows.sum(0), rows.T @ rows)
-        old = found.get(name)
-        found[name] = (
-            new if old is None else _Moments(old.count + new.count, old.total + new.total, old.square + new.square)
-        )
+        one = found.setdefault(name, _Moments(0, torch.zeros(1).double(), torch.zeros(1).double()))
+        one.count, one.total, one.square = one.count + len(rows), one.total + rows.sum(0), one.square + rows.T @ rows
 
     def output(name: str) -> Callable[..., None]:
         return lambda module, given, made: take(name, made)
@@ -97,7 +94,7 @@ def _observe(
     def taken(name: str) -> Callable[..., None]:
         return lambda module, given: take(name, given[0])
 
-    handles = [module.register_forward_hook(output(name)) for name, module in outputs.items()]
+    handles: list[Any] = [module.register_forward_hook(output(name)) for name, module in outputs.items()]
     handles += [module.register_forward_pre_hook(taken(name)) for name, module in inputs.items()]
     try:
         for batch in torch.split(images, _BATCH):
@@ -115,8 +112,8 @@ def _last_norm(vit: Any) -> nn.LayerNorm:
 
 def _fold_norm(norm: nn.LayerNorm, reader: nn.Linear) -> None:
     """Leave a norm without weights of its own."""
-    reader.bias += reader.weight @ norm.bias
-    reader.weight *= norm.weight
+    reader.bias.add_(reader.weight @ norm.bias)
+    reader.weight.mul_(norm.weight)
     norm.weight.fill_(1)
     norm.bias.zero_()
 
