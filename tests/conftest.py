@@ -60,6 +60,9 @@ def isolated(shared_folder: Path) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EDGEVIT_CACHE", str(shared_folder / "cache"))
         patch.setenv("XDG_CONFIG_HOME", str(shared_folder / "config"))
+        # Beside other tests no warm-up is steady, and all of them would last for half a minute.
+        patch.setenv("EDGEVIT_PROFILE_WARMUP", "3")
+        patch.setenv("EDGEVIT_COMPARE_WARMUP", "3")
         yield
 
 

@@ -31,6 +31,9 @@ CpusOption = Annotated[
     str, typer.Option("--cpus", metavar="LIST", help="Run on these processors only, e.g. 4-7 or 0,1.")
 ]
 SecondsOption = Annotated[float, typer.Option("--seconds", min=0.1, help="Measure at most so long.")]
+WarmupOption = Annotated[
+    float, typer.Option("--warmup", min=0.1, help="Warm up at most so long; a figure is unstable if it was too short.")
+]
 RunsOption = Annotated[int, typer.Option("--runs", min=1, help="Measure so many runs, unless the time is over.")]
 DeadlineOption = Annotated[
     float | None, typer.Option("--deadline", min=1, help="Seconds after which the device itself gives up.")

@@ -18,6 +18,7 @@ from edgevit.cli._measuring import (
     SSHConfigOption,
     ThreadsOption,
     WaitOption,
+    WarmupOption,
     connected,
     parse_cpus,
     reach_options,
@@ -43,6 +44,7 @@ def compare(
     threads: ThreadsOption = None,
     cpus: CpusOption = "",
     seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="For each of the two, about.")] = 10.0,
+    warmup: WarmupOption = 30.0,
     seed: Annotated[int, typer.Option(help="Of the order within pairs.")] = 0,
     deadline: DeadlineOption = None,
     install_runtime: InstallOption = False,
@@ -63,7 +65,9 @@ def compare(
     from edgevit.profiling.compare import compare as run_compare
     from edgevit.profiling.contract import Settings
 
-    settings = Settings(threads=threads, cpus=parse_cpus(cpus), seconds=seconds, deadline_s=deadline)
+    settings = Settings(
+        threads=threads, cpus=parse_cpus(cpus), seconds=seconds, warmup_limit_s=warmup, deadline_s=deadline
+    )
     first, second = read_bundle(a), read_bundle(b)
     reach = reach_options(install_runtime, ssh_config, accelerator, lan, wait, quiet)
     with connected(device, reach) as opened, watching("comparing", quiet or json) as listen:

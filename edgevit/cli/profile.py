@@ -20,6 +20,7 @@ from edgevit.cli._measuring import (
     SSHConfigOption,
     ThreadsOption,
     WaitOption,
+    WarmupOption,
     connected,
     parse_cpus,
     reach_options,
@@ -69,6 +70,7 @@ def profile(
     cpus: CpusOption = "",
     runs: RunsOption = 200,
     seconds: SecondsOption = 10.0,
+    warmup: WarmupOption = 30.0,
     per_op: Annotated[bool, typer.Option("--per-op", help="Time every operator too.")] = False,
     sustained: Annotated[
         float,
@@ -111,6 +113,7 @@ def profile(
         runs=runs,
         seconds=seconds,
         least_seconds=min(seconds, Settings().least_seconds),
+        warmup_limit_s=warmup,
         per_op=per_op,
         sustained_s=sustained * 60,
         deadline_s=deadline,

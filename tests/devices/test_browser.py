@@ -99,7 +99,7 @@ def test_a_browser_that_is_closed_leaves_what_was_measured(
         found = profile(
             read_bundle(exported(target="litert")),
             device,
-            Settings(threads=1, runs=10**9, seconds=300, deadline_s=60),
+            Settings(threads=1, runs=10**9, seconds=300, warmup_limit_s=3, deadline_s=60),
             listen=listen,
         )
     finally:
@@ -168,7 +168,7 @@ def test_only_listed_files_are_served_and_only_to_our_own_names(page: BrowserDev
 def test_nobody_opens_the_link(exported: Exported) -> None:
     device = open_device("browser:", Reach(wait_s=0.5))
     with pytest.raises(DeviceUnreachable, match="nobody opened the link"):
-        profile(read_bundle(exported(target="litert")), device, Settings())
+        profile(read_bundle(exported(target="litert")), device, Settings(warmup_limit_s=3))
     device.close()
 
 

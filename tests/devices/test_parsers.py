@@ -285,7 +285,9 @@ def test_another_package_can_add_a_kind_of_device(
     monkeypatch.setattr(base, "kinds", lambda: {"rack": kind})
     device = open_device("rack:7", Reach())
     assert isinstance(device, base.Device)
-    found = profile(read_bundle(exported()), device, Settings(threads=1, runs=20, seconds=1, least_seconds=0.2))
+    found = profile(
+        read_bundle(exported()), device, Settings(threads=1, runs=20, seconds=1, least_seconds=0.2, warmup_limit_s=3)
+    )
     device.close()
     assert found.device.uri == "rack:7" and found.answers is not None and found.answers.equal
     assert (tmp_path / "closed").exists()

@@ -254,7 +254,7 @@ def test_what_was_measured_is_kept_when_the_device_goes_away(server: Server, exp
                 except ProcessLookupError:
                     pass
 
-    settings = Settings(threads=1, runs=10**9, seconds=60)
+    settings = Settings(threads=1, runs=10**9, seconds=60, warmup_limit_s=3)
     found = profile(read_bundle(exported()), device, settings, listen=pull_the_plug)
     device.close()
     assert found.status == "partial" and "went away" in found.reasons[0]

@@ -23,7 +23,9 @@ from tests.conftest import Exported, cli, cli_json
 @pytest.fixture(scope="module")
 def measured(exported: Exported) -> Profile:
     device = open_device("local:", Reach())
-    settings = Settings(threads=1, runs=50, seconds=2, least_seconds=0.3, per_op=True, sustained_s=0.5)
+    settings = Settings(
+        threads=1, runs=50, seconds=2, least_seconds=0.3, warmup_limit_s=3, per_op=True, sustained_s=0.5
+    )
     return profile(read_bundle(exported()), device, settings, evaluated=("digits:test", 0.99))
 
 

@@ -174,7 +174,7 @@ def test_every_layer_is_within_a_step_by_itself(exported: Exported, model: str, 
 @pytest.mark.parametrize(
     ("precision", "target"),
     [
-        ("int8-dynamic", "onnx"),
+        pytest.param("int8-dynamic", "onnx", marks=pytest.mark.matrix),
         pytest.param("int8-dynamic", "litert", marks=pytest.mark.matrix),
         ("int8-dynamic", "executorch"),
         pytest.param("w8", "onnx", marks=pytest.mark.matrix),

@@ -31,7 +31,7 @@ def hidden(loaded: LoadedModel, block: int) -> Group:
 @torch.no_grad()
 def test_kl_is_what_leaving_a_neuron_out_does(deit: LoadedModel) -> None:
     """The oracle zeroes the neuron's column of the weight."""
-    group, some = hidden(deit, 1), images(deit, 32)
+    group, some = hidden(deit, 1), images(deit, 16)
     found = importance(deit.module, [group], some, "kl")[group.name]
     whole = functional.log_softmax(deit.module(some), 1)
     weight = deit.module.blocks[1].mlp.fc2.weight
@@ -47,7 +47,7 @@ def test_kl_is_what_leaving_a_neuron_out_does(deit: LoadedModel) -> None:
 @pytest.mark.parametrize("name", ["blocks.0.mlp", "residual", "blocks.1.attn.head0.v", "blocks.1.attn.head0.qk"])
 def test_fisher_ranks_as_kl_does(name: str, deit: LoadedModel) -> None:
     group = structure_of(deit.module).groups[name]
-    some = images(deit, 48 if group.size > 200 else 128)  # leaving out costs a run a unit
+    some = images(deit, 24 if group.size > 200 else 64)  # leaving out costs a run a unit
     exact = importance(deit.module, [group], some, "kl")[name]
     cheap = importance(deit.module, [group], some, "fisher")[name]
     order = [np.argsort(np.argsort(values.numpy())) for values in (exact, cheap)]
