@@ -60,13 +60,22 @@ def rotate(model: nn.Module, stage: Stage, images: Tensor) -> None:
         _rotate_heads(model, images)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Moments:
     """Sums over all tokens of all pictures, float64."""
 
     count: int
     total: Tensor
     square: Tensor
+
+    @classmethod
+    def of(cls, values: Tensor) -> _Moments:
+        """Of one batch, whose last dimension counts."""
+        rows = values.reshape(-1, values.shape[-1]).double()
+        return cls(len(rows), rows.sum(0), rows.T @ rows)
+
+    def __add__(self, other: _Moments) -> _Moments:
+        return _Moments(self.count + other.count, self.total + other.total, self.square + other.square)
 
     def second(self, part: slice = slice(None)) -> Tensor:
         """Mean of products."""
@@ -84,9 +93,8 @@ def _observe(
     found: dict[str, _Moments] = {}
 
     def take(name: str, values: Tensor) -> None:
-        rows = values.reshape(-1, values.shape[-1]).double()
-        one = found.setdefault(name, _Moments(0, torch.zeros(1).double(), torch.zeros(1).double()))
-        one.count, one.total, one.square = one.count + len(rows), one.total + rows.sum(0), one.square + rows.T @ rows
+        new = _Moments.of(values)
+        found[name] = found[name] + new if name in found else new
 
     def output(name: str) -> Callable[..., None]:
         return lambda module, given, made: take(name, made)
@@ -125,8 +133,9 @@ def _rotate_stream(vit: Any, images: Tensor) -> None:
         _fold_norm(block.norm2, block.mlp.fc1)
         for scale, writer in ((block.ls1, block.attn.proj), (block.ls2, block.mlp.fc2)):
             if not isinstance(scale, nn.Identity):
-                writer.weight *= scale.gamma[:, None]
-                writer.bias *= scale.gamma
+                writer.weight.mul_(scale.gamma[:, None])
+                if writer.bias is not None:
+                    writer.bias.mul_(scale.gamma)
                 scale.gamma.fill_(1)
     _fold_norm(last, vit.head)
     norms = {f"{i}.{side}": getattr(block, side) for i, block in enumerate(vit.blocks) for side in ("norm1", "norm2")}
