@@ -31,7 +31,6 @@ SMALL: dict[str, Any] = {
 VARIANTS: dict[str, dict[str, Any]] = {
     "class token": {},
     "layer scale": {"init_values": 0.1},
-    "writers without biases": {"init_values": 0.1, "proj_bias": False},
     "mean of all tokens": {"global_pool": "avg"},
     "registers": {"reg_tokens": 2, "class_token": True},
     "heads wider than the stream": {"embed_dim": 12, "num_heads": 1},

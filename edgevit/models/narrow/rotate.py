@@ -134,8 +134,7 @@ def _rotate_stream(vit: Any, images: Tensor) -> None:
         for scale, writer in ((block.ls1, block.attn.proj), (block.ls2, block.mlp.fc2)):
             if not isinstance(scale, nn.Identity):
                 writer.weight.mul_(scale.gamma[:, None])
-                if writer.bias is not None:
-                    writer.bias.mul_(scale.gamma)
+                writer.bias.mul_(scale.gamma)
                 scale.gamma.fill_(1)
     _fold_norm(last, vit.head)
     norms = {f"{i}.{side}": getattr(block, side) for i, block in enumerate(vit.blocks) for side in ("norm1", "norm2")}
