@@ -168,7 +168,7 @@ def test_only_listed_files_are_served_and_only_to_our_own_names(page: BrowserDev
 def test_nobody_opens_the_link(exported: Exported) -> None:
     device = open_device("browser:", Reach(wait_s=0.5))
     with pytest.raises(DeviceUnreachable, match="nobody opened the link"):
-        profile(read_bundle(exported(target="litert")), device, Settings(warmup_limit_s=3))
+        profile(read_bundle(exported(target="litert")), device, Settings())
     device.close()
 
 

@@ -65,8 +65,8 @@ def test_the_function_stays(name: str) -> None:
 
 @pytest.mark.parametrize(
     "further",
-    [{"pre_norm": True}, {"qkv_bias": False}, {"final_norm": False}],
-    ids=["norm first", "no bias", "no norm"],
+    [{"pre_norm": True}, {"qkv_bias": False}, {"proj_bias": False}, {"final_norm": False}],
+    ids=["norm first", "no bias in attention", "none elsewhere", "no norm at the end"],
 )
 def test_what_cannot_be_rotated_is_left_alone(further: dict[str, Any]) -> None:
     model = random_vit(**further)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -10,29 +9,16 @@ import pytest
 
 from edgevit.errors import UsageError
 from edgevit.split.draft import Source, make_draft
-from edgevit.split.options import SplitOptions, equal_fleet
 from edgevit.split.pictures import read_pool
 from edgevit.split.run import _jobs
 from edgevit.split.train import Schedule
 from edgevit.split.work import here, run_jobs
+from tests.split.test_split import options
 
 
-def options(auxiliary: float) -> SplitOptions:
-    return SplitOptions(
-        "deit_digits",
-        "digits:train",
-        equal_fleet(2),
-        evaluate="digits:test",
-        levels=(Fraction(1, 6),),
-        between=0,
-        last=Schedule(2, auxiliary=auxiliary),
-        views=1,
-    )
-
-
-def foreign_accuracy(given: SplitOptions) -> float:
+def foreign_accuracy(auxiliary: float) -> float:
     """How well one affine map tells a sub-model's foreign classes apart, from its features of held-out pictures."""
-    source = Source(given, lambda *_: None)
+    source = Source(options(last=Schedule(2, auxiliary=auxiliary)), lambda *_: None)
     assert source.pool
     job = _jobs(source, make_draft(source, Path()))[0]
     with here() as executor:
@@ -51,9 +37,9 @@ def foreign_accuracy(given: SplitOptions) -> float:
 
 
 def test_features_know_the_classes_of_a_missing_member() -> None:
-    assert foreign_accuracy(options(1.0)) > foreign_accuracy(options(0.0)) + 0.02
+    assert foreign_accuracy(1.0) > foreign_accuracy(0.0) + 0.02
 
 
 def test_a_negative_weight() -> None:
     with pytest.raises(UsageError, match="--auxiliary is a weight of 0 or more"):
-        options(-1.0).check()
+        options(last=Schedule(1, auxiliary=-1.0)).check()
