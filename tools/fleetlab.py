@@ -173,8 +173,8 @@ class _Tampered:
 class Corrupting(Serving):
     """Sends something else than it computed."""
 
-    def _answer(self, query: Any, arrived: float) -> None:
-        super()._answer(_Tampered(query), arrived)
+    def _answer(self, query: Any, arrived: float) -> bool:
+        return super()._answer(_Tampered(query), arrived)
 
 
 def main() -> None:

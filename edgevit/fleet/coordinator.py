@@ -25,6 +25,7 @@ from edgevit.fleet.tally import Answer, Outcome, Tally
 from edgevit.fleet.wire import (
     BUSY,
     EXPIRED,
+    FOLLOW_S,
     OTHER_PLAN,
     Encoding,
     Malformed,
@@ -40,7 +41,6 @@ from edgevit.fleet.wire import (
 
 WINDOW = 4
 _LEAST_PROBE_S = 1.0
-_NUDGES_S = (0.004, 0.012)
 _REPAIR_S, _LOSSY_S = 0.01, 30.0
 _NOT_ASKED: dict[str, Outcome] = {"absent": "absent", "another plan": "another plan", "suspect": "suspect"}
 _SERVICE_WEIGHT = 0.1
@@ -60,6 +60,7 @@ class _Flight:
     done: asyncio.Future[None]
     features: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     compute: dict[str, float] = field(default_factory=dict)
+    waited: dict[str, float] = field(default_factory=dict)
 
     def settle(self, member: str, outcome: Outcome) -> None:
         """What became of a member; the last one ends the request."""
@@ -228,8 +229,8 @@ class Coordinator:
             self._scatter(flight, image, encoding)
             if flight.waiting:
                 timers = [self._loop.call_later(max(0.0, ends - time.monotonic()), flight.end)]
-                if flight.sent < self._lossy_until:
-                    timers += [self._loop.call_later(after, self._nudge) for after in _NUDGES_S]
+                if self._is_lossy(flight):
+                    timers += [self._loop.call_later(after, self._nudge) for after in FOLLOW_S]
                 await flight.done
                 for timer in timers:
                     timer.cancel()
@@ -247,7 +248,7 @@ class Coordinator:
     def _scatter(self, flight: _Flight, image: bytes, encoding: Encoding) -> None:
         import zenoh
 
-        payload, digest = zenoh.ZBytes(image), digest_of(image)
+        payload, digest, lossy = zenoh.ZBytes(image), digest_of(image), self._is_lossy(flight)
         ask = []
         for member, health in self.health.items():
             role = health.role(flight.sent)
@@ -258,11 +259,11 @@ class Coordinator:
                 flight.outcomes[member] = _NOT_ASKED[health.state]
             if role == "probe":
                 budget = max(flight.ends - flight.sent, _LEAST_PROBE_S)
-                header = Request(flight.number, budget, encoding, self._digests[member]).pack(digest)
+                header = Request(flight.number, budget, encoding, self._digests[member], lossy).pack(digest)
                 self._probes.submit(self._send, member, flight.number, payload, header, budget)
         for member in ask:
             budget = max(0.0, flight.ends - time.monotonic())
-            header = Request(flight.number, budget, encoding, self._digests[member]).pack(digest)
+            header = Request(flight.number, budget, encoding, self._digests[member], lossy).pack(digest)
             self._send(member, flight.number, payload, header, budget)
 
     def _watch_link(self, member: str, now: float, network: float) -> None:
@@ -273,11 +274,11 @@ class Coordinator:
         else:
             self._usual[member] = usual + _SERVICE_WEIGHT * (network - usual)
 
-    def _nudge(self) -> None:
-        """A packet behind an image: without one, the loss of the image's last packet is noticed after 30 ms and more.
+    def _is_lossy(self, flight: _Flight) -> bool:
+        return flight.sent < self._lossy_until
 
-        QUIC declares a packet lost when a later one was acknowledged; at the end of an image there is none.
-        """
+    def _nudge(self) -> None:
+        """A packet behind an image, see `FOLLOW_S`."""
         import zenoh
 
         self._session.put(self._nudge_key, b"", congestion_control=zenoh.CongestionControl.DROP, express=True)
@@ -293,7 +294,9 @@ class Coordinator:
                 self._hand_over(self._on_error, member, number, bytes(reply.err.payload))
             else:
                 extra = bytes(said.attachment) if said.attachment is not None else b""
-                self._hand_over(self._on_reply, member, number, bytes(said.payload), extra, sent, budget)
+                found = bytes(said.payload)
+                if extra or found:  # nothing at all is a packet that follows an answer
+                    self._hand_over(self._on_reply, member, number, found, extra, sent, budget)
 
         try:
             self._session.get(
@@ -328,7 +331,8 @@ class Coordinator:
         if flight is None or member not in flight.waiting:
             self.tally.late[member] += flight is None
             return
-        flight.features[member], flight.compute[member] = values, reply.compute
+        flight.features[member] = values
+        flight.compute[member], flight.waited[member] = reply.compute, reply.waited
         flight.settle(member, "answered")
 
     def _on_error(self, member: str, number: int, said: bytes) -> None:
@@ -356,6 +360,7 @@ class Coordinator:
             outcomes,
             time.monotonic() - flight.sent,
             flight.compute,
+            flight.waited,
         )
 
     def _shares(self, features: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:

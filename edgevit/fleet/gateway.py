@@ -91,8 +91,13 @@ def answer_document(running: RunningFleet, name: str, answer: Answer, top: int) 
         "method": answer.method,
         "members": answer.members,
         "latency_ms": round(answer.latency * 1e3, 3),
-        "compute_ms": {member: round(value * 1e3, 3) for member, value in answer.compute.items()},
+        "compute_ms": _milliseconds(answer.compute),
+        "waited_ms": _milliseconds(answer.waited),
     }
+
+
+def _milliseconds(seconds: dict[str, float]) -> dict[str, float]:
+    return {member: round(value * 1e3, 3) for member, value in seconds.items()}
 
 
 class Door:

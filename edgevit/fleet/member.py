@@ -12,6 +12,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -25,6 +26,7 @@ from edgevit.bundle.golden import FOLDER, read_tensor
 from edgevit.bundle.read import read_bundle
 from edgevit.bundle.write import MANIFEST
 from edgevit.core.digest import sha256_file
+from edgevit.core.fusion import as_sent
 from edgevit.core.plan import Plan, SubModel
 from edgevit.core.spec import Preprocessing
 from edgevit.data.images import MAX_MEGAPIXELS, as_input, to_model_size
@@ -33,6 +35,7 @@ from edgevit.fleet.wire import (
     BAD_REQUEST,
     BUSY,
     EXPIRED,
+    FOLLOW_S,
     OTHER_PLAN,
     Encoding,
     Malformed,
@@ -167,6 +170,7 @@ class Serving:
     counts: Counts = field(default_factory=Counts)
     started: float = field(default_factory=time.time)
     _jobs: queue.SimpleQueue[_Work | None] = field(default_factory=queue.SimpleQueue)
+    _answered: queue.SimpleQueue[tuple[Any, float] | None] = field(default_factory=queue.SimpleQueue)
     _compute_s: float = 0.0
     _held: list[Any] = field(default_factory=list)
 
@@ -175,6 +179,7 @@ class Serving:
         import zenoh
 
         threading.Thread(target=self._work, name=f"compute-{self.member}", daemon=True).start()
+        threading.Thread(target=self._follow, name=f"follow-{self.member}", daemon=True).start()
         infer, status = infer_key(self.fleet, self.member), status_key(self.fleet, self.member)
         callback = zenoh.handlers.Callback
         self._held = [
@@ -191,6 +196,7 @@ class Serving:
             one.undeclare()
         self._held = []
         self._jobs.put(None)
+        self._answered.put(None)
 
     def _asked(self, query: Any) -> None:
         """On the engine's thread: only enqueue."""
@@ -203,37 +209,57 @@ class Serving:
 
     def _work(self) -> None:
         while (work := self._jobs.get()) is not None:
-            with work.query as query:  # leaving the block ends the query, answered or not
-                try:
-                    self._answer(query, work.arrived)
-                except Malformed as error:
-                    self.counts.refused += 1
-                    self.notice(f"refused a request: {error}")
-                    query.reply_err(BAD_REQUEST)
-                except Exception as error:  # whatever the runtime raises, the member stays up and says so
-                    self.counts.failed += 1
-                    self.notice(f"failed: {type(error).__name__}: {error}")
-                    query.reply_err(f"failed: {type(error).__name__}".encode())
+            query, lossy = work.query, False
+            try:
+                lossy = self._answer(query, work.arrived)
+            except Malformed as error:
+                self.counts.refused += 1
+                self.notice(f"refused a request: {error}")
+                query.reply_err(BAD_REQUEST)
+            except Exception as error:  # whatever the runtime raises, the member stays up and says so
+                self.counts.failed += 1
+                self.notice(f"failed: {type(error).__name__}: {error}")
+                query.reply_err(f"failed: {type(error).__name__}".encode())
+            if lossy:
+                self._answered.put((query, time.perf_counter()))
+            else:
+                query.drop()
 
-    def _answer(self, query: Any, arrived: float) -> None:
+    def _follow(self) -> None:
+        """Send packets behind an answer, see `FOLLOW_S`: an empty reply, and later the query's end."""
+        import zenoh
+
+        first, last = FOLLOW_S
+        while (one := self._answered.get()) is not None:
+            query, said = one
+            time.sleep(max(0.0, said + first - time.perf_counter()))
+            if self._answered.empty():  # otherwise another answer followed already
+                with suppress(zenoh.ZError):  # who asked is gone
+                    query.reply(infer_key(self.fleet, self.member), b"", express=True)
+                time.sleep(max(0.0, said + last - time.perf_counter()))
+            query.drop()
+
+    def _answer(self, query: Any, arrived: float) -> bool:
+        """Answer or refuse a query, and say whether packets should follow; who calls ends the query."""
         payload = bytes(query.payload) if query.payload is not None else b""
         attachment = bytes(query.attachment) if query.attachment is not None else b""
         request = read_request(attachment, payload)
         if request.member != self.digest:
             self.counts.refused += 1
             query.reply_err(OTHER_PLAN)
-            return
+            return False
         start = time.perf_counter()
         if start - arrived > request.budget:
             self.counts.expired += 1
             query.reply_err(EXPIRED)
-            return
+            return False
         features = self.compute(decode(payload, request.encoding, self.rule))
         self._compute_s = time.perf_counter() - start
-        found = np.ascontiguousarray(features, "<f4").tobytes()
+        found = as_sent(features).tobytes()
         reply = Reply(request.number, self._compute_s, start - arrived, self.digest)
         self.counts.answered += 1
         query.reply(infer_key(self.fleet, self.member), found, attachment=reply.pack(found), express=True)
+        return request.lossy
 
     def _asked_status(self, query: Any) -> None:
         with query:

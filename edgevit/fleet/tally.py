@@ -27,6 +27,7 @@ class Answer:
         members: what became of each.
         latency: seconds from asking to the answer.
         compute: seconds that each member says it computed.
+        waited: seconds that the image waited at each member before that.
     """
 
     number: int
@@ -35,6 +36,7 @@ class Answer:
     members: dict[str, Outcome]
     latency: float
     compute: dict[str, float] = field(default_factory=dict)
+    waited: dict[str, float] = field(default_factory=dict)
 
     @property
     def answered(self) -> tuple[str, ...]:

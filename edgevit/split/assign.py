@@ -130,7 +130,7 @@ class Problem:
 
 def network_ms(network: Network, features: int) -> float:
     """An image down and its features up over one link: both ways' delay and both payloads' serialisation."""
-    bits = 8 * (network.image_bytes + 4 * features)
+    bits = 8 * (network.image_bytes + 2 * features)
     return 2 * network.one_way_ms + bits / (network.mbit_s * 1e6) * 1e3
 
 

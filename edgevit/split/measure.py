@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgevit.backends.base import find_backend
 from edgevit.bundle.read import Bundle
-from edgevit.core.fusion import Floats, FusionHead
+from edgevit.core.fusion import Floats, FusionHead, as_sent
 from edgevit.core.plan import Accuracies, Missing
 from edgevit.data.images import as_input
 from edgevit.models.load import LoadedModel
@@ -60,7 +60,7 @@ def accuracies(
     dataset: str,
     measured_with: str,
 ) -> Accuracies:
-    """The original, all sub-models fused, and without each one and each two members.
+    """The original, all sub-models fused, and without each one and each two members; features as a fleet sends them.
 
     Args:
         head: the fusion head.
@@ -72,11 +72,13 @@ def accuracies(
         measured_with: what computed the features.
     """
 
+    sent = [as_sent(one).astype(np.float32) for one in features]
+
     def share(answers: NDArray[np.float32]) -> float:
         return float((answers.argmax(1) == held.labels).mean())
 
     def present(gone: tuple[str, ...]) -> list[Floats | None]:
-        return [None if name in gone else one for name, one in zip(members, features, strict=True)]
+        return [None if name in gone else one for name, one in zip(members, sent, strict=True)]
 
     def both(gone: tuple[str, ...]) -> tuple[float, float]:
         there = present(gone)

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import struct
+import time
 
 import numpy as np
 import pytest
+import zenoh
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgevit.core.plan import Fleet
 from edgevit.core.spec import Preprocessing
 from edgevit.errors import UsageError
-from edgevit.fleet.config import check_names
+from edgevit.fleet.config import check_names, local_config, open_session
 from edgevit.fleet.health import PROBE_S, TRIP, Health
-from edgevit.fleet.member import decode
-from edgevit.fleet.wire import Malformed, Reply, Request, digest_of, read_alive, read_reply, read_request
+from edgevit.fleet.member import Serving, decode
+from edgevit.fleet.wire import (
+    FOLLOW_S,
+    Malformed,
+    Reply,
+    Request,
+    digest_of,
+    infer_key,
+    read_alive,
+    read_reply,
+    read_request,
+)
 
 MEMBER = b"m" * 16
 
@@ -71,7 +83,7 @@ def test_no_bytes_pass_for_a_message(attachment: bytes, payload: bytes) -> None:
 
 def test_a_request_survives_and_a_changed_one_does_not() -> None:
     image = b"image"
-    request = Request(7, 0.25, "jpeg", MEMBER)
+    request = Request(7, 0.25, "jpeg", MEMBER, lossy=True)
     packed = request.pack(digest_of(image))
     assert read_request(packed, image) == request
     with pytest.raises(Malformed, match="changed"):
@@ -83,7 +95,7 @@ def test_a_request_survives_and_a_changed_one_does_not() -> None:
 
 
 def test_a_reply_is_only_good_for_its_own_request_bundle_and_size() -> None:
-    values = np.array([1, 2, 3, 4], "<f4")
+    values = np.array([1, 2, 3, 4], "<f2")
     packed = Reply(7, 0.01, 0.0, MEMBER).pack(values.tobytes())
     reply, found = read_reply(packed, values.tobytes(), number=7, member=MEMBER, features=4)
     assert reply.compute == 0.01
@@ -97,9 +109,31 @@ def test_a_reply_is_only_good_for_its_own_request_bundle_and_size() -> None:
     for expected, payload, said in wrong:
         with pytest.raises(Malformed, match=said):
             read_reply(packed, payload, **expected)
-    bad = struct.pack("<4f", 1, float("inf"), 0, 0)
+    bad = struct.pack("<4e", 1, float("inf"), 0, 0)
     with pytest.raises(Malformed, match="not finite"):
         read_reply(Reply(7, 0, 0, MEMBER).pack(bad), bad, number=7, member=MEMBER, features=4)
+
+
+@pytest.mark.parametrize("lossy", [False, True])
+def test_packets_follow_an_answer_where_some_are_lost(lossy: bool) -> None:
+    session, key = open_session(local_config(), "a test"), infer_key("lab", "m0")
+    rule, image = Preprocessing((2, 2)), bytes(12)
+    member = Serving(session, "lab", "m0", MEMBER, rule, lambda pixels: np.arange(3, dtype=np.float32))
+    member.open()
+    header = Request(7, 1.0, "raw", MEMBER, lossy=lossy).pack(digest_of(image))
+    every = zenoh.ConsolidationMode.NONE
+    replies = session.get(key, payload=image, attachment=header, consolidation=every, timeout=5)
+    came = [(time.perf_counter(), bytes(reply.ok.payload)) for reply in replies]
+    ended = time.perf_counter()
+    member.close()
+    session.close()
+    (said, answer), *following = came
+    assert np.frombuffer(answer, "<f2").tolist() == [0, 1, 2]
+    assert [payload for _, payload in following] == [b""] * lossy
+    if lossy:
+        # they are sent no sooner, and a little of the way here may pass faster than that of the answer
+        assert following[0][0] - said > FOLLOW_S[0] / 2
+        assert ended - said > FOLLOW_S[1] / 2
 
 
 @pytest.mark.parametrize("encoding", ["raw", "jpeg", "png"])

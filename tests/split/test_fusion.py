@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from edgevit.core.fusion import FusionHead, read_head, save_head, softmax
+from edgevit.core.fusion import FusionHead, as_sent, read_head, save_head, softmax
 from edgevit.errors import BadFile
 from edgevit.models.load import load_model
 from edgevit.split.fuse import _there, own_head, train_head
@@ -49,6 +49,15 @@ def test_numpy_computes_what_was_trained(head: FusionHead) -> None:
     found = head.fuse([features[0], None, features[2]])
     assert np.allclose(found, wanted.numpy(), atol=1e-5)
     assert np.allclose(found.sum(1), 1, atol=1e-5)
+
+
+def test_features_are_sent_in_half_the_bytes_and_stay_finite() -> None:
+    values = np.array([[0.1, -3.0, 7e4, -1e30, np.inf, np.nan]], np.float32)
+    found = as_sent(values)
+    assert found.dtype == np.dtype("<f2")
+    assert found[0, :4].tolist() == [np.float16(0.1), -3.0, 65504.0, -65504.0]
+    assert np.isinf(found[0, 4])
+    assert np.isnan(found[0, 5])
 
 
 def test_a_missing_member_costs_accuracy_and_not_the_answer(head: FusionHead) -> None:
