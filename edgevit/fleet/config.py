@@ -121,6 +121,11 @@ def _protocol(security: Security) -> str:
     return "tcp" if security.certs is None else security.transport
 
 
+def over_quic(security: Security) -> bool:
+    """Whether connections repair losses by QUIC's rules, and not the kernel by TCP's."""
+    return _protocol(security) == "quic"
+
+
 def _connect(address: str, protocol: str, wait_ms: int) -> dict[str, Any]:
     return {
         "endpoints": [f"{protocol}/{address}"],

@@ -92,12 +92,13 @@ class Coordinator:
         *,
         window: int = WINDOW,
         method: Literal["fused", "scores"] = "fused",
+        quic: bool = False,
         notice: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._session, self._fleet, self._plan, self._head = session, fleet, plan, head
         self._digests = {name: member_digest(plan, name) for name in plan.members()}
         self._widths = {name: sum(one.features for one in plan.of(name)) for name in plan.members()}
-        self._method, self._notice = method, notice
+        self._method, self._quic, self._notice = method, quic, notice
         self._slots, self._window, self._queued = asyncio.Semaphore(window), window, 0
         self._service = 0.0
         self._numbers = itertools.count(time.time_ns())
@@ -269,7 +270,7 @@ class Coordinator:
     def _watch_link(self, member: str, now: float, network: float) -> None:
         """Take a message that was far slower than the member's usual ones for a loss that was repaired."""
         usual = self._usual.setdefault(member, network)
-        if network > 2 * usual + _REPAIR_S:
+        if self._quic and network > 2 * usual + _REPAIR_S:
             self._lossy_until = now + _LOSSY_S
         else:
             self._usual[member] = usual + _SERVICE_WEIGHT * (network - usual)

@@ -24,6 +24,7 @@ from edgevit.fleet.config import (
     leave,
     local_config,
     open_session,
+    over_quic,
 )
 from edgevit.fleet.coordinator import WINDOW, Coordinator
 from edgevit.fleet.gateway import Door
@@ -122,6 +123,7 @@ class RunningFleet:
             self._head,
             window=self.options.window,
             method=self.options.method,
+            quic=over_quic(self.options.security),
             notice=self._notice,
         )
 
