@@ -7,6 +7,7 @@ import os
 import subprocess
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from filelock import FileLock
 from edgevit.build.export import ExportResult, export
 from edgevit.build.options import ExportOptions
 from edgevit.bundle.read import read_bundle
+from edgevit.split.options import SplitOptions, equal_fleet
+from edgevit.split.train import Schedule
 from tests.forked import fork_server, fork_workers, run_forked, start_anew
 
 FORMATS = ("onnx", "litert", "executorch", "coreml")
@@ -96,30 +99,29 @@ def exported(shared_folder: Path) -> Exported:
     return get
 
 
+SMALL_SPLIT = SplitOptions(
+    "deit_digits",
+    "digits:train",
+    equal_fleet(3),
+    evaluate="digits:test",
+    levels=(Fraction(1, 3),),
+    between=0,
+    last=Schedule(2),
+    views=1,
+    jobs=1,
+)
+"""What `small_plan` is."""
+
+
 @pytest.fixture(scope="session")
 def small_plan(shared_folder: Path) -> Path:
     """deit_digits split into three, trained for a moment; a test must not change it."""
-    from fractions import Fraction
-
-    from edgevit.split.options import SplitOptions, equal_fleet
     from edgevit.split.run import split_model
-    from edgevit.split.train import Schedule
 
     folder = shared_folder / "small-plan"
     with FileLock(str(shared_folder / "small-plan.lock")):
         if not folder.exists():
-            options = SplitOptions(
-                "deit_digits",
-                "digits:train",
-                equal_fleet(3),
-                evaluate="digits:test",
-                levels=(Fraction(1, 3),),
-                between=0,
-                last=Schedule(2),
-                views=1,
-                jobs=1,
-            )
-            split_model(options, folder)
+            split_model(SMALL_SPLIT, folder)
     return folder
 
 

@@ -26,7 +26,7 @@ from edgevit.fleet.sources import Frame
 from edgevit.split.options import SplitOptions, equal_fleet
 from edgevit.split.run import draft_plan, split_model
 from edgevit.split.train import Schedule
-from tests.conftest import cli
+from tests.conftest import SMALL_SPLIT, cli
 
 
 def options(**changed: Any) -> SplitOptions:
@@ -90,19 +90,18 @@ def weights(folder: Path) -> list[bytes]:
 
 
 def test_the_same_seed_gives_the_same_plan_and_a_killed_run_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
-        "from tests.split.test_split import options; from edgevit.split.run import split_model\n"
-        "from edgevit.split.train import Schedule\n"
-        "split_model(options(last=Schedule(2)), Path(sys.argv[2]))"
+        "from tests.conftest import SMALL_SPLIT; from edgevit.split.run import split_model\n"
+        "split_model(SMALL_SPLIT, Path(sys.argv[2]))"
     )
     root = Path(__file__).parents[2]
-    monkeypatch.setenv("EDGEVIT_CACHE", str(tmp_path / "one"))
+    monkeypatch.setenv("EDGEVIT_CACHE", str(tmp_path / "cache"))
     command = [sys.executable, "-c", code, str(root), str(tmp_path / "killed")]
     process = subprocess.Popen(command, env={**os.environ})
-    ends, store = time.monotonic() + 240, tmp_path / "one/split"
+    ends, store = time.monotonic() + 240, tmp_path / "cache/split"
     while not list(store.glob(".sub-*/checkpoint.safetensors")) and time.monotonic() < ends:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
@@ -110,11 +109,10 @@ def test_the_same_seed_gives_the_same_plan_and_a_killed_run_goes_on(
     assert not (tmp_path / "killed").exists()
     assert list(store.glob(".sub-*/checkpoint.safetensors"))
     told: list[str] = []
-    split_model(options(last=Schedule(2)), tmp_path / "killed", progress=lambda what, *_: told.append(what))
-    assert not any("asking the original" in what for what in told), "the pool was made twice"
-    monkeypatch.setenv("EDGEVIT_CACHE", str(tmp_path / "two"))
-    split_model(options(last=Schedule(2)), tmp_path / "whole")
-    assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
+    split_model(SMALL_SPLIT, tmp_path / "killed", progress=lambda what, *_: told.append(what))
+    assert not any("the original's answers" in what for what in told), "the pool was made twice"
+    assert len(weights(small_plan)) == 4
+    assert weights(tmp_path / "killed") == weights(small_plan)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
