@@ -16,6 +16,7 @@ import socket
 import struct
 import sys
 import traceback
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,43 @@ def _close(key: selectors.SelectorKey) -> None:
         key.data[1].close()
 
 
+def _read(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """A request and its streams."""
+    size = struct.unpack("!I", connection.recv(4, socket.MSG_WAITALL))[0]
+    data, streams, _, _ = socket.recv_fds(connection, size, 3)
+    if len(data) < size:
+        data += connection.recv(size - len(data), socket.MSG_WAITALL)
+    return json.loads(data), streams
+
+
+def _fork(waiting: selectors.BaseSelector, connection: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+    """A program of its own for a request; in the fork, returns the request and its streams."""
+    request, streams = _read(connection)
+    process = os.fork()
+    if request["group"]:
+        os.setpgid(process, process or os.getpid())
+    if process == 0:
+        for one in waiting.get_map().values():
+            _close(one)
+        connection.close()
+        return request, streams
+    for stream in streams:
+        os.close(stream)
+    connection.sendall(struct.pack("!i", process))
+    waiting.register(os.pidfd_open(process), selectors.EVENT_READ, (process, connection))
+    return None
+
+
+def _tell(waiting: selectors.BaseSelector, key: selectors.SelectorKey) -> None:
+    """How a program ended, to who asked for it."""
+    process, connection = key.data
+    waiting.unregister(key.fileobj)
+    os.close(key.fd)
+    status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    with connection, suppress(OSError):
+        connection.sendall(struct.pack("!i", status))
+
+
 def serve(path: Path) -> tuple[dict[str, Any], list[int]] | None:
     """Fork for every request; in the fork, returns the request and its streams."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -89,38 +127,16 @@ def serve(path: Path) -> tuple[dict[str, Any], list[int]] | None:
         for key, _ in waiting.select():
             if key.fileobj == 0:
                 return None
-            if key.fileobj is listening:
-                connection, _ = listening.accept()
-                if not imported:
-                    _import_all()
-                    imported = True
-                size = struct.unpack("!I", connection.recv(4, socket.MSG_WAITALL))[0]
-                data, streams, _, _ = socket.recv_fds(connection, size, 3)
-                if len(data) < size:
-                    data += connection.recv(size - len(data), socket.MSG_WAITALL)
-                request = json.loads(data)
-                process = os.fork()
-                if request["group"]:
-                    os.setpgid(process, process or os.getpid())
-                if process == 0:
-                    for open_one in waiting.get_map().values():
-                        _close(open_one)
-                    connection.close()
-                    return request, streams
-                for stream in streams:
-                    os.close(stream)
-                connection.sendall(struct.pack("!i", process))
-                waiting.register(os.pidfd_open(process), selectors.EVENT_READ, (process, connection))
+            if key.fileobj is not listening:
+                _tell(waiting, key)
                 continue
-            process, connection = key.data
-            waiting.unregister(key.fileobj)
-            os.close(key.fd)
-            status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-            with connection:
-                try:
-                    connection.sendall(struct.pack("!i", status))
-                except OSError:
-                    continue
+            connection, _ = listening.accept()
+            if not imported:
+                _import_all()
+                imported = True
+            forked = _fork(waiting, connection)
+            if forked:
+                return forked
 
 
 if __name__ == "__main__":
