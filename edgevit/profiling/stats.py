@@ -229,7 +229,7 @@ def steady_interval(values: Floats, dropped: int = 0, *, seed: int = 0) -> Inter
     last = values[-max(1, len(values) // 3) :]
     ahead = median_interval(last, seed=seed)
     noise = _STEPS_AHEAD * (ahead.high - ahead.low) / 2
-    bound = leads_to(values) + direction * noise
+    bound = max(0.0, leads_to(values) + direction * noise)  # no trend leads a latency below nothing
     return interval.hull(ahead).hull(Interval(bound, bound))
 
 

@@ -9,7 +9,7 @@ from edgevit.core.report import Conditions
 from edgevit.profiling.collect import remarks
 from edgevit.profiling.collect import throttling as throttling_of
 from edgevit.profiling.compare import conclude, interleave, plan
-from edgevit.profiling.stats import correlation_time, median_interval
+from edgevit.profiling.stats import correlation_time, median_interval, steady_interval
 from tests.profiling.laws import BASE, KNOWN, throttling
 from tests.profiling.synthetic import Law, measure
 
@@ -31,6 +31,13 @@ def test_a_good_machine_is_called_stable(name: str) -> None:
     trials = [measure(law(), seed) for seed in SEEDS]
     assert sum(one.stable for one in trials) >= 95
     assert np.mean([one.latency.interval_share for one in trials]) < 0.02
+
+
+def test_no_trend_leads_below_nothing() -> None:
+    falling = 1e-3 * np.linspace(5, 0.5, 600)
+    found = steady_interval(falling)
+    assert 0 <= found.low < 0.5e-3
+    assert found.high >= np.median(falling)
 
 
 def test_the_laws_have_the_medians_they_claim() -> None:
