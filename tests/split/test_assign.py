@@ -151,7 +151,7 @@ def test_predictions_are_the_stated_model() -> None:
     )
     found = predict(case, Assignment((1, 0), (0, 1)))
     assert found["m0"].compute_ms == pytest.approx(4_000_000 / 0.5e9 * 1e3)
-    assert found["m0"].network_ms == pytest.approx(10 + 8 * (10_000 + 4 * 32) / 10e6 * 1e3)
+    assert found["m0"].network_ms == pytest.approx(10 + 8 * (10_000 + 2 * 32) / 10e6 * 1e3)
     assert found["m0"].energy_mj == pytest.approx(8 * 3.0)
     assert found["m0"].memory_mb == pytest.approx(1.7)
     assert found["m1"].compute_ms is None
