@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# What is installed is compiled when it is first imported, and kept, whatever the shell says.
+export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: demo test matrix lint sweep clean
 
 demo: $(READY)
