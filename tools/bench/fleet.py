@@ -37,6 +37,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import fleetlab  # noqa: E402
 import netlab  # noqa: E402
 
+from edgevit.core.fusion import as_sent  # noqa: E402
 from edgevit.core.plan import read_fleet, read_plan  # noqa: E402
 from edgevit.fleet.certs import make_certificates  # noqa: E402
 from edgevit.fleet.config import Security  # noqa: E402
@@ -71,7 +72,7 @@ def work(plan: Path) -> Callable[[bytes, float], bytes]:
 
     def compute(payload: bytes, arrived: float) -> bytes:
         start = time.perf_counter()
-        found = behaviour.compute(decode(payload, "jpeg", rule)).tobytes()
+        found = as_sent(behaviour.compute(decode(payload, "jpeg", rule))).tobytes()
         return _SPENT.pack(time.perf_counter() - start, start - arrived) + found
 
     return compute
