@@ -109,6 +109,9 @@ def split(
     seed: Annotated[int, typer.Option("--seed", help="Of everything that is drawn.")] = 0,
     jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="Sub-models trained at once.")] = None,
     threads: Annotated[int, typer.Option("--threads", min=1, help="Of PyTorch, for each job.")] = 1,
+    device: Annotated[
+        str, typer.Option("--device", metavar="cpu|cuda|cuda:N", help="What sub-models are trained on.")
+    ] = "cpu",
     dask: Annotated[
         str | None, typer.Option("--dask", metavar="ADDRESS", help="Train on the Dask cluster of this scheduler.")
     ] = None,
@@ -154,6 +157,7 @@ def split(
         seed=seed,
         jobs=jobs,
         threads=threads,
+        device=device,
         dask=dask,
     )
     base = fleet.parent if fleet else Path()

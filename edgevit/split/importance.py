@@ -80,13 +80,13 @@ def importance(
     Args:
         model: in eval mode, gives logits [B, classes].
         groups: all from the model as it is now.
-        images: [S, 3, H, W] float32, of the classes that matter.
+        images: [S, 3, H, W] float32, of the classes that matter; where the model is.
         score: ``fisher``, ``kl``, or ``random`` for a control.
         seed: of Fisher's draws, and of ``random``.
         block: for ``kl``, units that are left out together.
 
     Returns:
-        By group, [units] float32; larger matters more.
+        By group, [units] float32 on the CPU; larger matters more.
     """
     generator = torch.Generator().manual_seed(seed)
     if score == "random":
@@ -97,17 +97,20 @@ def importance(
 
 
 def _fisher(model: nn.Module, groups: list[Group], images: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-    found = {group.name: torch.zeros(group.size) for group in groups}
+    found = {group.name: torch.zeros(group.size, device=images.device) for group in groups}
     for batch in torch.split(images, _BATCH):
         for _ in range(_DRAWS):
-            masks = {group.name: torch.ones(len(batch), group.size, requires_grad=True) for group in groups}
+            masks = {
+                group.name: torch.ones(len(batch), group.size, device=images.device, requires_grad=True)
+                for group in groups
+            }
             with masked(model, groups, masks):
                 answers = functional.log_softmax(model(batch), 1)
-            drawn = torch.multinomial(answers.detach().exp(), 1, generator=generator)
+            drawn = torch.multinomial(answers.detach().exp().cpu(), 1, generator=generator).to(images.device)
             gradients = torch.autograd.grad(answers.gather(1, drawn).sum(), list(masks.values()))
             for name, gradient in zip(masks, gradients, strict=True):
                 found[name] += gradient.square().sum(0)
-    return {name: values / (2 * _DRAWS * len(images)) for name, values in found.items()}
+    return {name: (values / (2 * _DRAWS * len(images))).cpu() for name, values in found.items()}
 
 
 @torch.no_grad()
@@ -117,7 +120,7 @@ def _kl(model: nn.Module, groups: list[Group], images: Tensor, block: int) -> di
     for group in groups:
         scores = torch.zeros(group.size)
         for start in range(0, group.size, block):
-            mask = torch.ones(group.size)
+            mask = torch.ones(group.size, device=images.device)
             mask[start : start + block] = 0
             with masked(model, [group], {group.name: mask}):
                 without = functional.log_softmax(model(images), 1)

@@ -11,6 +11,7 @@ from edgevit.core.target import Precision
 from edgevit.errors import UsageError
 from edgevit.split.importance import Score
 from edgevit.split.partition import Rule
+from edgevit.split.processor import CPU, check_name
 from edgevit.split.train import Schedule
 
 LEVELS = tuple(Fraction(*one) for one in ((1, 8), (1, 6), (1, 4), (1, 3), (1, 2), (2, 3)))
@@ -47,6 +48,7 @@ class SplitOptions:
         seed: of everything.
         jobs: sub-models trained at once, None for one a core.
         threads: of torch, for each job.
+        device: to train on, ``cpu``, ``cuda`` or ``cuda:1``.
         dask: address of a Dask scheduler.
     """
 
@@ -75,6 +77,7 @@ class SplitOptions:
     seed: int = 0
     jobs: int | None = None
     threads: int = 1
+    device: str = CPU
     dask: str | None = None
 
     def check(self) -> None:
@@ -97,6 +100,7 @@ class SplitOptions:
             raise UsageError(f"--parts {self.parts} and {len(self.groups)} groups", cure="leave --parts out")
         if self.count < 2:
             raise UsageError("a plan needs two sub-models or more", cure="--parts 2, or more members")
+        check_name(self.device)
         if not 0 <= self.drop < 1:
             raise UsageError("--drop is a probability below 1")
         if not 0 < self.hold_out < 1:

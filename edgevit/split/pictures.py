@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from torch.nn import functional
 from edgevit.core.spec import Preprocessing
 from edgevit.data.images import to_model_size
 from edgevit.errors import BadFile, CheckFailed, UsageError
+from edgevit.split.processor import CPU, device_of
 from edgevit.verify.evaluate import pictures_of
 
 if TYPE_CHECKING:
@@ -38,10 +39,12 @@ class Labelled:
     Attributes:
         images: [N, H, W, 3] uint8, may be a file mapped into memory.
         labels: [N] int64.
+        device: of batches.
     """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
+    device: torch.device | str = CPU
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -56,7 +59,12 @@ class Labelled:
 
     def batch(self, which: NDArray[Any], rule: Preprocessing) -> Tensor:
         """Normalised: [B, 3, H, W] float32."""
-        return normalised(torch.from_numpy(np.ascontiguousarray(self.images[which])), rule)
+        pixels = torch.from_numpy(np.ascontiguousarray(self.images[which]))
+        return normalised(pixels.to(self.device), rule)
+
+    def on(self, device: torch.device) -> Labelled:
+        """The same with batches elsewhere."""
+        return replace(self, device=device)
 
 
 def _in_parts(count: int) -> list[NDArray[Any]]:
@@ -65,7 +73,7 @@ def _in_parts(count: int) -> list[NDArray[Any]]:
 
 def normalised(pixels: Tensor, rule: Preprocessing) -> Tensor:
     """[B, H, W, 3] uint8 to [B, 3, H, W] float32."""
-    mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (rule.mean, rule.std))
+    mean, std = (torch.tensor(values, device=pixels.device).reshape(1, 3, 1, 1) for values in (rule.mean, rule.std))
     return (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
 
 
@@ -148,8 +156,13 @@ class Pool:
     def batch(self, view: NDArray[Any], which: NDArray[Any]) -> Tensor:
         """[B, 3, H, W] normalised float32."""
         plain = self.pictures.batch(which, self.rule)
-        grid = functional.affine_grid(torch.from_numpy(self.maps[view, which]), list(plain.shape), align_corners=False)
+        maps = torch.from_numpy(self.maps[view, which]).to(plain.device)
+        grid = functional.affine_grid(maps, list(plain.shape), align_corners=False)
         return functional.grid_sample(plain, grid, padding_mode="border", align_corners=False)
+
+    def on(self, device: torch.device) -> Pool:
+        """The same with batches elsewhere."""
+        return replace(self, pictures=self.pictures.on(device))
 
 
 def random_maps(views: int, count: int, seed: int, flip: bool) -> NDArray[np.float32]:
@@ -173,13 +186,13 @@ def make_pool(
 ) -> Pool:
     """Ask the original model about every view."""
     maps = random_maps(views, len(pictures), seed, flip)
-    pool = Pool(pictures, maps, np.zeros((0, 0, 0), np.float32), rule)
+    pool = Pool(pictures, maps, np.zeros((0, 0, 0), np.float32), rule).on(device_of(model))
     answers = []
     for view in range(views):
         found = []
         for start in range(0, len(pictures), _BATCH):
             which = np.arange(start, min(start + _BATCH, len(pictures)))
-            found.append(model(pool.batch(np.full(len(which), view), which)).numpy())
+            found.append(model(pool.batch(np.full(len(which), view), which)).cpu().numpy())
             advance(len(which))
         answers.append(np.concatenate(found))
     return Pool(pictures, maps, np.stack(answers), rule)
@@ -217,4 +230,4 @@ def read_pool(folder: Path) -> tuple[Pool, Labelled]:
 
 def noisy(images: Tensor, generator: torch.Generator) -> Tensor:
     """A little noise that the original model did not see."""
-    return images + _NOISE * torch.randn(images.shape, generator=generator)
+    return images + _NOISE * torch.randn(images.shape, generator=generator, device=images.device)

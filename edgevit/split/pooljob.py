@@ -11,6 +11,7 @@ from edgevit.errors import BadFile
 from edgevit.split.options import SplitOptions
 from edgevit.split.original import Original
 from edgevit.split.pictures import divide, make_pool, read_labelled, save_pool
+from edgevit.split.processor import CPU, on
 from edgevit.split.work import Scratch
 
 
@@ -29,11 +30,12 @@ class PoolJob:
     views: int
     flip: bool
     seed: int
+    device: str
 
     @property
     def key(self) -> str:
         """Digest of everything that decides the pool."""
-        values = {**asdict(self), "original": self.original.digest, "format": 1}
+        values = {**asdict(self), "original": self.original.digest, "format": 2}
         for name in ("title", "store"):
             del values[name]
         return f"pool-{sha256_value(values)[:32]}"
@@ -59,15 +61,16 @@ class PoolJob:
         else:
             pictures, held = divide(pictures, self.hold_out, self.seed)
         done = 0
-        pool = make_pool(
-            loaded.module,
-            pictures,
-            rule,
-            views=self.views,
-            seed=self.seed,
-            flip=self.flip,
-            advance=advance("asking the original", self.views * len(pictures)),
-        )
+        with on(self.device, loaded.module):
+            pool = make_pool(
+                loaded.module,
+                pictures,
+                rule,
+                views=self.views,
+                seed=self.seed,
+                flip=self.flip,
+                advance=advance("asking the original", self.views * len(pictures)),
+            )
         save_pool(pool, held, out)
 
 
@@ -100,4 +103,5 @@ def pool_job(options: SplitOptions, original: Original, store: Path) -> PoolJob:
         options.views,
         options.flip,
         options.seed,
+        CPU if options.dask else options.device,  # it runs here, the others there
     )

@@ -27,6 +27,7 @@ from edgevit.split.draft import Draft, Source, make_draft
 from edgevit.split.fuse import own_head, train_head
 from edgevit.split.measure import accuracies, bundle_features
 from edgevit.split.options import SplitOptions
+from edgevit.split.processor import require
 from edgevit.split.submodel import SubModelJob
 from edgevit.split.subset import Subset
 from edgevit.split.work import Progress, executor_for, run_jobs
@@ -82,15 +83,18 @@ def split_model(options: SplitOptions, out: Path, base: Path = Path(), progress:
         UsageError: the request is wrong; nothing was written.
         CheckFailed: the sub-models do not fit the fleet, or a bundle failed its verdict.
         BadFile: the data or a profile cannot be read.
+        EnvironmentIncomplete: the processor to train on is not there, or its memory does not suffice.
     """
     started = time.monotonic()
     targets = _targets(options)
+    if not options.dask:
+        require(options.device)
     source = Source(options, progress)
     draft = make_draft(source, base)
     with staging(out) as scratch:
         assert source.pool  # made here, so that every job finds it
         with executor_for(options.jobs or min(os.cpu_count() or 1, options.count), options.dask) as executor:
-            folders = run_jobs(_jobs(source, draft), executor, progress)
+            folders = run_jobs(sub_model_jobs(source, draft), executor, progress)
         folder = scratch / "plan"
         folder.mkdir()
         chosen = [targets[one] for one in draft.assignment.members]
@@ -119,7 +123,8 @@ def _targets(options: SplitOptions) -> list[str]:
     return found
 
 
-def _jobs(source: Source, draft: Draft) -> list[SubModelJob]:
+def sub_model_jobs(source: Source, draft: Draft) -> list[SubModelJob]:
+    """What makes each sub-model of a draft."""
     options = source.options
     return [
         SubModelJob(
@@ -134,6 +139,7 @@ def _jobs(source: Source, draft: Draft) -> list[SubModelJob]:
             options.last,
             options.seed + index,
             options.threads,
+            options.device,
         )
         for index, (classes, level) in enumerate(zip(draft.parts, draft.assignment.levels, strict=True))
     ]

@@ -16,11 +16,12 @@ import torch
 from edgevit.core.digest import sha256_value
 from edgevit.models.load import LoadedModel
 from edgevit.models.narrow.cut import cut, narrow, structure_of
-from edgevit.models.narrow.rotate import rotate
+from edgevit.models.narrow.rotate import can_rotate, rotate
 from edgevit.models.narrow.structure import STAGES, Group, Stage
 from edgevit.split.importance import Score, importance
 from edgevit.split.original import Original
 from edgevit.split.pictures import Labelled, Pool, read_pool
+from edgevit.split.processor import device_of, on
 from edgevit.split.subset import Subset, fit_head
 from edgevit.split.train import Schedule, auxiliary_head, features, fit, make_optimizer
 from edgevit.split.widths import counts
@@ -54,6 +55,7 @@ class SubModelJob:
         last: the schedule after the third.
         seed: of everything drawn.
         threads: of torch; another number may round differently.
+        device: to train on; another may round differently.
     """
 
     title: str
@@ -67,11 +69,12 @@ class SubModelJob:
     last: Schedule
     seed: int
     threads: int
+    device: str
 
     @property
     def key(self) -> str:
         """Digest of everything that decides the weights."""
-        values = {**asdict(self), "original": self.original.digest, "torch": torch.__version__, "format": 4}
+        values = {**asdict(self), "original": self.original.digest, "torch": torch.__version__, "format": 5}
         del values["title"], values["store"]
         return f"sub-{sha256_value(values)[:32]}"
 
@@ -83,7 +86,8 @@ class SubModelJob:
         subset = Subset(self.classes, len(loaded.labels))
         module = _Training(self, loaded, pool, subset, scratch).run()
         save_model(module, loaded, subset, out / "model")
-        _save_features(module, pool, held, out)
+        with on(self.device, module):
+            _save_features(module, pool.on(device_of(module)), held.on(device_of(module)), out)
 
 
 class _Training:
@@ -105,38 +109,42 @@ class _Training:
                 self._prune(STAGES[stage])
                 epoch = 0
             _set_attention(self.model)
-            last = stage == len(STAGES) - 1
-            schedule = self.job.last if last else Schedule(**{**asdict(self.job.last), "epochs": self.job.between})
-            auxiliary = auxiliary_head(self.model, self.subset.total)
-            optimizer = make_optimizer(self.model.requires_grad_(True), auxiliary, schedule)
-            if state is not None:
-                auxiliary.load_state_dict(_part(state, "auxiliary."))
-                _load_optimizer(optimizer, state)
-                state = None
-            fit(
-                self.model,
-                auxiliary,
-                self.pool,
-                self.subset,
-                schedule,
-                seed=self.job.seed * 7 + stage,
-                optimizer=optimizer,
-                start=epoch,
-                after_epoch=partial(self._save, stage, auxiliary, optimizer),
-            )
-            stage, epoch = stage + 1, -1
+            with on(self.job.device, self.model):
+                self._fine_tune(stage, epoch, state)
+            stage, epoch, state = stage + 1, -1, None
         return self.model
+
+    def _fine_tune(self, stage: int, start: int, state: Mapping[str, Any] | None) -> None:
+        last = stage == len(STAGES) - 1
+        schedule = self.job.last if last else Schedule(**{**asdict(self.job.last), "epochs": self.job.between})
+        auxiliary = auxiliary_head(self.model, self.subset.total)
+        optimizer = make_optimizer(self.model.requires_grad_(True), auxiliary, schedule)
+        if state is not None:
+            auxiliary.load_state_dict(_part(state, "auxiliary."))
+            _load_optimizer(optimizer, state)
+        fit(
+            self.model,
+            auxiliary,
+            self.pool,
+            self.subset,
+            schedule,
+            seed=self.job.seed * 7 + stage,
+            optimizer=optimizer,
+            start=start,
+            after_epoch=partial(self._save, stage, auxiliary, optimizer),
+        )
 
     def _prune(self, stage: Stage) -> None:
         self.scratch.tell(f"pruning {stage}", 0, 0)
         self.model.eval().requires_grad_(False)
-        rotate(self.model, stage, self._pictures(np.arange(len(self.pool.pictures))))
+        if can_rotate(self.model):
+            rotate(self.model, stage, self._pictures(np.arange(len(self.pool.pictures))))
         structure = structure_of(self.model)
         groups = structure.of_stage(stage)
         own = np.flatnonzero(np.isin(self.pool.pictures.labels, self.subset.classes))
-        scores = importance(
-            self.model, groups, self._pictures(own), self.job.score, seed=self.job.seed, block=_KL_BLOCK
-        )
+        with on(self.job.device, self.model):
+            seen = self._pictures(own).to(self.job.device)
+            scores = importance(self.model, groups, seen, self.job.score, seed=self.job.seed, block=_KL_BLOCK)
         keep = counts(
             structure,
             Fraction(self.job.keep),

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgevit.split.pictures import Pool, noisy
+from edgevit.split.processor import device_of
 from edgevit.split.subset import Subset
 
 _WARMUP_STEPS = 20
@@ -57,11 +58,11 @@ def classifier_of(model: Any) -> nn.Module:
 
 
 def auxiliary_head(model: Any, total: int) -> nn.Linear:
-    """A head for all classes, of zeros."""
+    """A head for all classes, of zeros, where the model is."""
     head = nn.Linear(model.head_hidden_size, total)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
-    return head
+    return head.to(device_of(model))
 
 
 def make_optimizer(model: nn.Module, auxiliary: nn.Module, schedule: Schedule) -> torch.optim.AdamW:
@@ -88,7 +89,7 @@ def fit(
     """Train in place, from epoch ``start`` on.
 
     Args:
-        model: a timm model that gives logits [B, 1 + own classes].
+        model: a timm model that gives logits [B, 1 + own classes]; trained where it is.
         auxiliary: from `auxiliary_head`, trained too.
         pool: views of the training pictures with the original's answers.
         subset: the task.
@@ -101,11 +102,14 @@ def fit(
     labels, count = pool.pictures.labels, len(pool.pictures)
     batch = min(schedule.batch, count)
     steps = max(1, count // batch)
-    own = torch.from_numpy(subset.relabelled(labels))
+    device = device_of(model)
+    gpus = [device] if device.type == "cuda" else []
+    pool, own = pool.on(device), torch.from_numpy(subset.relabelled(labels)).to(device)
     classifier = classifier_of(model.train().requires_grad_(True))
     for epoch in range(start, schedule.epochs):
         generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
-        with torch.random.fork_rng(devices=[]):
+        noise = torch.Generator(device).manual_seed(seed * 100_003 + epoch) if gpus else generator
+        with torch.random.fork_rng(devices=gpus):
             torch.manual_seed(seed * 100_003 + epoch)  # stochastic depth, where a model has it
             chosen = subset.draw(labels, steps * batch, generator).reshape(steps, batch)
             views = torch.randint(pool.views, (steps, batch), generator=generator).numpy()
@@ -115,8 +119,8 @@ def fit(
                 for group in optimizer.param_groups:
                     group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * share))
                 which, view = chosen[step], views[step]
-                images = noisy(pool.batch(view, which), generator)
-                wanted = torch.from_numpy(np.ascontiguousarray(pool.answers[view, which]))
+                images = noisy(pool.batch(view, which), noise)
+                wanted = torch.from_numpy(np.ascontiguousarray(pool.answers[view, which])).to(device)
                 found = model.forward_head(model.forward_features(images), pre_logits=True)
                 loss = _loss(classifier(found), own[which], wanted, subset, schedule)
                 if schedule.auxiliary and not subset.whole:
@@ -146,5 +150,5 @@ def _distilled(logits: Tensor, wanted: Tensor) -> Tensor:
 
 @torch.no_grad()
 def features(model: Any, batches: Iterable[Tensor]) -> Tensor:
-    """What the classifier sees: [N, features]."""
-    return torch.cat([model.forward_head(model.forward_features(one), pre_logits=True) for one in batches])
+    """What the classifier sees: [N, features], on the CPU."""
+    return torch.cat([model.forward_head(model.forward_features(one), pre_logits=True).cpu() for one in batches])

@@ -1,10 +1,11 @@
 """Split the bundled digits models and a 20-class set over 2, 5 and 10 members: accuracy, size, MACs, latency.
 
-    python tools/bench/split.py SHAPES [--only NAME] [--out docs/split.json]
+    python tools/bench/split.py SHAPES [--only NAME] [--out docs/split.json] [--device cuda] [--plans DIR]
 
 SHAPES is the folder of `tools/shapes.py SHAPES --train 12`. Every case is one `edgevit split`; sub-models that are in
 the store already are not trained again. Latency is measured on this computer with one thread, the whole model's
-bundle and the largest sub-model's in turns.
+bundle and the largest sub-model's in turns. Plans that are kept in `--plans` are not made again, so that a machine
+with a GPU may make them (`--no-latency`) and another measure what they take.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ import argparse
 import json
 import statistics
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import edgevit
-from edgevit.core.plan import Missing, Plan
+from edgevit.core.plan import PLAN, Missing, Plan, read_plan
 from edgevit.split.options import SplitOptions, equal_fleet
 from edgevit.split.run import split_model
 from edgevit.split.train import Schedule
@@ -78,26 +79,32 @@ def shares(missing: tuple[Missing, ...]) -> dict[str, float] | None:
     return {"mean": round(statistics.mean(found), 4), "worst": round(min(found), 4)} if found else None
 
 
-def run(case: Case, shapes: Path) -> dict[str, Any]:
+def make(given: SplitOptions, folder: Path) -> Plan:
+    """Split, unless it was done."""
+    if (folder / PLAN).exists():
+        return read_plan(folder)
+    told = set[str]()
+
+    def tell(what: str, done: int, total: int) -> None:  # noqa: ARG001
+        if what not in told:
+            told.add(what)
+            print(f"  {what}", flush=True)
+
+    return split_model(given, folder, progress=tell)
+
+
+def run(case: Case, given: SplitOptions, folder: Path, latency: bool) -> dict[str, Any]:
     """Split, measure, tell."""
-    given = options(case, shapes)
+    plan = make(given, folder)
+    largest = max(plan.sub_models, key=lambda one: one.parameters)
     with tempfile.TemporaryDirectory() as name:
-        folder, told = Path(name) / "plan", set[str]()
-
-        def tell(what: str, done: int, total: int) -> None:  # noqa: ARG001
-            if what not in told:
-                told.add(what)
-                print(f"  {what}", flush=True)
-
-        plan = split_model(given, folder, progress=tell)
-        largest = max(plan.sub_models, key=lambda one: one.parameters)
         return {
             "parts": case.parts,
             "keep": str(case.keep),
             "copies": case.copies,
             "smaller": round(plan.model.parameters / largest.parameters, 1),
             "fewer_macs": round(plan.model.macs / max(one.macs for one in plan.sub_models), 1),
-            "latency_ratio": latency_ratio(plan, folder, given.model, Path(name) / "whole"),
+            "latency_ratio": latency_ratio(plan, folder, given.model, Path(name)) if latency else None,
             "original": round(plan.accuracy.original, 4),
             "fused": round(plan.accuracy.fused, 4),
             "scores": round(plan.accuracy.scores_fused, 4),
@@ -113,13 +120,20 @@ def main() -> None:
     parser.add_argument("shapes", type=Path)
     parser.add_argument("--only", action="append", choices=list(cases()))
     parser.add_argument("--out", type=Path, default=Path("docs/split.json"))
+    parser.add_argument("--device", default="cpu", help="to train on")
+    parser.add_argument("--jobs", type=int, help="sub-models trained at once")
+    parser.add_argument("--plans", type=Path, help="keep the plans here")
+    parser.add_argument("--no-latency", action="store_true", help="measure no latency")
     given = parser.parse_args()
     found = json.loads(given.out.read_text()) if given.out.exists() else {}
     for name, case in cases().items():
         if given.only and name not in given.only:
             continue
         print(name, flush=True)
-        found[name] = run(case, given.shapes)
+        wanted = replace(options(case, given.shapes), device=given.device, jobs=given.jobs)
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = (given.plans or Path(scratch)) / name
+            found[name] = run(case, wanted, folder, not given.no_latency)
         print(f"  {found[name]}", flush=True)
         given.out.write_text(json.dumps(found, indent=1) + "\n")
 

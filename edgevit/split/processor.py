@@ -1,0 +1,89 @@
+"""What sub-models are trained on: the CPU, or a GPU for the time that a block of code lasts.
+
+Models live on the CPU and are cut there; only what takes long is moved. The same seed gives the same bytes on one kind
+of processor, and other rounding on another.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+
+from edgevit.errors import EnvironmentIncomplete, UsageError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+CPU = "cpu"
+
+
+def check_name(device: str) -> None:
+    """Refuse what is no name of a processor.
+
+    Args:
+        device: ``cpu``, ``cuda`` or ``cuda:1``.
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise UsageError(f"{device!r} is no processor to train on", cure="--device cpu, cuda or cuda:1")
+
+
+def require(device: str) -> None:
+    """Refuse a processor that is not there.
+
+    Raises:
+        EnvironmentIncomplete: this machine's torch does not see it.
+    """
+    if device == CPU:
+        return
+    count = torch.cuda.device_count()
+    if (torch.device(device).index or 0) >= count:
+        raise EnvironmentIncomplete(
+            f"torch {torch.__version__} sees no {device}",
+            where=f"it sees {count} GPUs" if count else "it sees no GPU",
+            cure="train on the CPU (--device cpu), or install a torch with CUDA",
+        )
+
+
+@contextmanager
+def on(device: str, model: nn.Module) -> Iterator[None]:
+    """While the block lasts, a model is on a processor.
+
+    Raises:
+        EnvironmentIncomplete: this machine's torch does not see it, or its memory does not suffice.
+    """
+    require(device)
+    try:
+        model.to(device)
+        with _repeatable():
+            yield
+    except torch.OutOfMemoryError as error:
+        raise EnvironmentIncomplete(
+            f"the memory of {device} does not suffice",
+            where=str(error).partition(". ")[0],
+            cure="fewer sub-models at once (--jobs 1), or fewer pictures a step (--batch 16)",
+        ) from error
+    finally:
+        model.to(CPU)
+
+
+@contextmanager
+def _repeatable() -> Iterator[None]:
+    """Convolutions whose sums are always taken in the same order."""
+    before = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.deterministic = before
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model is now."""
+    return next(model.parameters()).device
