@@ -17,10 +17,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when the hub's library is impor
 
 import pytest
 from filelock import FileLock
+from PIL import Image
 
 from edgevit.build.export import ExportResult, export
 from edgevit.build.options import ExportOptions
 from edgevit.bundle.read import read_bundle
+from edgevit.data.digits import digits_arrays
 from edgevit.split.options import SplitOptions, equal_fleet
 from edgevit.split.train import Schedule
 from tests.forked import fork_server, fork_workers, run_forked, start_anew
@@ -99,29 +101,46 @@ def exported(shared_folder: Path) -> Exported:
     return get
 
 
-SMALL_SPLIT = SplitOptions(
-    "deit_digits",
-    "digits:train",
-    equal_fleet(3),
-    evaluate="digits:test",
-    levels=(Fraction(1, 3),),
-    between=0,
-    last=Schedule(2),
-    views=1,
-    jobs=1,
-)
-"""What `small_plan` is."""
+@pytest.fixture(scope="session")
+def few_digits(shared_folder: Path) -> Path:
+    """A folder of classes each under ``train`` (20 pictures a class) and ``test`` (10)."""
+    folder = shared_folder / "few-digits"
+    with FileLock(str(shared_folder / "few-digits.lock")):
+        if not folder.exists():
+            for split, count in (("train", 20), ("test", 10)):
+                images, labels = digits_arrays(split)
+                for label in range(10):
+                    place = folder / split / str(label)
+                    place.mkdir(parents=True)
+                    for number, image in enumerate(images[labels == label][:count]):
+                        Image.fromarray(image).save(place / f"{number}.png")
+    return folder
+
+
+def small_split(digits: Path) -> SplitOptions:
+    """What `small_plan` is."""
+    return SplitOptions(
+        "deit_digits",
+        str(digits / "train"),
+        equal_fleet(3),
+        evaluate=str(digits / "test"),
+        levels=(Fraction(1, 3),),
+        between=0,
+        last=Schedule(4),
+        views=1,
+        jobs=1,
+    )
 
 
 @pytest.fixture(scope="session")
-def small_plan(shared_folder: Path) -> Path:
+def small_plan(shared_folder: Path, few_digits: Path) -> Path:
     """deit_digits split into three, trained for a moment; a test must not change it."""
     from edgevit.split.run import split_model
 
     folder = shared_folder / "small-plan"
     with FileLock(str(shared_folder / "small-plan.lock")):
         if not folder.exists():
-            split_model(SMALL_SPLIT, folder)
+            split_model(small_split(few_digits), folder)
     return folder
 
 

@@ -37,7 +37,7 @@ class _StraightThrough(Interpreter):
         if target is QUANTIZE:
             values, scale, zero, low, high = args[:5]
             inside = values.clamp((low - zero) * scale, (high - zero) * scale)
-            return inside + (fake_uniform(values, scale, zero, low, high) - inside).detach()
+            return inside + (fake_uniform(values.detach(), scale, zero, low, high) - inside.detach())
         return args[0] if target is DEQUANTIZE else super().call_function(target, args, kwargs)
 
     def run_node(self, n: Node) -> Any:

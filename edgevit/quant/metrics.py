@@ -1,7 +1,7 @@
 """How far a layer's result is off, for each of its output channels.
 
-All take the result with quantized operands, the float one and, for Fisher, the gradient of the loss by the
-float one, as [rows, groups, outputs], and give [groups, outputs]; smaller is better.
+All take the result with quantized operands, which they may overwrite, the float one and, for Fisher, the weights of
+squared errors, as [rows, groups, outputs], and give [groups, outputs]; smaller is better.
 """
 
 from __future__ import annotations
@@ -16,23 +16,32 @@ DAMPING = 1.0
 """Of the mean squared gradient of a layer, added to each."""
 
 
-def mse(found: Tensor, expected: Tensor, gradient: Tensor | None) -> Tensor:  # noqa: ARG001
+def mse(found: Tensor, expected: Tensor, weights: Tensor | None) -> Tensor:  # noqa: ARG001
     """Mean squared error."""
-    return (found - expected).square().mean(0)
+    return found.sub_(expected).square_().mean(0)
 
 
-def cosine(found: Tensor, expected: Tensor, gradient: Tensor | None) -> Tensor:  # noqa: ARG001
+def cosine(found: Tensor, expected: Tensor, weights: Tensor | None) -> Tensor:  # noqa: ARG001
     """One minus the cosine similarity over the rows (EasyQuant, equation 3)."""
     product = (found * expected).sum(0)
     return 1 - product / (found.norm(dim=0) * expected.norm(dim=0)).clamp_min(_TINY)
 
 
-def fisher(found: Tensor, expected: Tensor, gradient: Tensor | None) -> Tensor:
+def fisher(found: Tensor, expected: Tensor, weights: Tensor | None) -> Tensor:
     """Squared error weighted by the squared gradient: the diagonal of the Fisher information in place of the Hessian.
 
-    PTQ4ViT (equation 9) and Q-HyViT (equation 8). Damped: a few pictures leave most gradients near zero, and what has
-    none would be clipped at random.
+    PTQ4ViT (equation 9) and Q-HyViT (equation 8), with `fisher_weights`.
     """
-    assert gradient is not None
-    weight = gradient.square()
-    return ((found - expected).square() * (weight + DAMPING * weight.mean())).mean(0)
+    assert weights is not None
+    return found.sub_(expected).square_().mul_(weights).mean(0)
+
+
+def fisher_weights(gradient: Tensor | None) -> Tensor | None:
+    """Squared gradients of the loss by a float result, damped; None without any.
+
+    A few pictures leave most gradients near zero, and what has none would be clipped at random.
+    """
+    if gradient is None:
+        return None
+    weights = gradient.square()
+    return weights + DAMPING * weights.mean()

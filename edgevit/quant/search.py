@@ -11,7 +11,7 @@ from torch import Tensor
 
 from edgevit.core.recipe import Code, UniformCode, WeightCode
 from edgevit.graph.quantized.codes import LEAST_SCALE, fake_code, on_grid, uniform_code
-from edgevit.quant.metrics import Metric
+from edgevit.quant.metrics import Metric, fisher_weights
 from edgevit.quant.samples import products
 
 C = TypeVar("C", bound=Code)
@@ -63,7 +63,7 @@ def rounded_weight(weight: Tensor, scale: Tensor, bits: int) -> Tensor:
     """A weight [groups, O, K] rounded with one scale for each output."""
     low, high = -(1 << (bits - 1)) + (bits == 8), (1 << (bits - 1)) - 1
     step = scale.reshape(weight.shape[0], weight.shape[1], 1)
-    return (weight / step).round().clamp(low, high) * step
+    return (weight / step).round_().clamp_(low, high).mul_(step)
 
 
 def search_weight(reading: Reading, quantized_rows: Tensor, bits: int, grid: Grid, metric: Metric) -> Tensor:
@@ -81,11 +81,11 @@ def search_weight(reading: Reading, quantized_rows: Tensor, bits: int, grid: Gri
     """
     first = reading.weight.abs().amax(2).clamp_min(LEAST_SCALE) / ((1 << (bits - 1)) - 0.5)
     best_loss = torch.full_like(first, float("inf"))
-    best = on_grid(first)
+    best, weights = on_grid(first), fisher_weights(reading.gradient)
     for multiple in grid.multiples():
         scale = on_grid(first * multiple)
         found = products(quantized_rows, rounded_weight(reading.weight, scale, bits))
-        loss = metric(found, reading.expected, reading.gradient)
+        loss = metric(found, reading.expected, weights)
         better = loss < best_loss
         best_loss = torch.where(better, loss, best_loss)
         best = torch.where(better, scale, best)
@@ -95,10 +95,18 @@ def search_weight(reading: Reading, quantized_rows: Tensor, bits: int, grid: Gri
 
 def loss_of(readings: Sequence[Reading], code: Code, metric: Metric) -> float:
     """What a code of one value costs all layers that read it."""
-    return sum(
-        float(metric(products(fake_code(one.rows, code), one.rounded), one.expected, one.gradient).sum())
-        for one in readings
-    )
+    return losses_of(readings, [code], metric)[0]
+
+
+def losses_of(readings: Sequence[Reading], codes: Sequence[Code], metric: Metric) -> list[float]:
+    """The same for some codes."""
+    found = [0.0] * len(codes)
+    for one in readings:
+        weights = fisher_weights(one.gradient)
+        for place, code in enumerate(codes):
+            result = products(fake_code(one.rows, code), one.rounded)
+            found[place] += float(metric(result, one.expected, weights).sum())
+    return found
 
 
 def candidate_codes(low: float, high: float, bits: int, grid: Grid, *, symmetric: bool) -> list[UniformCode]:
@@ -109,7 +117,7 @@ def candidate_codes(low: float, high: float, bits: int, grid: Grid, *, symmetric
 
 def search_value(readings: Sequence[Reading], codes: Sequence[C], metric: Metric) -> tuple[C, float]:
     """The code with the smallest loss over all layers that read a value: (code, loss)."""
-    losses = [loss_of(readings, code, metric) for code in codes]
+    losses = losses_of(readings, codes, metric)
     place = losses.index(min(losses))
     return codes[place], losses[place]
 

@@ -26,12 +26,12 @@ from tests.conftest import cli
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
 
 
-def splitting(device: str, epochs: int) -> SplitOptions:
+def splitting(digits: Path, device: str, epochs: int) -> SplitOptions:
     return SplitOptions(
         "deit_digits",
-        "digits:train",
+        str(digits / "train"),
         equal_fleet(2),
-        evaluate="digits:test",
+        evaluate=str(digits / "test"),
         levels=(Fraction(1, 3),),
         between=1,
         last=Schedule(epochs),
@@ -113,14 +113,14 @@ def first_job(options: SplitOptions) -> SubModelJob:
 @pytest.mark.parametrize(
     ("device", "score"), [("cpu", "fisher"), *(pytest.param("cuda", one, marks=on_gpu) for one in ("fisher", "kl"))]
 )
-def test_stopped_and_resumed_gives_the_same_bytes(device: str, score: Score, tmp_path: Path) -> None:
-    job = first_job(replace(splitting(device, 2), score=score))
+def test_stopped_and_resumed_gives_the_same_bytes(device: str, score: Score, tmp_path: Path, few_digits: Path) -> None:
+    job = first_job(replace(splitting(few_digits, device, 2), score=score))
     assert_same(train(job, tmp_path / "whole"), train(job, tmp_path / "stopped", stopped=True))
 
 
 @on_gpu
 @pytest.mark.usefixtures("own_processes")
-def test_a_gpu_learns_what_a_cpu_does(tmp_path: Path) -> None:
-    cpu, gpu = (split_model(splitting(name, 3), tmp_path / name).accuracy.fused for name in ("cpu", "cuda"))
+def test_a_gpu_learns_what_a_cpu_does(tmp_path: Path, few_digits: Path) -> None:
+    cpu, gpu = (split_model(splitting(few_digits, name, 6), tmp_path / name).accuracy.fused for name in ("cpu", "cuda"))
     assert cpu > 0.9
     assert gpu == pytest.approx(cpu, abs=0.03)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import edgevit
 from edgevit.bundle.read import read_bundle
@@ -26,7 +27,7 @@ from edgevit.fleet.sources import Frame
 from edgevit.split.options import SplitOptions, equal_fleet
 from edgevit.split.run import draft_plan, split_model
 from edgevit.split.train import Schedule
-from tests.conftest import SMALL_SPLIT, cli
+from tests.conftest import cli, small_split
 
 
 def options(**changed: Any) -> SplitOptions:
@@ -39,14 +40,16 @@ def options(**changed: Any) -> SplitOptions:
         "jobs": 1,
         **changed,
     }
-    return SplitOptions("deit_digits", "digits:train", given.pop("fleet", equal_fleet(2)), **given)
+    data, fleet = given.pop("data", "digits:train"), given.pop("fleet", equal_fleet(2))
+    return SplitOptions("deit_digits", data, fleet, **given)
 
 
-def test_the_table_is_what_the_fleet_answers(small_plan: Path) -> None:
+def test_the_table_is_what_the_fleet_answers(small_plan: Path, few_digits: Path) -> None:
     """All held-out pictures through the fleet in this process: the same accuracy, whole and without a member."""
     plan = read_plan(small_plan)
-    images, labels = digits_arrays("test")
-    frames = [Frame(str(i), image.tobytes(), "raw") for i, image in enumerate(images)]
+    pictures = sorted((few_digits / "test").rglob("*.png"))
+    labels = [int(path.parent.name) for path in pictures]
+    frames = [Frame(str(path), np.asarray(Image.open(path)).tobytes(), "raw") for path in pictures]
     with RunningFleet(small_plan, FleetOptions(role="local", encoding="raw")) as fleet:
         assert fleet.wait_for(3, 30)
 
@@ -90,16 +93,16 @@ def weights(folder: Path) -> list[bytes]:
 
 
 def test_the_same_seed_gives_the_same_plan_and_a_killed_run_goes_on(
-    small_plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_plan: Path, few_digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
-        "from tests.conftest import SMALL_SPLIT; from edgevit.split.run import split_model\n"
-        "split_model(SMALL_SPLIT, Path(sys.argv[2]))"
+        "from tests.conftest import small_split; from edgevit.split.run import split_model\n"
+        "split_model(small_split(Path(sys.argv[3])), Path(sys.argv[2]))"
     )
     root = Path(__file__).parents[2]
     monkeypatch.setenv("EDGEVIT_CACHE", str(tmp_path / "cache"))
-    command = [sys.executable, "-c", code, str(root), str(tmp_path / "killed")]
+    command = [sys.executable, "-c", code, str(root), str(tmp_path / "killed"), str(few_digits)]
     process = subprocess.Popen(command, env={**os.environ})
     ends, store = time.monotonic() + 240, tmp_path / "cache/split"
     while not list(store.glob(".sub-*/checkpoint.safetensors")) and time.monotonic() < ends:
@@ -109,14 +112,14 @@ def test_the_same_seed_gives_the_same_plan_and_a_killed_run_goes_on(
     assert not (tmp_path / "killed").exists()
     assert list(store.glob(".sub-*/checkpoint.safetensors"))
     told: list[str] = []
-    split_model(SMALL_SPLIT, tmp_path / "killed", progress=lambda what, *_: told.append(what))
+    split_model(small_split(few_digits), tmp_path / "killed", progress=lambda what, *_: told.append(what))
     assert not any("the original's answers" in what for what in told), "the pool was made twice"
     assert len(weights(small_plan)) == 4
     assert weights(tmp_path / "killed") == weights(small_plan)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
-def test_members_may_have_other_formats_and_levels(tmp_path: Path) -> None:
+def test_members_may_have_other_formats_and_levels(tmp_path: Path, few_digits: Path) -> None:
     """Two limits and two devices: another share and another format for each."""
     fleet = Fleet.model_validate(
         {
@@ -126,7 +129,8 @@ def test_members_may_have_other_formats_and_levels(tmp_path: Path) -> None:
             ]
         }
     )
-    plan = split_model(options(fleet=fleet, levels=(Fraction(1, 6), Fraction(1, 3))), tmp_path / "plan")
+    data = {"data": str(few_digits / "train"), "evaluate": str(few_digits / "test")}
+    plan = split_model(options(fleet=fleet, levels=(Fraction(1, 6), Fraction(1, 3)), **data), tmp_path / "plan")
     by_member = {one.member: one for one in plan.sub_models}
     assert by_member["small"].keep == "1/6"
     assert by_member["large"].keep == "1/3"

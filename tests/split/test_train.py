@@ -10,7 +10,7 @@ import pytest
 from edgevit.errors import UsageError
 from edgevit.split.draft import Source, make_draft
 from edgevit.split.pictures import read_pool
-from edgevit.split.run import _jobs
+from edgevit.split.run import sub_model_jobs
 from edgevit.split.train import Schedule
 from edgevit.split.work import here, run_jobs
 from tests.split.test_split import options
@@ -20,7 +20,7 @@ def foreign_accuracy(auxiliary: float) -> float:
     """How well one affine map tells a sub-model's foreign classes apart, from its features of held-out pictures."""
     source = Source(options(last=Schedule(2, auxiliary=auxiliary)), lambda *_: None)
     assert source.pool
-    job = _jobs(source, make_draft(source, Path()))[0]
+    job = sub_model_jobs(source, make_draft(source, Path()))[0]
     with here() as executor:
         folder = run_jobs([job], executor)[0]
     pool, held = read_pool(Path(job.store) / job.pool)
