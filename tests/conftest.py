@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -23,6 +24,9 @@ from edgevit.build.export import ExportResult, export
 from edgevit.build.options import ExportOptions
 from edgevit.bundle.read import read_bundle
 from edgevit.data.digits import digits_arrays
+from edgevit.models.load import load_model
+from edgevit.quant.options import QuantizeOptions
+from edgevit.quant.run import quantize_loaded
 from edgevit.split.options import SplitOptions, equal_fleet
 from edgevit.split.train import Schedule
 from tests.forked import fork_server, fork_workers, run_forked, start_anew
@@ -35,8 +39,13 @@ def pytest_configure(config: pytest.Config) -> None:
     """One server for all test processes of a run."""
     if not hasattr(config, "workerinput"):
         stack = ExitStack()
-        stack.enter_context(fork_server())
+        stack.enter_context(fork_server(at_once=bool(config.getoption("numprocesses", None))))
         config.add_cleanup(stack.close)
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Tests of devices, browsers and fleets wait for a sixth of their time: three processes for two cores."""
+    return math.ceil(1.5 * (os.cpu_count() or 1))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -81,6 +90,16 @@ def crossed(rows: Sequence[str], columns: Sequence[str], first: Collection[tuple
     return [pytest.param(*one, marks=() if one in first else pytest.mark.matrix) for one in pairs]
 
 
+def _recipe(model: str, folder: Path) -> Path:
+    """Solved once, and carried into every format."""
+    path = folder / f"{model}-recipe.json"
+    with FileLock(str(folder / f"{model}-recipe.lock")):
+        if not path.exists():
+            options = QuantizeOptions(calib="digits:train", quantizer="repq", exportable=True)
+            path.write_text(quantize_loaded(load_model(model), options).recipe.to_json())
+    return path
+
+
 @pytest.fixture(scope="session")
 def exported(shared_folder: Path) -> Exported:
     """Export a bundled model once; returns the bundle's folder, which a test must not change."""
@@ -89,9 +108,10 @@ def exported(shared_folder: Path) -> Exported:
         folder = shared_folder / "bundles" / model / f"{target}-{precision}"
         with FileLock(str(shared_folder / f"{model}-{target}-{precision}.lock")):
             if not folder.exists():
-                calib = "digits:train" if precision == "int8" else None
-                out = shared_folder / "bundles"
-                options = ExportOptions(model, (target,), precision=precision, calib=calib, quantizer="repq", out=out)
+                recipe = _recipe(model, shared_folder) if precision == "int8" else None
+                options = ExportOptions(
+                    model, (target,), precision=precision, recipe=recipe, out=shared_folder / "bundles"
+                )
                 result: ExportResult = export(options)[0]
                 if result.error:
                     raise result.error

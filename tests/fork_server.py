@@ -1,4 +1,4 @@
-"""A process that imports every toolchain once and is forked for each program: ``fork_server.py SOCKET``.
+"""A process that imports every toolchain once and is forked for each program: ``fork_server.py SOCKET [at-once]``.
 
 A request is one JSON document with three descriptors, the program's standard streams. The answers are its process
 and, when it has ended, its status. The server ends when its own standard input closes.
@@ -113,7 +113,7 @@ def _tell(waiting: selectors.BaseSelector, key: selectors.SelectorKey) -> None:
         connection.sendall(struct.pack("!i", status))
 
 
-def serve(path: Path) -> tuple[dict[str, Any], list[int]] | None:
+def serve(path: Path, *, at_once: bool) -> tuple[dict[str, Any], list[int]] | None:
     """Fork for every request; in the fork, returns the request and its streams."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     waiting = selectors.DefaultSelector()
@@ -122,7 +122,9 @@ def serve(path: Path) -> tuple[dict[str, Any], list[int]] | None:
     listening.listen()
     waiting.register(0, selectors.EVENT_READ)
     waiting.register(listening, selectors.EVENT_READ)
-    imported = False
+    imported = at_once
+    if at_once:
+        _import_all()
     while True:
         for key, _ in waiting.select():
             if key.fileobj == 0:
@@ -141,6 +143,6 @@ def serve(path: Path) -> tuple[dict[str, Any], list[int]] | None:
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).parents[1])
-    found = serve(Path(sys.argv[1]))
+    found = serve(Path(sys.argv[1]), at_once="at-once" in sys.argv)
     if found:
         _become(*found)

@@ -30,11 +30,12 @@ _start_anew = jobs.start_worker
 
 
 @contextlib.contextmanager
-def fork_server() -> Iterator[None]:
-    """Start the server; it imports nothing before it is asked for something."""
+def fork_server(*, at_once: bool = False) -> Iterator[None]:
+    """Start the server; it imports the toolchains at once, or when it is asked for something."""
     with tempfile.TemporaryDirectory(prefix="edgevit-forks-") as folder:
         path = Path(folder) / "socket"
         command = [sys.executable, str(Path(__file__).with_name("fork_server.py")), str(path)]
+        command += ["at-once"] if at_once else []
         with (Path(folder) / "log").open("wb") as log:
             server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
         os.environ[_VARIABLE] = str(path)

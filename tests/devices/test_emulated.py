@@ -60,7 +60,7 @@ def check_emulated(found: Profile, tmp_path: Path) -> None:
     assert not (tmp_path / "results.jsonl").exists()
 
 
-# The two others run over adb below; all of them on more systems: tools/emulated_matrix.py.
+# LiteRT runs over adb below; all of them on more systems: tools/emulated_matrix.py.
 @pytest.mark.parametrize(
     "targets", [("onnx",), pytest.param(("litert", "executorch"), marks=pytest.mark.matrix)], ids=" and ".join
 )
@@ -79,10 +79,11 @@ def test_bundles_on_an_emulated_raspberry_pi(exported: Exported, tmp_path: Path,
         device.close()
 
 
-def test_android_over_the_real_adb(exported: Exported, tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["litert", pytest.param("executorch", marks=pytest.mark.matrix)])
+def test_android_over_the_real_adb(exported: Exported, tmp_path: Path, target: str) -> None:
     with emulated_adbd("cortex-a76", tmp_path / "adbd") as phone:
-        command = [sys.executable, "-m", "edgevit.cli.app", "profile", str(exported(target="litert"))]
-        command += [str(exported(target="executorch")), "-d", f"adb://{phone.serial}", "--install-runtime", "--json"]
+        command = [sys.executable, "-m", "edgevit.cli.app", "profile", str(exported(target=target))]
+        command += ["-d", f"adb://{phone.serial}", "--install-runtime", "--json"]
         command += ["--seconds", "1", "--runs", "10", "--threads", "1", "--allow-noisy", "-q"]
         environment = {**os.environ, **phone.environment}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)

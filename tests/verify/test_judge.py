@@ -106,7 +106,7 @@ def test_a_sabotaged_model_is_rejected(
     assert verdict.status == ("failed" if sabotage else "passed"), verdict
 
 
-@pytest.mark.parametrize("target", ["litert", "executorch"])
+@pytest.mark.parametrize("target", ["litert", pytest.param("executorch", marks=pytest.mark.matrix)])
 def test_one_flipped_weight_is_rejected_in_every_runtime(
     exported: Callable[..., Path], tmp_path: Path, target: str
 ) -> None:
