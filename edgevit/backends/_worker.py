@@ -12,6 +12,7 @@ import json
 import os
 import resource
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -137,6 +138,13 @@ def _prepare(modules: Sequence[str]) -> None:
     gc.enable()
 
 
+def _keep_scratch_in(folder: Path) -> None:
+    """Toolchains leave temporary files of the model's size; here they go with the job's own folder."""
+    scratch = folder / "tmp"
+    scratch.mkdir(exist_ok=True)
+    tempfile.tempdir = os.environ["TMPDIR"] = str(scratch)
+
+
 def main(path: Path, modules: Sequence[str] = ()) -> int:
     """Carry out the job and write its result beside it; returns the exit status."""
     _end_with_parent()
@@ -144,6 +152,7 @@ def main(path: Path, modules: Sequence[str] = ()) -> int:
     while not path.exists():
         time.sleep(_POLL_SECONDS)
     job = json.loads(path.read_text(encoding="utf-8"))
+    _keep_scratch_in(path.parent)
     try:
         result = {"ok": True, **JOBS[job["job"]](job)}
     except Exception as error:

@@ -154,6 +154,20 @@ def test_fp16_halves_the_file(exported: Exported, target: str) -> None:
     assert half.manifest.verdict.status == "passed"
 
 
+@pytest.mark.usefixtures("own_processes")
+def test_a_worker_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """coremltools writes whole packages where temporary files go."""
+    from edgevit.build.export import export
+    from edgevit.build.options import ExportOptions
+
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    made = export(ExportOptions("shvit_digits", ("coreml",), out=tmp_path / "out", cache=False))[0]
+    assert made.error is None and made.path is not None
+    assert list((tmp_path / "tmp").iterdir()) == []
+    assert list(made.path.parent.iterdir()) == [made.path]
+
+
 def test_the_bill_of_materials_is_valid_cyclonedx(exported: Exported) -> None:
     import json
 
