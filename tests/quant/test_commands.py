@@ -19,17 +19,17 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Solved by the command, with its report."""
     folder = tmp_path_factory.mktemp("recipe")
     done = cli(
-        "quantize", MODEL, "--calib", "digits:train", "--images", 16, "--quantizer", "hyq", "--evaluate", "digits:test",
+        "quantize", MODEL, "--calib", "digits:train", "--images", 16, "--quantizer", "minmax", "--evaluate", "digits:test",
         "--limit", 100, "--floor", 0.9, "--report", folder / "layers.html", "-o", folder / "deit.json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "hyq" in done.stdout
+    assert "minmax" in done.stdout
     return folder / "deit.json"
 
 
 def test_a_recipe_says_what_it_is(recipe: Path) -> None:
     found = read_recipe(recipe)
-    assert found.quantizer == "hyq" and found.model.name == MODEL
+    assert found.quantizer == "minmax" and found.model.name == MODEL
     assert found.calibration is not None and found.calibration.images == 16
     assert found.agreement is not None and found.agreement.accuracy is not None and found.agreement.accuracy > 0.9
     assert str(recipe.parent) not in recipe.read_text()
@@ -53,7 +53,7 @@ def test_export_and_evaluate_take_it(recipe: Path, tmp_path: Path) -> None:
     assert cli("verify", bundle).returncode == 0
     assert cli("verify", bundle, "--reference", MODEL).returncode == 0
     shown = cli("inspect", bundle).stdout
-    assert "W8A8 by hyq" in shown and "by integer kernels" in shown
+    assert "W8A8 by minmax" in shown and "by integer kernels" in shown
     simulated = cli_json("evaluate", MODEL, "digits:test", "--recipe", recipe, "--limit", 60)
     deployed = cli_json("evaluate", bundle, "digits:test", "--limit", 60)
     assert abs(float(simulated["accuracy"]) - float(deployed["accuracy"])) <= 0.02  # type: ignore[arg-type]
