@@ -38,15 +38,17 @@ def require(device: str) -> None:
     """Refuse a processor that is not there.
 
     Raises:
+        UsageError: it is no name of one.
         EnvironmentIncomplete: this machine's torch does not see it.
     """
+    check_name(device)
     if device == CPU:
         return
     count = torch.cuda.device_count()
     if (torch.device(device).index or 0) >= count:
         raise EnvironmentIncomplete(
-            f"torch {torch.__version__} sees no {device}",
-            where=f"it sees {count} GPUs" if count else "it sees no GPU",
+            f"there is no GPU {device} to train on",
+            where=f"torch {torch.__version__} sees {count or 'none'}",
             cure="train on the CPU (--device cpu), or install a torch with CUDA",
         )
 

@@ -52,12 +52,16 @@ def test_names(device: str) -> None:
     check_name(device)
 
 
-def test_a_gpu_that_is_not_there_is_refused_before_anything_is_done(tmp_path: Path) -> None:
-    out = tmp_path / "plan"
-    given = ["split", "deit_digits", "--parts", 2, "--keep", "1/3", "--data", "digits:train", "--device", "cuda:99"]
-    done = cli(*given, "-o", out, env={"EDGEVIT_CACHE": str(tmp_path / "cache")})
-    assert done.returncode == 5
-    assert "sees no cuda:99" in done.stderr and "--device cpu" in done.stderr
+@pytest.mark.parametrize(
+    ("device", "said", "code"), [("cuda:99", "no GPU cuda:99", 5), ("gpu", "'gpu' is no processor", 2)]
+)
+def test_what_is_not_there_is_refused_before_anything_is_done(
+    device: str, said: str, code: int, tmp_path: Path
+) -> None:
+    given = ["split", "deit_digits", "--parts", 2, "--keep", "1/3", "--data", "digits:train", "--device", device]
+    done = cli(*given, "-o", tmp_path / "plan", env={"EDGEVIT_CACHE": str(tmp_path / "cache")})
+    assert done.returncode == code
+    assert said in done.stderr and "--device cpu" in done.stderr
     assert not any(tmp_path.iterdir())
 
 
