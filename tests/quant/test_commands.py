@@ -128,6 +128,17 @@ def test_requests_that_cannot_work(arguments: tuple[str, ...], words: str, tmp_p
     assert list(tmp_path.glob("*.json")) == []
 
 
+def test_an_export_solves_a_recipe_of_its_own(tmp_path: Path) -> None:
+    """The one that `quantize --exportable` finds on the same pictures."""
+    asked = ("--calib", "digits:train", "--quantizer", "minmax", "-q")
+    done = cli("export", MODEL, "-p", "int8", "-t", "onnx", *asked, "-o", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert cli("quantize", MODEL, *asked, "--exportable", "-o", tmp_path / "r.json").returncode == 0
+    own, found = read_recipe(tmp_path / MODEL / "onnx-int8/recipe.json"), read_recipe(tmp_path / "r.json")
+    assert own.calibration is not None and own.calibration == found.calibration
+    assert (own.weights, own.activations, own.folds) == (found.weights, found.activations, found.folds)
+
+
 def test_the_same_from_python(tmp_path: Path) -> None:
     import edgevit
 

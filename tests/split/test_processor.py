@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -21,24 +20,14 @@ from edgevit.split.run import split_model, sub_model_jobs
 from edgevit.split.submodel import SubModelJob
 from edgevit.split.train import Schedule
 from edgevit.split.work import Scratch
-from tests.conftest import cli
+from tests.conftest import cli, small_split
 
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
 
 
 def splitting(digits: Path, device: str, epochs: int) -> SplitOptions:
-    return SplitOptions(
-        "deit_digits",
-        str(digits / "train"),
-        equal_fleet(2),
-        evaluate=str(digits / "test"),
-        levels=(Fraction(1, 3),),
-        between=1,
-        last=Schedule(epochs),
-        views=2,
-        jobs=1,
-        device=device,
-    )
+    given = small_split(digits)
+    return replace(given, fleet=equal_fleet(2), between=1, last=Schedule(epochs), views=2, device=device)
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "CUDA", "mps", "", "cuda:0,1"])
