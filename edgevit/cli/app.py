@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from importlib import import_module
@@ -16,6 +17,7 @@ import typer
 from edgevit.cli.config import read_config
 from edgevit.cli.console import error_document, print_error, print_json, stderr
 from edgevit.errors import EdgevitError
+from edgevit.fleet import THREADS
 
 _COMMANDS = (
     "models",
@@ -73,6 +75,19 @@ for _name in _COMMANDS:
 
 def main() -> None:
     """Run the command line; never returns."""
+    try:
+        _run()
+    except SystemExit as end:
+        if any(thread.name.startswith(THREADS) for thread in threading.enumerate()):
+            # a runtime hangs, or a goodbye does not get through: coming back from the engine while the interpreter
+            # is taken down, such a thread would abort the process
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(int(end.code or 0))
+        raise
+
+
+def _run() -> None:
     signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
     try:
         command = typer.main.get_command(app)

@@ -17,13 +17,14 @@ from typing import Any, Literal
 
 from edgevit.core.plan import Fleet
 from edgevit.errors import BadFile, MissingDependency, UsageError
+from edgevit.fleet import THREADS
 from edgevit.fleet.wire import door_key, nudge_key
 
 Transport = Literal["quic", "tls"]
 COORDINATOR, CLIENT = "coordinator", "client"
 _RESERVED = (COORDINATOR, CLIENT, "ca")
 _LEASE_MS, _KEEP_ALIVE = 2000, 4
-_CLOSE_S = 3.0
+CLOSE_S = 3.0
 _RETRY = {"period_init_ms": 200, "period_max_ms": 400, "period_increase_factor": 1.5}
 _OPEN_MS = 1000
 """An attempt that began while the link was down backs off for seconds; a fresh one gets through at once."""
@@ -234,9 +235,9 @@ def leave(*calls: Callable[[], None]) -> None:
         for call in calls:
             call()
 
-    goodbye = threading.Thread(target=say, daemon=True)
+    goodbye = threading.Thread(target=say, name=f"{THREADS}goodbye", daemon=True)
     goodbye.start()
-    goodbye.join(_CLOSE_S)
+    goodbye.join(CLOSE_S)
 
 
 def import_zenoh() -> Any:

@@ -31,6 +31,8 @@ from edgevit.core.plan import Plan, SubModel
 from edgevit.core.spec import Preprocessing
 from edgevit.data.images import MAX_MEGAPIXELS, as_input, to_model_size
 from edgevit.errors import CheckFailed, UnknownName
+from edgevit.fleet import THREADS
+from edgevit.fleet.config import CLOSE_S
 from edgevit.fleet.wire import (
     BAD_REQUEST,
     BUSY,
@@ -173,13 +175,18 @@ class Serving:
     _answered: queue.SimpleQueue[tuple[Any, float] | None] = field(default_factory=queue.SimpleQueue)
     _compute_s: float = 0.0
     _held: list[Any] = field(default_factory=list)
+    _threads: list[threading.Thread] = field(default_factory=list)
 
     def open(self) -> None:
         """Start to answer; returns at once."""
         import zenoh
 
-        threading.Thread(target=self._work, name=f"compute-{self.member}", daemon=True).start()
-        threading.Thread(target=self._follow, name=f"follow-{self.member}", daemon=True).start()
+        self._threads = [
+            threading.Thread(target=work, name=f"{THREADS}{name}-{self.member}", daemon=True)
+            for name, work in (("compute", self._work), ("follow", self._follow))
+        ]
+        for thread in self._threads:
+            thread.start()
         infer, status = infer_key(self.fleet, self.member), status_key(self.fleet, self.member)
         callback = zenoh.handlers.Callback
         self._held = [
@@ -191,12 +198,19 @@ class Serving:
         ]
 
     def close(self) -> None:
-        """Take back the token and stop; queries that wait are finished unanswered."""
+        """Take back the token and stop after what is being computed; queries that wait are finished unanswered."""
         for one in reversed(self._held):
             one.undeclare()
         self._held = []
+        with suppress(queue.Empty):
+            while (work := self._jobs.get_nowait()) is not None:
+                work.query.drop()
         self._jobs.put(None)
         self._answered.put(None)
+        # a thread that lets go of its query while the interpreter is taken down aborts the process
+        for thread in self._threads:
+            thread.join(CLOSE_S)
+        self._threads = []
 
     def _asked(self, query: Any) -> None:
         """On the engine's thread: only enqueue."""

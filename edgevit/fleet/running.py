@@ -16,7 +16,9 @@ from edgevit.core.fusion import read_head
 from edgevit.core.plan import FLEET, FUSION, Fleet, Plan, read_fleet, read_plan
 from edgevit.data.images import read_picture
 from edgevit.errors import DeviceUnreachable
+from edgevit.fleet import THREADS
 from edgevit.fleet.config import (
+    CLOSE_S,
     Security,
     check_address,
     check_names,
@@ -38,7 +40,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
 Role = Literal["coordinator", "local"]
-_CLOSE_S = 3.0
 T = TypeVar("T")
 
 
@@ -107,7 +108,7 @@ class RunningFleet:
         for member in self._members:
             member.open()
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="fleet", daemon=True)
+        self._thread = threading.Thread(target=self._loop.run_forever, name=f"{THREADS}loop", daemon=True)
         self._thread.start()
         self.coordinator = self.call(self._start())
         self._door = Door(self) if options.role == "coordinator" else None
@@ -214,7 +215,7 @@ class RunningFleet:
             member.close()
         leave(self.session.close)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(_CLOSE_S)
+        self._thread.join(CLOSE_S)
         self._loop.close()
 
     def __enter__(self) -> RunningFleet:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import struct
+import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import zenoh
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from edgevit.core.plan import Fleet
 from edgevit.core.spec import Preprocessing
 from edgevit.errors import UsageError
+from edgevit.fleet import THREADS
 from edgevit.fleet.config import check_names, local_config, open_session
 from edgevit.fleet.health import PROBE_S, TRIP, Health
 from edgevit.fleet.member import Serving, decode
@@ -237,3 +241,31 @@ def test_a_member_that_hangs_from_the_first_image_on_is_found_out(tmp_path) -> N
         return [answer.members["m1"] for answer in answers]
 
     assert asyncio.run(drive()) == ["late", "late", "suspect", "suspect"]
+
+
+def test_a_closed_member_is_done_with_its_query(tmp_path: Path) -> None:
+    """A thread that still holds one when the interpreter ends would abort the process."""
+    from edgevit.fleet.member import serving
+    from tests.fleet.lab import fleetlab
+
+    plan = fleetlab.synthetic_plan(tmp_path / "plan", 1, listen="127.0.0.1:1")
+    session = open_session(local_config(), "opening")
+    started = threading.Event()
+
+    def compute(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        started.set()
+        time.sleep(0.5)
+        return np.zeros(16, np.float32)
+
+    member = serving(session, "lab", plan, "m0", compute)
+    member.open()
+    payload = fleetlab.picture(0)
+    header = Request(1, 5, "raw", member.digest).pack(digest_of(payload))
+    asked = [session.get(infer_key("lab", "m0"), payload=payload, attachment=header, timeout=5) for _ in range(3)]
+    assert started.wait(5)
+    start = time.monotonic()
+    member.close()
+    assert time.monotonic() - start < 1, "what waits behind the one in work is not computed any more"
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith(THREADS)]
+    assert [sum(1 for reply in one if reply.ok is not None) for one in asked] == [1, 0, 0]
+    session.close()
