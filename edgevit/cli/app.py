@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 import time
 import traceback
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +17,6 @@ import typer
 from edgevit.cli.config import read_config
 from edgevit.cli.console import error_document, print_error, print_json, stderr
 from edgevit.errors import EdgevitError
-from edgevit.fleet import THREADS
 
 _COMMANDS = (
     "models",
@@ -78,11 +77,11 @@ def main() -> None:
     try:
         _run()
     except SystemExit as end:
-        if any(thread.name.startswith(THREADS) for thread in threading.enumerate()):
-            # a runtime hangs, or a goodbye does not get through: coming back from the engine while the interpreter
-            # is taken down, such a thread would abort the process
-            sys.stdout.flush()
-            sys.stderr.flush()
+        if "zenoh" in sys.modules:
+            # its threads outlive its sessions; one that meets an interpreter that is taken down aborts the process
+            with suppress(OSError):
+                sys.stdout.flush()
+                sys.stderr.flush()
             os._exit(int(end.code or 0))
         raise
 

@@ -1,4 +1,1 @@
 """A plan at work: members that answer for their sub-models, and a coordinator that fuses what comes in time."""
-
-THREADS = "fleet-"
-"""How the names of a fleet's own threads begin."""

@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 from edgevit.core.plan import Fleet
 from edgevit.errors import BadFile, MissingDependency, UsageError
-from edgevit.fleet import THREADS
 from edgevit.fleet.wire import door_key, nudge_key
 
 Transport = Literal["quic", "tls"]
@@ -235,7 +234,7 @@ def leave(*calls: Callable[[], None]) -> None:
         for call in calls:
             call()
 
-    goodbye = threading.Thread(target=say, name=f"{THREADS}goodbye", daemon=True)
+    goodbye = threading.Thread(target=say, name="goodbye", daemon=True)
     goodbye.start()
     goodbye.join(CLOSE_S)
 

@@ -31,7 +31,6 @@ from edgevit.core.plan import Plan, SubModel
 from edgevit.core.spec import Preprocessing
 from edgevit.data.images import MAX_MEGAPIXELS, as_input, to_model_size
 from edgevit.errors import CheckFailed, UnknownName
-from edgevit.fleet import THREADS
 from edgevit.fleet.config import CLOSE_S
 from edgevit.fleet.wire import (
     BAD_REQUEST,
@@ -182,7 +181,7 @@ class Serving:
         import zenoh
 
         self._threads = [
-            threading.Thread(target=work, name=f"{THREADS}{name}-{self.member}", daemon=True)
+            threading.Thread(target=work, name=f"{name}-{self.member}", daemon=True)
             for name, work in (("compute", self._work), ("follow", self._follow))
         ]
         for thread in self._threads:

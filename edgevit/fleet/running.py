@@ -16,7 +16,6 @@ from edgevit.core.fusion import read_head
 from edgevit.core.plan import FLEET, FUSION, Fleet, Plan, read_fleet, read_plan
 from edgevit.data.images import read_picture
 from edgevit.errors import DeviceUnreachable
-from edgevit.fleet import THREADS
 from edgevit.fleet.config import (
     CLOSE_S,
     Security,
@@ -108,7 +107,7 @@ class RunningFleet:
         for member in self._members:
             member.open()
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name=f"{THREADS}loop", daemon=True)
+        self._thread = threading.Thread(target=self._loop.run_forever, name="fleet", daemon=True)
         self._thread.start()
         self.coordinator = self.call(self._start())
         self._door = Door(self) if options.role == "coordinator" else None

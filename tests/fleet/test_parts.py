@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from edgevit.core.plan import Fleet
 from edgevit.core.spec import Preprocessing
 from edgevit.errors import UsageError
-from edgevit.fleet import THREADS
 from edgevit.fleet.config import check_names, local_config, open_session
 from edgevit.fleet.health import PROBE_S, TRIP, Health
 from edgevit.fleet.member import Serving, decode
@@ -270,6 +269,6 @@ def test_a_closed_member_is_done_with_its_query(tmp_path: Path) -> None:
     start = time.monotonic()
     member.close()
     assert time.monotonic() - start < 1, "what waits behind the one in work is not computed any more"
-    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith(THREADS)]
+    assert not [thread.name for thread in threading.enumerate() if thread.name.endswith("-m0")]
     assert [sum(1 for reply in one if reply.ok is not None) for one in asked] == [1, 0, 0]
     session.close()
