@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import struct
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -131,9 +131,13 @@ class Door:
             with query:
                 query.reply_err(str(error).encode())
             return
-        self._running.ask(frame).add_done_callback(
-            lambda done: self._pool.submit(self._say_answer, query, done.result())
-        )
+        self._running.ask(frame).add_done_callback(lambda done: self._answered(query, done))
+
+    def _answered(self, query: Any, done: Future[Answer]) -> None:
+        try:
+            self._pool.submit(self._say_answer, query, done.result())
+        except (CancelledError, RuntimeError):  # the fleet is being closed
+            query.drop()
 
     def _say_answer(self, query: Any, answer: Answer) -> None:
         with query:

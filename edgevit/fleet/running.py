@@ -204,11 +204,12 @@ class RunningFleet:
         return [Prediction(int(i), self.plan.labels[int(i)], float(answer.shares[i])) for i in order]
 
     def close(self) -> None:
-        """Leave the fleet."""
+        """Leave the fleet; futures of images still in the air are cancelled."""
         if self._loop.is_closed():
             return
         if self._door is not None:
             self._door.close()
+        self.call(_cancel_others())
         self.call(self.coordinator.close())
         for member in self._members:
             member.close()
@@ -222,6 +223,13 @@ class RunningFleet:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+async def _cancel_others() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 def _open(fleet: Fleet, address: str, options: FleetOptions) -> Any:

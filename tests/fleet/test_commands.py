@@ -18,6 +18,7 @@ from PIL import Image
 import edgevit
 from edgevit.core.plan import read_plan
 from edgevit.data.digits import digits_arrays
+from edgevit.fleet.sources import Frame
 from tests.conftest import cli
 from tests.fleet.lab import free_port
 
@@ -201,3 +202,15 @@ def test_a_member_imports_no_torch(small_plan: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_closed_with_images_in_the_air(small_plan: Path) -> None:
+    fleet = edgevit.open_fleet(small_plan)
+    height, width = fleet.rule.size
+    asked = [fleet.ask(Frame("", bytes(height * width * 3), "raw")) for _ in range(40)]
+    asked[0].result(10)
+    fleet.close()
+    assert all(one.done() for one in asked), "who waits for one must not wait for ever"
+    answered = [one for one in asked if not one.cancelled()]
+    assert 0 < len(answered) == fleet.tally.requests
+    assert fleet.tally.adds_up()

@@ -7,12 +7,16 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from edgevit.errors import DeviceUnreachable
+from edgevit.fleet.config import Security
+from edgevit.fleet.gateway import FleetClient
 from edgevit.fleet.tally import Answer
-from tests.fleet.lab import DEADLINE, lab
+from tests.fleet.lab import DEADLINE, fleetlab, lab
 
 MOST_SLOWED = 5
 
@@ -128,3 +132,19 @@ def test_the_tally_of_ten_thousand_requests_under_random_faults_adds_up(tmp_path
             outcomes.update(one)
         assert sum(outcomes.values()) == 4 * tally.requests
         assert len(outcomes) >= 4, outcomes
+
+
+def test_a_client_whose_coordinator_leaves_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        lab(tmp_path, 1, secured=False) as fleet,
+        FleetClient(fleet.running.fleet, fleet.address, Security()) as client,
+        ThreadPoolExecutor() as pool,
+    ):
+        fleet.signal("m0", signal.SIGSTOP)
+        asked = pool.submit(client.ask, fleetlab.picture(1), "raw", 30)
+        time.sleep(0.3 * DEADLINE)
+        assert not asked.done()
+        fleet.running.close()
+        with pytest.raises(DeviceUnreachable):
+            asked.result(10)
+    assert not [record.getMessage() for record in caplog.records]
