@@ -12,6 +12,9 @@ from edgevit.fleet.config import Security, check_address, leave, member_config, 
 from edgevit.fleet.member import Compute, load_compute, serving
 from edgevit.fleet.running import read_fleet_of
 
+_LOOK_S = 0.5
+"""A signal that one of the engine's threads receives does not wake the thread that waits; it has to look."""
+
 
 def serve(
     folder: Path,
@@ -59,7 +62,9 @@ def serve(
     at_work.open()
     notice(f"{member}: ready")
     try:
-        (stop or threading.Event()).wait()
+        stop = stop or threading.Event()
+        while not stop.wait(_LOOK_S):
+            pass
     finally:
         notice(f"{member}: answered {at_work.counts.answered}")
         leave(at_work.close, session.close)

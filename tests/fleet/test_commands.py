@@ -214,3 +214,14 @@ def test_closed_with_images_in_the_air(small_plan: Path) -> None:
     answered = [one for one in asked if not one.cancelled()]
     assert 0 < len(answered) == fleet.tally.requests
     assert fleet.tally.adds_up()
+
+
+def test_a_member_stops_whichever_thread_hears_the_signal(small_plan: Path) -> None:
+    code = (
+        "import signal, threading, time\nfrom pathlib import Path\nfrom edgevit.fleet.serve import serve\n"
+        "stop = threading.Event(); signal.signal(signal.SIGTERM, lambda *_: stop.set())\n"
+        "def hear(): time.sleep(1); signal.pthread_kill(threading.get_ident(), signal.SIGTERM)\n"
+        "threading.Thread(target=hear).start()\n"
+        f"serve(Path({str(small_plan)!r}), 'member-1', address='127.0.0.1:9', stop=stop)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], timeout=60, check=True)
