@@ -199,18 +199,14 @@ def test_an_overloaded_coordinator_sheds_and_serves_what_it_can(tmp_path) -> Non
         session.close()
         return sum(bool(one.answered) for one in answers), found
 
-    wrong = []
-    for _ in range(3):  # a machine that is starved for a while makes answers late
-        answered, found = asyncio.run(drive())
-        outcomes = found.tally.members["m0"]
-        assert answered > 10
-        assert found.tally.shed > answered
-        assert found.tally.adds_up()
-        # what is let in can be answered: few are late, and the member is not blamed for the crowd
-        if max(outcomes["late"] + outcomes["expired"], outcomes["suspect"]) <= 0.2 * answered:
-            return
-        wrong.append((answered, outcomes))
-    raise AssertionError(wrong)
+    answered, found = asyncio.run(drive())
+    outcomes = found.tally.members["m0"]
+    assert answered > 10
+    assert found.tally.shed > answered
+    # what is let in can be answered: few are late, and the member is not blamed for the crowd
+    assert outcomes["late"] + outcomes["expired"] <= 0.2 * answered
+    assert outcomes["suspect"] <= 0.2 * answered
+    assert found.tally.adds_up()
 
 
 def test_a_member_that_hangs_from_the_first_image_on_is_found_out(tmp_path) -> None:  # type: ignore[no-untyped-def]
