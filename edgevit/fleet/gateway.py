@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from edgevit.core.plan import Fleet
 from edgevit.data.images import MAX_MEGAPIXELS
 from edgevit.errors import DeviceUnreachable, EdgevitError
-from edgevit.fleet.config import Security, client_config, open_session
+from edgevit.fleet.config import Security, client_config, leave, open_session
 from edgevit.fleet.health import State
 from edgevit.fleet.sources import Frame
 from edgevit.fleet.wire import Encoding, Malformed, digest_of, door_key, status_key
@@ -204,7 +204,7 @@ class FleetClient:
 
     def close(self) -> None:
         """Leave."""
-        self._session.close()
+        leave(self._session.close)
 
     def __enter__(self) -> FleetClient:
         return self
