@@ -9,7 +9,7 @@ import torch
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
-from edgevit.graph.fx import GUARDED, LEAVES_GUARD, add_constant, aten, calls, finish, replace, shape
+from edgevit.graph.fx import GUARDED, LEAVES_GUARD, add_constant, aten, calls, finish, in_plain_order, replace, shape
 
 
 def _abstract(node: Node) -> Any:
@@ -56,7 +56,7 @@ class Builder:
 
     def constant(self, value: torch.Tensor) -> Node:
         """A tensor of the program; equal ones are one."""
-        value = value.detach().contiguous()
+        value = in_plain_order(value)
         key = (tuple(value.shape), value.dtype, value.numpy().tobytes())
         if key not in self._constants:
             made = add_constant(self.graph_module, self.node, value)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from edgevit.errors import UsageError
+from edgevit.graph.fx import has_plain_order, in_plain_order
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -33,6 +34,18 @@ def reparameterize(model: nn.Module) -> nn.Module:
     return reparameterize_model(model.eval(), inplace=False)
 
 
+@torch.no_grad()
+def in_plain_memory(module: nn.Module) -> nn.Module:
+    """Lay every parameter and buffer out with its last axis fastest, in place; shared ones stay shared.
+
+    ExecuTorch reads the bytes of a permuted or channels-last weight as if it were neither, without an error.
+    """
+    for value in (*module.parameters(), *module.buffers()):
+        if not has_plain_order(value):
+            value.data = in_plain_order(value)
+    return module
+
+
 def capture(model: nn.Module, size: tuple[int, int]) -> ExportedProgram:
     """Capture a classifier on a normalised float image.
 
@@ -46,7 +59,7 @@ def capture(model: nn.Module, size: tuple[int, int]) -> ExportedProgram:
     Raises:
         UsageError: the architecture cannot take an input of that size.
     """
-    module = reparameterize(copy.deepcopy(model)).requires_grad_(False)
+    module = in_plain_memory(reparameterize(copy.deepcopy(model)).requires_grad_(False))
     example = torch.zeros(1, 3, *size)
     try:
         with torch.no_grad():
@@ -60,4 +73,8 @@ def capture(model: nn.Module, size: tuple[int, int]) -> ExportedProgram:
     with _ONE_AT_A_TIME, torch.no_grad(), warnings.catch_warnings():
         # An LSTM rebuilds its list of flat weights at every call; nothing of it is lost.
         warnings.filterwarnings("ignore", message=r"(?s).*were assigned during export")
-        return torch.export.export(module, (example,), strict=False)
+        program = torch.export.export(module, (example,), strict=False)
+    for name, value in program.constants.items():
+        if isinstance(value, torch.Tensor) and not has_plain_order(value):
+            program.constants[name] = in_plain_order(value)
+    return program

@@ -11,6 +11,7 @@ from typing import Any, TypeGuard
 
 import torch
 from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
 
 aten = torch.ops.aten
 GUARDED = "guarded"
@@ -74,11 +75,27 @@ def add_constant(graph_module: GraphModule, before: Node, value: torch.Tensor) -
     while hasattr(graph_module, name):
         number += 1
         name = f"edgevit_const_{number}"
-    graph_module.register_buffer(name, value.detach().clone().contiguous())
+    stored = in_plain_order(value)
+    graph_module.register_buffer(name, stored)
     with graph_module.graph.inserting_before(before):
         node = graph_module.graph.get_attr(name)
-    node.meta["val"] = value.detach()
+    node.meta["val"] = stored
     return node
+
+
+def in_plain_order(value: torch.Tensor) -> torch.Tensor:
+    """A copy of a tensor with the strides of a freshly made one, the last axis fastest.
+
+    ``contiguous()`` is not enough: it returns a permuted tensor with axes of size 1 as it is, strides and all. From
+    strides such as (1, 1, 16, 1) for [1, 1, 16, 16] ExecuTorch concludes that the tensor is channels-last, and reads
+    it permuted.
+    """
+    return torch.empty(tuple(value.shape), dtype=value.dtype).copy_(value.detach())
+
+
+def has_plain_order(value: torch.Tensor) -> bool:
+    """Whether a tensor has the strides of a freshly made one."""
+    return value.stride() == torch.empty(tuple(value.shape), device="meta").stride()
 
 
 def first_output(answer: Any) -> Any:
@@ -108,8 +125,18 @@ def module_path(node: Node) -> str:
 
 
 def sole_user(node: Node) -> Node | None:
-    """The one user of a node, or None where there are several or none."""
-    return next(iter(node.users)) if len(node.users) == 1 else None
+    """The one user of a node, or None where there are several or none, or where it reads the node more than once."""
+    if len(node.users) != 1:
+        return None
+    user, reads = next(iter(node.users)), list[Node]()
+    map_arg((user.args, user.kwargs), reads.append)
+    return user if reads.count(node) == 1 else None
+
+
+def is_float32(*nodes: Any) -> bool:
+    """Whether every one of these nodes holds a tensor in float32, the precision that programs are captured in."""
+    values = [node.meta.get("val") if isinstance(node, Node) else None for node in nodes]
+    return all(isinstance(value, torch.Tensor) and value.dtype == torch.float32 for value in values)
 
 
 def replace(node: Node, by: Node) -> None:

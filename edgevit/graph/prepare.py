@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from edgevit.graph.functional import make_functional
 from edgevit.graph.rewrites import Rewrite, rewrites_for
 from edgevit.graph.taps import tap
 from edgevit.graph.wrap import Interface, compose
@@ -17,6 +18,10 @@ from edgevit.graph.wrap import Interface, compose
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
     from torch.fx import GraphModule
+
+
+FUNCTIONAL = "functional"
+"""Key of a graph's ``meta``: whether everything that it overwrites is a value of its own, as rewrites take it to be."""
 
 
 @dataclass(frozen=True)
@@ -33,17 +38,23 @@ class Prepared:
 
 
 def graph_of(program: ExportedProgram) -> GraphModule:
-    """A program's graph with its weights as attributes, free to edit."""
-    return program.module(check_guards=False)
+    """A program's graph with its weights as attributes, free to edit: nothing in it is overwritten and read again."""
+    core = program.module(check_guards=False)
+    core.meta[FUNCTIONAL] = make_functional(core)
+    return core
 
 
 def apply_rewrites(graph_module: GraphModule, chosen: Iterable[Rewrite]) -> dict[str, int]:
     """Edit ``graph_module`` in place; returns how often each rewrite matched."""
+    if not graph_module.meta.get(FUNCTIONAL, True):
+        return {}
     return {rewrite.name: rewrite.edit(graph_module) for rewrite in chosen if rewrite.edit}
 
 
 def _rules(core: GraphModule, chosen: Iterable[Rewrite]) -> tuple[dict[Any, Any], dict[str, int]]:
     """The call replacements that apply to a graph, and how many calls each rewrite replaces."""
+    if not core.meta.get(FUNCTIONAL, True):
+        return {}, {}
     targets = Counter(node.target for node in core.graph.nodes if node.op == "call_function")
     rules: dict[Any, Any] = {}
     counts: dict[str, int] = {}

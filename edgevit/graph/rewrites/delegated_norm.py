@@ -16,7 +16,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from edgevit.graph.builder import Builder, replace_calls
-from edgevit.graph.fx import argument, aten, operand, shape
+from edgevit.graph.fx import argument, aten, is_float32, operand, shape
 from edgevit.graph.rewrites import Rewrite
 
 
@@ -38,7 +38,7 @@ def _affine(make: Builder, x: Node, weight: Any, bias: Any, size: list[int]) -> 
 
 def _layer_norm(make: Builder, node: Node) -> Node | None:
     sizes = argument(node, "normalized_shape")
-    if len(sizes) != 1:
+    if len(sizes) != 1 or not is_float32(node, node.args[0]):
         return None
     weights = make.table((1, sizes[0]), 1 / sizes[0])
     plain = _normalised(
@@ -49,7 +49,7 @@ def _layer_norm(make: Builder, node: Node) -> Node | None:
 
 def _group_norm(make: Builder, node: Node) -> Node | None:
     size = shape(node.args[0])
-    if argument(node, "num_groups") != 1 or size is None or len(size) != 4:
+    if argument(node, "num_groups") != 1 or size is None or len(size) != 4 or not is_float32(node, node.args[0]):
         return None
     weights = make.table((1, size[1], 1, 1), 1 / size[1])
 

@@ -12,7 +12,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from edgevit.graph.builder import Builder, replace_calls
-from edgevit.graph.fx import argument, aten, operand, shape
+from edgevit.graph.fx import argument, aten, is_float32, operand, shape
 from edgevit.graph.rewrites import Rewrite
 
 
@@ -23,7 +23,7 @@ def _axes(node: Node, rank: int) -> list[int]:
 def _mean(make: Builder, node: Node) -> Node | None:
     """Over everything between the batch and the channels of [B, ..., C], or over an image, whose axes stay at first."""
     size, result = shape(node.args[0]), shape(node)
-    if size is None or result is None or len(size) < 3:
+    if size is None or result is None or len(size) < 3 or not is_float32(node, node.args[0]):
         return None
     if len(size) == 4 and _axes(node, 4) == [2, 3] and not argument(node, "keepdim"):
         return make.reshape(make.call(aten.mean.dim, operand(node), [2, 3], True), result)
@@ -36,7 +36,9 @@ def _mean(make: Builder, node: Node) -> Node | None:
 
 def _sum(make: Builder, node: Node) -> Node | None:
     size, result = shape(node.args[0]), shape(node)
-    if size is None or result is None or len(size) < 2 or _axes(node, len(size)) != [len(size) - 1]:
+    if size is None or result is None or not is_float32(node, node.args[0]):
+        return None
+    if len(size) < 2 or _axes(node, len(size)) != [len(size) - 1]:
         return None
     return make.reshape(make.call(aten.linear.default, operand(node), make.table((1, size[-1]), 1.0)), result)
 

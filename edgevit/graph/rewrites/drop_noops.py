@@ -5,11 +5,13 @@ from __future__ import annotations
 from torch.fx import GraphModule, Node
 
 from edgevit.graph.fx import argument, aten, calls, finish, operand, replace, shape
+from edgevit.graph.functional import is_written
 from edgevit.graph.rewrites import Rewrite
 
+_DROPOUTS = (aten.dropout.default, aten.feature_dropout.default)
+_COPIES = (aten.lift_fresh_copy.default, aten.pad.default, aten.contiguous.default)
 _NOOPS = (
-    aten.dropout.default,
-    aten.feature_dropout.default,
+    *_DROPOUTS,
     aten.alias.default,
     aten.detach.default,
     aten.detach_.default,
@@ -20,6 +22,10 @@ _SHAPE_ONLY = (aten.expand.default, aten.view.default, aten.reshape.default)
 
 def _changes_nothing(node: Node) -> bool:
     source = operand(node)
+    if node.target in _COPIES and is_written(node):
+        return False  # what is overwritten must not be somebody else's memory
+    if node.target in _DROPOUTS:
+        return not argument(node, "train") or not argument(node, "p")
     if node.target in _SHAPE_ONLY:
         return shape(node) is not None and shape(node) == shape(source)
     if node.target is aten.pad.default:

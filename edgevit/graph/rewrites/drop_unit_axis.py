@@ -35,9 +35,9 @@ def _reshaped(node: Node, source: Any, size: Sequence[int]) -> Node:
         return node.graph.call_function(aten.reshape.default, (source, list(size)))
 
 
-def _call(node: Node, target: Any, *args: Any) -> Node:
+def _call(node: Node, target: Any, *args: Any, **kwargs: Any) -> Node:
     with node.graph.inserting_before(node):
-        return node.graph.call_function(target, args)
+        return node.graph.call_function(target, args, kwargs)
 
 
 def _without(values: Sequence[int], axis: int) -> list[int]:
@@ -68,7 +68,7 @@ def _slimmed(node: Node, slims: dict[Node, _Slim]) -> _Slim | None:
     if is_call(node, *_BINARY) and 1 in size:
         axis = size.index(1)
         operands = [_at(node, operand, axis, slims) for operand in node.args[:2]]
-        return None if None in operands else _Slim(_call(node, node.target, *operands), axis)
+        return None if None in operands else _Slim(_call(node, node.target, *operands, **node.kwargs), axis)
     if source not in slims:
         return None
     slim = slims[source]  # type: ignore[index]
@@ -78,7 +78,7 @@ def _slimmed(node: Node, slims: dict[Node, _Slim]) -> _Slim | None:
         rest = [index - (index > slim.axis) for index in _without(order, axis)]
         return _Slim(_call(node, aten.permute.default, slim.node, rest), axis)
     if is_call(node, aten.linear.default) and slim.axis != len(size) - 1:
-        return _Slim(_call(node, node.target, slim.node, *node.args[1:]), slim.axis)
+        return _Slim(_call(node, node.target, slim.node, *node.args[1:], **node.kwargs), slim.axis)
     return None
 
 
@@ -126,7 +126,7 @@ def _use(node: Node, slims: dict[Node, _Slim]) -> bool:
     if not is_call(node, aten.unbind.int):
         return False
     axis = argument(node, "dim") % (MOST_AXES + 1)
-    if axis == slim.axis:
+    if axis == slim.axis or not all(is_call(user, operator.getitem) for user in node.users):
         return False
     parts = _call(node, aten.unbind.int, slim.node, axis - (axis > slim.axis))
     for user in list(node.users):

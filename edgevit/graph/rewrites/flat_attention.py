@@ -21,7 +21,8 @@ def attention(
 ) -> torch.Tensor:
     """Attention over [..., H, N, D] as over [B, H, N, D]; 4-D or masked operands pass unchanged."""
     operator = aten.scaled_dot_product_attention.default
-    if query.dim() <= 4 or attn_mask is not None:
+    alike = query.shape[:-2] == key.shape[:-2] == value.shape[:-2]
+    if query.dim() <= 4 or attn_mask is not None or not alike:
         return operator(query, key, value, attn_mask, *rest, **options)
     flat = (operand.reshape(-1, *operand.shape[-3:]) for operand in (query, key, value))
     return operator(*flat, None, *rest, **options).reshape(*query.shape[:-1], value.shape[-1])

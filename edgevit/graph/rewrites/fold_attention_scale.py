@@ -15,7 +15,7 @@ from torch.fx import GraphModule, Node
 from edgevit.graph.fx import LEAVES_GUARD, argument, aten, calls, finish, is_call, replace, shape, sole_user
 from edgevit.graph.moves import source
 from edgevit.graph.rewrites import Rewrite
-from edgevit.graph.rewrites.fold_batch_norm import Affine, scale_outputs
+from edgevit.graph.rewrites.fold_batch_norm import Affine, layer_constants, scale_outputs
 
 _PRODUCTS = (aten.matmul.default, aten.bmm.default)
 _LAYERS = (aten.linear.default, aten.conv2d.default)
@@ -38,8 +38,10 @@ def _scaled(graph_module: GraphModule, value: object, factor: float) -> bool:
     layer = _layer(value)
     if layer is None:
         return False
-    channels = (shape(layer) or ())[-1 if layer.target is aten.linear.default else 1]
-    scale = torch.full((channels,), factor, dtype=torch.float64)
+    found = layer_constants(graph_module, layer)
+    if found is None:
+        return False
+    scale = torch.full((len(found[0]),), factor, dtype=torch.float64)
     return scale_outputs(graph_module, layer, Affine(scale, torch.zeros_like(scale)))
 
 

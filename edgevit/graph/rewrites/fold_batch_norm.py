@@ -22,7 +22,7 @@ from edgevit.graph.fx import (
 )
 from edgevit.graph.rewrites import Rewrite
 
-_BATCH_NORMS = (aten.batch_norm.default, aten._native_batch_norm_legit_no_training.default)
+_BATCH_NORM = aten.batch_norm.default
 _CONVOLUTIONS = (aten.conv1d.default, aten.conv2d.default)
 _RESHAPES = (aten.view.default, aten.reshape.default, aten.flatten.using_ints)
 
@@ -51,13 +51,15 @@ def _affine(graph_module: GraphModule, node: Node) -> Affine | None:
 
 
 def layer_constants(graph_module: GraphModule, node: Node) -> tuple[torch.Tensor, torch.Tensor | None] | None:
-    """(weight, bias) of a convolution or linear call with constant weights."""
+    """(weight, bias) of a convolution or linear call with constant float32 weights: [out, in, ...] and [out]."""
     weight = constant(graph_module, argument(node, "weight"))
     bias_node = argument(node, "bias")
     bias = constant(graph_module, bias_node)
     if weight is None or (bias_node is not None and bias is None):
         return None
-    return weight, bias
+    rank = 2 if node.target is aten.linear.default else len(shape(node) or ())
+    # a vector as a weight, an image without its batch axis, another precision: not what the formulas here are for
+    return (weight, bias) if weight.dtype == torch.float32 and weight.dim() == rank else None
 
 
 def set_layer(graph_module: GraphModule, node: Node, weight: torch.Tensor, bias: torch.Tensor) -> None:
@@ -125,7 +127,7 @@ def _fold_into_consumer(graph_module: GraphModule, node: Node, affine: Affine) -
 def edit(graph_module: GraphModule) -> int:
     """Fold every BatchNorm that has a foldable neighbour; returns how many were folded."""
     folded = 0
-    for node in calls(graph_module, *_BATCH_NORMS):
+    for node in calls(graph_module, _BATCH_NORM):
         affine = _affine(graph_module, node)
         if affine is None:
             continue

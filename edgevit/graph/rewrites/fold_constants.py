@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,13 +10,19 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
 from edgevit.graph.fx import add_constant, attribute, finish, replace
+from edgevit.graph.functional import written_operand
 from edgevit.graph.rewrites import Rewrite
 
 _UNEVALUATED = ("_assert", "sym_size", "rand", "bernoulli", "empty")
 
 
 def _is_pure(node: Node) -> bool:
-    return node.op == "call_function" and not any(word in str(node.target) for word in _UNEVALUATED)
+    random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+    return node.op == "call_function" and not random and not any(word in str(node.target) for word in _UNEVALUATED)
+
+
+def _copy_of(known: dict[Node, Any]) -> Callable[[Node], Any]:
+    return lambda node: known[node].clone() if isinstance(known[node], torch.Tensor) else known[node]
 
 
 def _depends_on_nothing(node: Node, known: dict[Node, Any]) -> bool:
@@ -43,7 +50,9 @@ def edit(graph_module: GraphModule) -> int:
         if node.op == "get_attr":
             known[node] = attribute(graph_module, str(node.target))
         elif _depends_on_nothing(node, known):
-            args, kwargs = map_arg((node.args, node.kwargs), known.__getitem__)
+            # an operator that overwrites must not change what others have read
+            value_of = _copy_of(known) if written_operand(node) is not None else known.__getitem__
+            args, kwargs = map_arg((node.args, node.kwargs), value_of)
             known[node] = node.target(*args, **kwargs)
     for node, value in known.items():
         is_frontier = any(user not in known for user in node.users)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from edgevit.graph.fx import aten, calls, constant, finish, is_call, replace, shape, sole_user
+from edgevit.graph.fx import aten, calls, constant, finish, is_call, is_float32, replace, shape, sole_user
 from edgevit.graph.rewrites import Rewrite
 from edgevit.graph.rewrites.fold_batch_norm import Affine, scale_outputs
 
@@ -41,7 +41,7 @@ def edit(graph_module: GraphModule) -> int:
     for node in calls(graph_module, aten.mul.Tensor, aten.mul_.Tensor):
         left, right = node.args[:2]
         for layer, value in ((left, right), (right, left)):
-            if not is_call(layer, *_CHANNEL_AXIS) or sole_user(layer) is not node:
+            if not is_call(layer, *_CHANNEL_AXIS) or sole_user(layer) is not node or not is_float32(layer, node):
                 continue
             factor = _factor(graph_module, value, layer)
             if factor is None:

@@ -10,6 +10,7 @@ from torch.fx import GraphModule
 
 from edgevit.graph.builder import Builder, take_place
 from edgevit.graph.fx import calls, finish, is_call, operand, shape, sole_user
+from edgevit.graph.functional import is_written
 from edgevit.graph.moves import MOVES, chain_to, copies, move_of
 from edgevit.graph.rewrites import Rewrite
 
@@ -18,7 +19,7 @@ def edit(graph_module: GraphModule) -> int:
     """Merge every chain that gets shorter, or copies less; returns how many."""
     builder, merged = Builder(graph_module), 0
     for node in reversed(list(calls(graph_module, *MOVES))):
-        if not node.users or is_call(sole_user(node), *MOVES):
+        if not node.users or is_call(sole_user(node), *MOVES) or is_written(node):
             continue
         chain = chain_to(node)
         move = move_of(chain) if len(chain) > 1 else None

@@ -13,7 +13,7 @@ def _keeps_positions(graph_module: GraphModule, node: Node) -> torch.Tensor | No
     """The weight of a depthwise, stride-1, same-size convolution, or None."""
     weight = constant(graph_module, argument(node, "weight"))
     source = shape(node.args[0])
-    if weight is None or source is None or shape(node) != source:
+    if weight is None or source is None or shape(node) != source or len(source) != 4:
         return None
     kernel = tuple(weight.shape[2:])
     depthwise = argument(node, "groups") == source[1] == weight.shape[0] and weight.shape[1] == 1

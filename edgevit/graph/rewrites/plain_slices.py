@@ -34,7 +34,7 @@ def split(x: torch.Tensor, size: int, dim: int = 0) -> tuple[torch.Tensor, ...]:
 
 def chunk(x: torch.Tensor, count: int, dim: int = 0) -> tuple[torch.Tensor, ...]:
     """At most ``count`` parts of one size."""
-    return split(x, -(-x.shape[dim] // count), dim)
+    return split(x, max(1, -(-x.shape[dim] // count)), dim)
 
 
 def select(x: torch.Tensor, dim: int, index: int) -> torch.Tensor:
@@ -76,9 +76,11 @@ def stepped_slice(
 
 def roll(x: torch.Tensor, shifts: Sequence[int], dims: Sequence[int] = ()) -> torch.Tensor:
     """What leaves at one end of an axis comes in at the other."""
+    if not dims:
+        return roll(x.reshape(-1), shifts, (0,)).reshape(x.shape)
     for shift, dim in zip(shifts, dims, strict=True):
         size = x.shape[dim]
-        first = size - shift % size
+        first = size - shift % max(1, size)
         if first < size:
             x = torch.cat([_slice(x, dim, first, size - first), _slice(x, dim, 0, first)], dim)
     return x

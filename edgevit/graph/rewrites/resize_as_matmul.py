@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.fx import GraphModule, Node
 
-from edgevit.graph.fx import add_constant, argument, aten, calls, finish, replace, shape
+from edgevit.graph.fx import add_constant, argument, aten, calls, finish, is_float32, replace, shape
 from edgevit.graph.rewrites import Rewrite
 
 
@@ -38,6 +38,8 @@ def edit(graph_module: GraphModule) -> int:
     """Replace every bicubic resize; returns how many."""
     replaced = 0
     for node in calls(graph_module, aten.upsample_bicubic2d.vec):
+        if not is_float32(node, node.args[0]):
+            continue
         rows, columns = (add_constant(graph_module, node, matrix) for matrix in _matrices(node))
         with graph_module.graph.inserting_before(node):
             left = graph_module.graph.call_function(aten.matmul.default, (rows, node.args[0]))

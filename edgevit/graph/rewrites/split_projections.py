@@ -61,7 +61,7 @@ def _part(node: Node, positions: torch.Tensor, size: tuple[int, ...], axis: int)
 def _parts(layer: Node) -> list[_Part] | None:
     size = shape(layer)
     leaves: list[tuple[Node, Any]] = []
-    if size is None or not _leaves(layer, torch.arange(prod(size)).reshape(size), leaves) or len(leaves) < 2:
+    if not size or not _leaves(layer, torch.arange(prod(size)).reshape(size), leaves) or len(leaves) < 2:
         return None
     axis = _CHANNEL_AXIS[layer.target] % len(size)
     parts = [_part(node, positions, size, axis) for node, positions in leaves]
@@ -91,7 +91,8 @@ def edit(graph_module: GraphModule) -> int:
     """Split every such layer; returns how many."""
     builder, done = Builder(graph_module), 0
     for layer in calls(graph_module, *_CHANNEL_AXIS):
-        parts = _parts(layer) if not layer.kwargs else None
+        fits = not layer.kwargs and layer_constants(graph_module, layer) is not None
+        parts = _parts(layer) if fits else None
         done += bool(parts) and _split(builder, layer, parts)  # type: ignore[arg-type]
     finish(graph_module)
     return done

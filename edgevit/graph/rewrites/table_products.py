@@ -31,7 +31,7 @@ def _expanded(make: Builder, found: Separable) -> Node:
 
 
 def _products(make: Builder, value: torch.Tensor) -> Node | None:
-    found = separable(value)
+    found = separable(value) if bool(value.isfinite().all()) else None  # zero times infinity is no number
     return None if found is None else make.reshape(_expanded(make, found), value.shape)
 
 
