@@ -107,7 +107,7 @@ class Backend:
         read_embedded: the manifest text inside a file, or None.
         available: why files cannot be run on this machine, or an empty string.
         engine: what runs files here, where the packages' names do not say it.
-        keeps_fp32: whether single operations of an fp16 program can stay in fp32.
+        keeps_fp32: whether single operations of an fp16 program can stay in fp32, by variant.
         quantized_form: how a quantized program is lowered, a function since it takes torch to say.
         describe: what a file of another tool takes and gives, or None.
         placement: which operators of a file its accelerated part executes, or None where that cannot be told here.
@@ -131,7 +131,7 @@ class Backend:
     read_embedded: Callable[[Path], str | None]
     available: Callable[[str], str]
     engine: str = ""
-    keeps_fp32: bool = False
+    keeps_fp32: Callable[[str], bool] = lambda variant: False  # noqa: ARG005
     quantized_form: Callable[[], Form] = usual_form
     describe: Callable[[Path], FileInterface | None] = says_nothing
     placement: Callable[[Path], Placement | None] = placed_later

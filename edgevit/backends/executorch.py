@@ -97,6 +97,7 @@ BACKEND = Backend(
     read_embedded=read_embedded,
     placement=placement,
     quantized_form=_quantized_form,
+    keeps_fp32=lambda variant: variant != "coreml",
     available=lambda variant: "the Core ML delegate runs on Apple systems only" if variant == "coreml" else "",
     effort=20,
     imports=("edgevit.graph.prepare", "executorch.exir", "executorch.backends.xnnpack.partition.xnnpack_partitioner"),

@@ -23,6 +23,7 @@ def interface_of(manifest: Manifest, runtime: Runtime) -> dict[str, Any]:
         "std": manifest.preprocess.std,
         "probabilities": manifest.output.kind == "probabilities",
         "half": manifest.target.precision == "fp16" and backend.half_program(runtime.variant),
+        "keep_fp32": manifest.target.keep_fp32,
     }
 
 

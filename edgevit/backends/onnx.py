@@ -143,6 +143,7 @@ BACKEND = Backend(
     read_embedded=read_embedded,
     placement=placement,
     quantized_form=_quantized_form,
+    keeps_fp32=lambda variant: True,
     available=lambda variant: "",
     effort=5,
     imports=("edgevit.graph.prepare", "torch.onnx", "onnxscript", "onnxruntime"),

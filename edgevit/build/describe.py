@@ -48,7 +48,7 @@ def resolve_targets(options: ExportOptions) -> list[Runtime]:
 def _check_keep_fp32(runtime: Runtime, precision: str) -> None:
     if precision != "fp16":
         raise UsageError("--keep-fp32 is for fp16 programs", cure="add --precision fp16")
-    if not find_backend(runtime.backend).keeps_fp32:
+    if not find_backend(runtime.backend).keeps_fp32(runtime.variant):
         raise UsageError(
             f"{runtime.name} cannot keep single operations in fp32",
             cure="leave --keep-fp32 out for this target, or choose --precision fp32",

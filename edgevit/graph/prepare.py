@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from edgevit.graph.functional import make_functional
+from edgevit.graph.half import check_patterns
 from edgevit.graph.rewrites import Rewrite, rewrites_for
 from edgevit.graph.taps import tap
 from edgevit.graph.wrap import Interface, compose
@@ -86,6 +87,8 @@ def finished(core: GraphModule, interface: Interface, chosen: Iterable[Rewrite],
     matched = apply_rewrites(core, chosen)
     if taps:
         tap(core, taps)
+    elif interface.half:
+        check_patterns(core, interface.keep_fp32)
     rules, replaced = _rules(core, chosen)
     matched |= replaced
     return Prepared(compose(core, interface, rules), {name: n for name, n in matched.items() if n})

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.fx.traceback import preserve_node_meta
 
-from edgevit.graph.fx import GUARDED, LEAVES_GUARD, RuleInterpreter, aten, attribute, module_path
+from edgevit.graph.fx import GUARDED, RuleInterpreter, module_path
+from edgevit.graph.half import HalfInterpreter, halve_constants, kept_nodes
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -31,6 +32,8 @@ class Interface:
         std: per channel, of pixels in 0..1.
         probabilities: softmax inside; otherwise logits.
         half: compute in fp16 between a float32 input and a float32 output.
+        keep_fp32: of a half-precision program, the operations that stay in fp32: operator types, names of operations
+            or module paths, with wildcards.
     """
 
     layout: InputLayout
@@ -39,37 +42,13 @@ class Interface:
     std: tuple[float, ...]
     probabilities: bool
     half: bool = False
+    keep_fp32: tuple[str, ...] = ()
 
     def example(self) -> torch.Tensor:
         """A zero input of the right shape and dtype."""
         if self.layout == "image_nhwc_uint8":
             return torch.zeros(1, *self.size, 3, dtype=torch.uint8)
         return torch.zeros(1, 3, *self.size)
-
-
-def half_precision(core: GraphModule) -> GraphModule:
-    """Turn every float32 parameter, buffer and lifted constant of a graph into float16, in place.
-
-    Regions that the model guards from half precision cast their inputs to float32 themselves; what
-    leaves them is cast back.
-    """
-    for node in [node for node in core.graph.nodes if node.meta.get(LEAVES_GUARD)]:
-        with core.graph.inserting_after(node):
-            narrow = core.graph.call_function(aten.to.dtype, (node, torch.float16))
-        node.replace_all_uses_with(narrow, delete_user_cb=lambda user, narrow=narrow: user is not narrow)
-    core.recompile()
-    for path in {str(node.target) for node in core.graph.nodes if node.op == "get_attr"}:
-        owner, _, leaf = path.rpartition(".")
-        module, value = core.get_submodule(owner), attribute(core, path)
-        if isinstance(value, torch.Tensor) and value.dtype == torch.float32:
-            half = value.detach().half()
-            if leaf in module._parameters:
-                module._parameters[leaf] = nn.Parameter(half, requires_grad=False)
-            elif leaf in module._buffers:
-                module._buffers[leaf] = half
-            else:
-                setattr(module, leaf, half)
-    return core
 
 
 class Wrapped(nn.Module):
@@ -80,9 +59,12 @@ class Wrapped(nn.Module):
 
     def __init__(self, core: GraphModule, interface: Interface, rules: Mapping[Any, Callable[..., Any]]) -> None:
         super().__init__()
-        self.core = half_precision(core) if interface.half else core
+        self.core = core
         self._interface = interface
         self._rules = dict(rules)
+        self._kept = kept_nodes(core, interface.keep_fp32) if interface.half else set()
+        if interface.half:
+            halve_constants(core, self._kept)
         mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (interface.mean, interface.std))
         self.register_buffer("scale", 1 / (255 * std))
         self.register_buffer("shift", -mean / std)
@@ -104,8 +86,9 @@ class Wrapped(nn.Module):
         """Image in, class probabilities or logits out: float32 [1, classes]."""
         pixels = self.normalise(image)
         if self._interface.half:
-            pixels = pixels.half()
-        outputs = RuleInterpreter(self.core, self._rules).run(pixels)
+            outputs = HalfInterpreter(self.core, self._rules, self._kept).run(pixels.half())
+        else:
+            outputs = RuleInterpreter(self.core, self._rules).run(pixels)
         logits = (outputs[0] if isinstance(outputs, (tuple, list)) else outputs).float()
         return torch.softmax(logits, dim=-1) if self._interface.probabilities else logits
 
