@@ -148,12 +148,13 @@ def replace(node: Node, by: Node) -> None:
 def finish(graph_module: GraphModule) -> None:
     """Drop dead nodes and attributes that no node reads, then recompile."""
     graph_module.graph.eliminate_dead_code()
-    _drop_unread_attributes(graph_module)
+    drop_unread_attributes(graph_module)
     graph_module.graph.lint()
     graph_module.recompile()
 
 
-def _drop_unread_attributes(graph_module: GraphModule) -> None:
+def drop_unread_attributes(graph_module: GraphModule) -> None:
+    """Delete the parameters and buffers of a graph that no node reads."""
     read = {str(node.target) for node in graph_module.graph.nodes if node.op == "get_attr"}
     for path in [
         *dict(graph_module.named_parameters(remove_duplicate=False)),

@@ -20,7 +20,7 @@ from torch.fx.node import map_aggregate, map_arg
 from torch.utils import _pytree as pytree
 
 from edgevit.errors import UsageError
-from edgevit.graph.fx import GUARDED, RuleInterpreter, aten, attribute, module_path
+from edgevit.graph.fx import GUARDED, RuleInterpreter, aten, attribute, drop_unread_attributes, module_path
 from edgevit.graph.rewrites.drop_checks import is_check
 
 LARGEST = 65504.0
@@ -96,6 +96,7 @@ def halve_constants(core: GraphModule, kept: Iterable[Node]) -> None:
             user.replace_input_with(node, half)
         if not node.users:
             core.graph.erase_node(node)
+    drop_unread_attributes(core)
     core.recompile()
 
 

@@ -39,6 +39,7 @@ class Rewrite:
         edit: changes the graph in place and returns how often it matched.
         rules: returns the replacement for each ATen operator.
         half: whether it is fit for programs in half precision.
+        full: whether it is fit for programs in full precision.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Rewrite:
     edit: Callable[[GraphModule], int] | None = None
     rules: Callable[[], Mapping[Any, Callable[..., Any]]] | None = field(default=None)
     half: bool = True
+    full: bool = True
 
 
 @lru_cache(maxsize=1)
@@ -93,7 +95,7 @@ def rewrites_for(
         asked: names that take the place of this choice; ``none``, ``all``, or nothing.
     """
     name = f"{backend}-{variant}" if variant else backend
-    fit = tuple(one for one in rewrites() if one.half or not half)
+    fit = tuple(one for one in rewrites() if (one.half if half else one.full))
     if not asked:
         slow = _choice().get(name, {}).get(family, [])
         return tuple(one for one in fit if name in one.backends and one.name not in slow)

@@ -3,8 +3,8 @@
 ExecuTorch has no delegated LayerNorm: each one ends a delegate call, runs on a portable kernel of one
 thread, and starts the next. A mean over the last axis is a linear layer of one output with the weights
 1 / C, one over channels a 1x1 convolution; centring, squaring and scaling are delegated as they are.
-Exact within fp32 rounding. Squares overflow in fp16 where the fused kernel sums in fp32, so programs
-in half precision keep the norm.
+Exact within fp32 rounding. Squares overflow in fp16, so in programs in half precision the norm is
+computed in fp32 whatever is around it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from edgevit.graph.builder import Builder, replace_calls
-from edgevit.graph.fx import argument, aten, is_float32, operand, shape
+from edgevit.graph.fx import GUARDED, argument, aten, calls, is_float32, operand, shape
 from edgevit.graph.rewrites import Rewrite
 
 
@@ -67,6 +67,8 @@ _FORMS = {aten.layer_norm.default: _layer_norm, aten.group_norm.default: _group_
 @torch.no_grad()
 def edit(graph_module: GraphModule) -> int:
     """Rewrite every such norm; returns how many."""
+    for node in calls(graph_module, *_FORMS):
+        node.meta[GUARDED] = True
     return replace_calls(graph_module, _FORMS)
 
 
@@ -76,5 +78,4 @@ REWRITE = Rewrite(
     order=90,
     backends=frozenset({"executorch"}),
     edit=edit,
-    half=False,
 )

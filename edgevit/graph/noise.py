@@ -1,0 +1,181 @@
+"""What rounding alone does to a model: its captured program in float64, and with every value rounded to fp16.
+
+The difference between a model in float32 and the same program in float64 predicts the error of a right artifact
+within a factor of three, so it is what a verdict measures errors by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch.fx import GraphModule, Node
+from torch.fx.node import map_aggregate
+
+from edgevit.graph.fx import first_output, module_path
+from edgevit.graph.half import LARGEST, kept_nodes
+from edgevit.graph.prepare import graph_of
+from edgevit.graph.rewrites import rewrites
+from edgevit.graph.rewrites.drop_checks import is_check
+
+Rounding = Literal["values", "weights"]
+"""What of a model is stored in fp16: every value, or the weights alone."""
+Function = Callable[[torch.Tensor], torch.Tensor]
+_WIDER: Mapping[Any, Any] = {torch.float32: torch.float64, torch.complex64: torch.complex128}
+_REGIONS = "inline_autocast"
+
+
+@dataclass(frozen=True)
+class Overflow:
+    """An operation whose result is too large for fp16.
+
+    Attributes:
+        operation: the node's name.
+        operator: its ATen operator, e.g. ``linear``.
+        module: dotted path of the PyTorch module that it came from, or an empty string.
+        value: the largest magnitude that was seen.
+    """
+
+    operation: str
+    operator: str
+    module: str
+    value: float
+
+    @property
+    def keep(self) -> str:
+        """What ``--keep-fp32`` takes to compute it in fp32: its module, where it has one."""
+        return self.module or self.operation
+
+    def sentence(self) -> str:
+        """One line for people, as for the hazards of a Core ML file."""
+        place = f"{self.operator} {self.operation}" + (f" in {self.module}" if self.module else "")
+        return f"{place} reaches {self.value:.3g}, fp16 ends at {LARGEST:,.0f}"
+
+
+def _open_graph(program: Any) -> GraphModule:
+    """A captured program's graph, the regions that the model guards from half precision laid open."""
+    core = graph_of(program)
+    for rewrite in rewrites():
+        if rewrite.name == _REGIONS and rewrite.edit:
+            rewrite.edit(core)
+    return core
+
+
+class _Exact(torch.fx.Interpreter):
+    """Runs a graph captured in float32 in float64."""
+
+    def run_node(self, n: Node) -> Any:
+        return None if is_check(n) else _widened(super().run_node(n))
+
+    def fetch_args_kwargs_from_env(self, n: Node) -> tuple[Any, Any]:
+        args, kwargs = super().fetch_args_kwargs_from_env(n)
+        return _wider_dtypes(args), _wider_dtypes(kwargs)
+
+
+def _widened(values: Any) -> Any:
+    def one(value: Any) -> Any:
+        return value.to(_WIDER[value.dtype]) if isinstance(value, torch.Tensor) and value.dtype in _WIDER else value
+
+    return map_aggregate(values, one)
+
+
+def _wider_dtypes(values: Any) -> Any:
+    return map_aggregate(values, lambda value: _WIDER.get(value, value) if isinstance(value, torch.dtype) else value)
+
+
+def exact(program: Any) -> Function:
+    """A captured program in float64: normalised [1, 3, H, W] to float64 logits [1, classes]."""
+    core = _open_graph(program)
+
+    @torch.no_grad()
+    def run(inputs: torch.Tensor) -> torch.Tensor:
+        return first_output(_Exact(core).run(inputs.double()))
+
+    return run
+
+
+class _Rounded(torch.fx.Interpreter):
+    """Runs a graph in float32 with values, or weights alone, rounded to fp16."""
+
+    def __init__(self, core: GraphModule, rounding: Rounding, kept: set[Node]) -> None:
+        super().__init__(core)
+        self._all, self._kept = rounding == "values", kept
+
+    def run_node(self, n: Node) -> Any:
+        if is_check(n):
+            return None
+        made = super().run_node(n)
+        if n.op == "get_attr":
+            is_kept = all(user in self._kept for user in n.users)
+        else:
+            is_kept = n in self._kept or not self._all or n.op == "output"
+        return made if is_kept else _halved(made)
+
+
+def _halved(values: Any) -> Any:
+    def one(value: Any) -> Any:
+        is_wide = isinstance(value, torch.Tensor) and value.dtype == torch.float32
+        return value.half().float() if is_wide else value
+
+    return map_aggregate(values, one)
+
+
+def rounded(program: Any, rounding: Rounding, keep_fp32: tuple[str, ...] = ()) -> Function:
+    """A captured program as half precision stores it: normalised float32 [1, 3, H, W] to logits [1, classes].
+
+    Args:
+        program: as captured.
+        rounding: what is rounded to fp16.
+        keep_fp32: patterns of operations that are not.
+    """
+    core = _open_graph(program)
+    kept = kept_nodes(core, keep_fp32)
+
+    @torch.no_grad()
+    def run(inputs: torch.Tensor) -> torch.Tensor:
+        return first_output(_Rounded(core, rounding, kept).run(inputs))
+
+    return run
+
+
+@torch.no_grad()
+def overflows(program: Any, inputs: torch.Tensor, keep_fp32: tuple[str, ...] = ()) -> list[Overflow]:
+    """The operations at which a captured program leaves the range of fp16, where each begins.
+
+    Args:
+        program: as captured.
+        inputs: normalised float32 [N, 3, H, W].
+        keep_fp32: patterns of operations that are computed in fp32.
+
+    Returns:
+        Those whose operands are all in range, in the program's order.
+    """
+    core = _open_graph(program)
+    kept = kept_nodes(core, keep_fp32)
+    largest: dict[Node, float] = {}
+    for one in inputs:
+        seen = _Observed(core)
+        seen.run(one[None])
+        largest = {node: max(value, largest.get(node, 0.0)) for node, value in seen.largest.items()}
+    found = {node for node, value in largest.items() if value > LARGEST and node not in kept}
+    return [
+        Overflow(node.name, str(node.target).split(".")[1], module_path(node), largest[node])
+        for node in core.graph.nodes
+        if node in found and not found & set(node.all_input_nodes)
+    ]
+
+
+class _Observed(torch.fx.Interpreter):
+    """Runs a graph in float32 and keeps the largest magnitude of every value."""
+
+    def __init__(self, core: GraphModule) -> None:
+        super().__init__(core)
+        self.largest: dict[Node, float] = {}
+
+    def run_node(self, n: Node) -> Any:
+        made = None if is_check(n) else super().run_node(n)
+        if n.op == "call_function" and isinstance(made, torch.Tensor) and made.dtype == torch.float32 and made.numel():
+            self.largest[n] = float(made.abs().max())
+        return made
