@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,6 +108,7 @@ class Backend:
         available: why files cannot be run on this machine, or an empty string.
         engine: what runs files here, where the packages' names do not say it.
         keeps_fp32: whether single operations of an fp16 program can stay in fp32, by variant.
+        half: what an fp16 file stores in half precision: every value, or the weights alone.
         quantized_form: how a quantized program is lowered, a function since it takes torch to say.
         describe: what a file of another tool takes and gives, or None.
         placement: which operators of a file its accelerated part executes, or None where that cannot be told here.
@@ -131,7 +132,8 @@ class Backend:
     read_embedded: Callable[[Path], str | None]
     available: Callable[[str], str]
     engine: str = ""
-    keeps_fp32: Callable[[str], bool] = lambda variant: False  # noqa: ARG005
+    keeps_fp32: Callable[[str], bool] = lambda variant: False
+    half: Literal["values", "weights"] = "values"
     quantized_form: Callable[[], Form] = usual_form
     describe: Callable[[Path], FileInterface | None] = says_nothing
     placement: Callable[[Path], Placement | None] = placed_later

@@ -196,6 +196,7 @@ BACKEND = Backend(
     runtime_packages=("ai-edge-litert",),
     layout=lambda variant: "image_nhwc_uint8",
     half_program=lambda variant: False,
+    half="weights",
     input_name="image",
     output_name="probabilities",
     opset="TFLite schema 3",

@@ -169,6 +169,7 @@ class Lowering(Strict):
 class VerdictInfo(Strict):
     """The comparison with PyTorch; see docs/verdict.md.
 
+    ``noise`` is what rounding alone does to the model in this precision, ``tolerance`` a multiple of it.
     Of a quantized artifact ``error`` is by the quantized model in PyTorch; ``float_error`` and ``float_top1``, the
     share of probes with the same most likely class, are by the float one. ``accuracy`` is the artifact's own, where
     it was held to a floor.
@@ -179,6 +180,7 @@ class VerdictInfo(Strict):
     probes: int
     error: float | None = None
     tolerance: float | None = None
+    noise: float | None = None
     discrimination: float | None = None
     top1_equal: bool | None = None
     float_error: float | None = None

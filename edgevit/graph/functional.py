@@ -134,9 +134,8 @@ def _memory_of(node: Node) -> _Memory:
     while waiting:
         value, chain = waiting.pop()
         memory.chains[value] = chain
-        for user in value.users:
-            if _aliased(user) is value and user not in memory.chains:
-                waiting.append((user, chain if written_operand(user) is not None else (*chain, user)))
+        views = [user for user in value.users if _aliased(user) is value and user not in memory.chains]
+        waiting += [(view, chain if written_operand(view) is not None else (*chain, view)) for view in views]
     return memory
 
 

@@ -49,9 +49,7 @@ def kept_nodes(core: GraphModule, patterns: Sequence[str]) -> set[Node]:
     """The operations of a graph that stay in fp32: those the model guards, and those the patterns name."""
     operations = [node for node in core.graph.nodes if node.op == "call_function"]
     kept = {
-        node
-        for node in operations
-        if node.meta.get(GUARDED) or any(matches(node, pattern) for pattern in patterns)
+        node for node in operations if node.meta.get(GUARDED) or any(matches(node, pattern) for pattern in patterns)
     }
     for node in operations:  # a part of a kept split is kept with it
         if node.target is operator.getitem and node.args[0] in kept:

@@ -6,7 +6,7 @@ within a factor of three, so it is what a verdict measures errors by.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -138,6 +138,25 @@ def rounded(program: Any, rounding: Rounding, keep_fp32: tuple[str, ...] = ()) -
         return first_output(_Rounded(core, rounding, kept).run(inputs))
 
     return run
+
+
+def rounded_forms(
+    program: Any, precision: str, halves: Iterable[Rounding], keep_fp32: tuple[str, ...]
+) -> dict[str, Function]:
+    """The forms of a captured program that differ from the model by rounding alone, by name.
+
+    Args:
+        program: as captured.
+        precision: ``fp32``: the program in float64; ``fp16``: what is stored in half precision, one form for each way.
+        halves: the ways in which fp16 files store the model.
+        keep_fp32: patterns of operations that are computed in fp32.
+
+    Returns:
+        ``fp32``, or ``fp16 values`` and ``fp16 weights``; nothing for other precisions.
+    """
+    if precision == "fp32":
+        return {"fp32": exact(program)}
+    return {f"fp16 {way}": rounded(program, way, keep_fp32) for way in set(halves)} if precision == "fp16" else {}
 
 
 @torch.no_grad()

@@ -79,13 +79,14 @@ def judge_outputs(
     kind: str,
     precision: str,
     exact: NDArray[np.float32] | None = None,
+    noise: float | None = None,
 ) -> VerdictInfo:
     """The verdict on an artifact's outputs; arguments as for `edgevit.verify.compare.compare`.
 
     With ``exact``, the float model's outputs, it is that of `edgevit.verify.quantized.compare_quantized`.
     """
     if exact is None:
-        found = compare(reference, outputs, kind=kind, precision=precision)
+        found = compare(reference, outputs, kind=kind, precision=precision, noise=noise)
     else:
         found = compare_quantized(reference, exact, outputs, kind=kind)
     return VerdictInfo(
@@ -94,6 +95,7 @@ def judge_outputs(
         probes=len(reference),
         error=found.error if np.isfinite(found.error) else None,
         tolerance=found.tolerance,
+        noise=noise if exact is None else None,
         discrimination=found.discrimination if np.isfinite(found.discrimination) else None,
         top1_equal=found.top1_equal,
         reasons=found.reasons,
@@ -118,10 +120,23 @@ def judge(
     reference: NDArray[np.float32],
     outputs: NDArray[np.float32],
     exact: NDArray[np.float32] | None = None,
+    noise: float | None = None,
 ) -> VerdictInfo:
-    """The verdict on outputs that were produced from the golden inputs."""
+    """The verdict on outputs that were produced from the golden inputs.
+
+    Args:
+        manifest: of the artifact; where it was judged before, the noise measured then counts.
+        reference: float32 [N, classes] from PyTorch.
+        outputs: [N, classes] of the artifact.
+        exact: of a quantized artifact, the float model's outputs.
+        noise: see `edgevit.verify.compare.tolerance_of`.
+    """
     kind, target = manifest.output.kind, manifest.target
-    return judge_outputs(target.backend, reference, outputs, kind=kind, precision=target.precision, exact=exact)
+    if noise is None and manifest.verdict is not None:
+        noise = manifest.verdict.noise
+    return judge_outputs(
+        target.backend, reference, outputs, kind=kind, precision=target.precision, exact=exact, noise=noise
+    )
 
 
 def not_run(manifest: Manifest, probes: int, reason: str) -> VerdictInfo:

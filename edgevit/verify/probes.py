@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from edgevit.core.manifest import InputInfo
 from edgevit.core.spec import Preprocessing
 from edgevit.data.images import as_input, resize_width_first, to_model_size
 from edgevit.testing import structured_images
+from edgevit.verify.compare import difference
 
 if TYPE_CHECKING:
     import torch
@@ -33,11 +34,14 @@ class Golden:
         pictures: [h, w, 3] uint8 RGB each, of various sizes.
         outputs: float32 [N, classes], of the model as it is exported.
         exact: of the float model, where what is exported is quantized.
+        noise: what rounding alone does to the outputs, as a share of their range, by where it rounds: ``fp32``,
+            ``fp16 values`` or ``fp16 weights``.
     """
 
     pictures: tuple[NDArray[np.uint8], ...]
     outputs: NDArray[np.float32]
     exact: NDArray[np.float32] | None = None
+    noise: Mapping[str, float] = field(default_factory=dict)
 
     def inputs(self, rule: Preprocessing, source: InputInfo) -> NDArray[Any]:
         """The exact inputs of the pictures for a model with that input."""
@@ -102,13 +106,15 @@ def reference_outputs(
     of the artifact.
 
     Returns:
-        float32 [N, classes].
+        float32 [N, classes]; float64 of a module that answers in float64.
     """
     import torch
 
     transform = timm_transform(rule)
     with torch.no_grad():
-        logits = torch.cat([module(transform(picture)[None]) for picture in pictures]).float()
+        logits = torch.cat([module(transform(picture)[None]) for picture in pictures])
+        if logits.dtype != torch.float64:
+            logits = logits.float()
         return (torch.softmax(logits, -1) if probabilities else logits).numpy()
 
 
@@ -119,13 +125,33 @@ def make_golden(
     probabilities: bool,
     extra: list[Picture] | None = None,
     quantized: Answering | None = None,
+    rounded: Mapping[str, Answering] | None = None,
 ) -> Golden:
-    """The golden vectors of one model, or of its quantized form: the structured probes and any real pictures given."""
+    """The golden vectors of one model, or of its quantized form: the structured probes and any real pictures given.
+
+    Args:
+        module: the float model.
+        rule: how pictures become its input.
+        probabilities: whether softmax is applied.
+        extra: real pictures beside the probes.
+        quantized: the model as a recipe quantizes it.
+        rounded: forms of the float model that differ by rounding alone, see `Golden.noise`.
+    """
     from PIL import Image
 
     arrays = probe_pictures(rule.size) + [np.asarray(picture.convert("RGB")) for picture in extra or []]
     pictures = [Image.fromarray(array) for array in arrays]
     exact = reference_outputs(module, pictures, rule, probabilities=probabilities)
-    if quantized is None:
-        return Golden(tuple(arrays), exact)
-    return Golden(tuple(arrays), reference_outputs(quantized, pictures, rule, probabilities=probabilities), exact)
+    if quantized is not None:
+        return Golden(tuple(arrays), reference_outputs(quantized, pictures, rule, probabilities=probabilities), exact)
+    kind = "probabilities" if probabilities else "logits"
+    noise = {
+        name: difference(
+            exact,
+            reference_outputs(other, pictures, rule, probabilities=probabilities),
+            kind=kind,
+            precision=name.partition(" ")[0],
+        )
+        for name, other in (rounded or {}).items()
+    }
+    return Golden(tuple(arrays), exact, noise={name: found for name, found in noise.items() if np.isfinite(found)})

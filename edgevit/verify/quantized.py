@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevit.verify.compare import Comparison, Floats, scores
+from edgevit.verify.compare import NOT_FINITE, Comparison, Floats, scores
 
 ALLOWANCE = 1.5
 """How much further than the quantized model from the float one, as root mean squares."""
@@ -41,6 +41,8 @@ def compare_quantized(reference: Floats, exact: Floats, outputs: Floats, *, kind
     if reference.shape != outputs.shape:
         reason = f"the outputs have shape {outputs.shape}, not {reference.shape}"
         return Comparison(False, float("inf"), 0.0, 0.0, False, (reason,))
+    if not (np.isfinite(reference).all() and np.isfinite(exact).all()):
+        return Comparison(False, float("inf"), 0.0, 0.0, False, (NOT_FINITE,))
     if not np.isfinite(outputs).all():
         reason = f"{int((~np.isfinite(outputs)).sum())} of {outputs.size} outputs are not finite"
         return Comparison(False, float("inf"), 0.0, 0.0, False, (reason,))

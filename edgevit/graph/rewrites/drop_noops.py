@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch.fx import GraphModule, Node
 
-from edgevit.graph.fx import argument, aten, calls, finish, operand, replace, shape
 from edgevit.graph.functional import is_written
+from edgevit.graph.fx import argument, aten, calls, finish, operand, replace, shape
 from edgevit.graph.rewrites import Rewrite
 
 _DROPOUTS = (aten.dropout.default, aten.feature_dropout.default)

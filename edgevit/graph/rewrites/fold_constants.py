@@ -9,8 +9,8 @@ import torch
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
-from edgevit.graph.fx import add_constant, attribute, finish, replace
 from edgevit.graph.functional import written_operand
+from edgevit.graph.fx import add_constant, attribute, finish, replace
 from edgevit.graph.rewrites import Rewrite
 
 _UNEVALUATED = ("_assert", "sym_size", "rand", "bernoulli", "empty")
