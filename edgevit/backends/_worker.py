@@ -22,6 +22,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from edgevit.backends.base import claim_process
+
 _POLL_SECONDS = 0.02
 
 
@@ -147,6 +149,7 @@ def _keep_scratch_in(folder: Path) -> None:
 
 def main(path: Path, modules: Sequence[str] = ()) -> int:
     """Carry out the job and write its result beside it; returns the exit status."""
+    claim_process()
     _end_with_parent()
     _prepare(modules)
     while not path.exists():

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from edgevit.backends._litert_boundary import float_activations, float_boundary, short_names
 from edgevit.backends._litert_placement import placed
 from edgevit.backends._litert_weights import store_integers, store_tables
-from edgevit.backends.base import Backend, LowerRequest, Runner, silenced
+from edgevit.backends.base import Backend, LowerRequest, Runner, one_at_a_time, silenced
 from edgevit.core.flat import Table, item, root
 from edgevit.core.manifest import MARKER
 from edgevit.core.placement import Placement
-from edgevit.errors import BadFile, MissingDependency
+from edgevit.errors import BadFile, EnvironmentIncomplete, import_failed
 
 if TYPE_CHECKING:
     from edgevit.graph.quantized.prepare import Form
@@ -119,7 +119,7 @@ def _interpreter(path: Path) -> Any:
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError as error:
-        raise MissingDependency("ai-edge-litert", "running .tflite files", extra="litert") from error
+        raise import_failed(error, "ai-edge-litert", "running .tflite files", extra="runtime") from error
     try:
         with silenced():
             interpreter = Interpreter(model_path=str(path))
@@ -140,14 +140,14 @@ def load(path: Path) -> Runner:
         interpreter.invoke()
         return np.asarray(interpreter.get_tensor(result), dtype=np.float32)
 
-    return run
+    return one_at_a_time(run)
 
 
 def placement(path: Path) -> Placement | None:
     """What XNNPACK executes on this machine, as the runtime says once it has loaded the file; None without it."""
     try:
         return placed(_interpreter(path))
-    except MissingDependency:
+    except EnvironmentIncomplete:
         return None
 
 

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from edgevit.backends._onnx_placement import placement
 from edgevit.backends._onnx_quantized import legalise
-from edgevit.backends.base import Backend, LowerRequest, Runner
+from edgevit.backends.base import Backend, LowerRequest, Runner, owns_process
 from edgevit.core.flat import messages, string, string_map
 from edgevit.core.manifest import MARKER
-from edgevit.errors import BadFile, MissingDependency
+from edgevit.errors import BadFile, import_failed
 
 if TYPE_CHECKING:
     from edgevit.graph.quantized.prepare import Form
@@ -74,11 +74,12 @@ def _without_traces(model: Any) -> Any:
 
 def load(path: Path) -> Runner:
     """Run a file on ONNX Runtime's CPU provider."""
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    if owns_process():
+        os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     try:
         import onnxruntime
     except ImportError as error:
-        raise MissingDependency("onnxruntime", "running .onnx files", extra="onnx") from error
+        raise import_failed(error, "onnxruntime", "running .onnx files", extra="runtime") from error
     try:
         session = _session(onnxruntime, path)
     except Exception as error:
@@ -86,9 +87,9 @@ def load(path: Path) -> Runner:
     name = session.get_inputs()[0].name
 
     def run(inputs: NDArray[Any]) -> NDArray[np.float32]:
-        return np.asarray(session.run(None, {name: inputs})[0], dtype=np.float32)
+        return np.array(session.run(None, {name: inputs})[0], dtype=np.float32, copy=True)
 
-    return run
+    return run  # a session may be run from several threads at once
 
 
 def _session(onnxruntime: Any, path: Path) -> Any:
