@@ -25,6 +25,7 @@ from edgevit.build.options import ExportOptions
 from edgevit.build.recipes import check_options, describe_recipe, obtain_recipe
 from edgevit.bundle.card import write_card, write_licence
 from edgevit.bundle.golden import write_golden
+from edgevit.bundle.replace import check_bundle_replaceable
 from edgevit.bundle.sbom import write_sbom
 from edgevit.bundle.write import REJECTED, disk_full, explained_disk_errors, publish, staging, write_manifest
 from edgevit.core.events import Event, Listener, ignore
@@ -100,6 +101,7 @@ def export(options: ExportOptions, listen: Listener = ignore) -> list[ExportResu
     wanted = resolve_targets(options)
     check_options(options)
     home = options.out / model_folder(options.model)
+    check_destinations(options, wanted)
     _check_writable(home)
     results: dict[str, ExportResult] = {}
     missing: list[Runtime] = []
@@ -112,6 +114,18 @@ def export(options: ExportOptions, listen: Listener = ignore) -> list[ExportResu
     if missing:
         results |= _build(options, missing, home, listen)
     return [results[runtime.name] for runtime in wanted]
+
+
+def check_destinations(options: ExportOptions, wanted: Sequence[Runtime]) -> None:
+    """Refuse to replace what is not an unchanged bundle.
+
+    Raises:
+        UsageError: names what would be lost.
+    """
+    for runtime in wanted:
+        place = options.out / model_folder(options.model) / folder_name(runtime, options.precision)
+        check_bundle_replaceable(place)
+        check_bundle_replaceable(place.with_name(place.name + REJECTED))
 
 
 def _check_writable(home: Path) -> None:
@@ -127,7 +141,7 @@ def _from_cache(options: ExportOptions, runtime: Runtime, home: Path, listen: Li
     name = folder_name(runtime, options.precision)
     with staging(home / name) as scratch:
         shutil.copytree(found.path, scratch / "bundle")
-        publish(scratch / "bundle", home / name)
+        publish(scratch / "bundle", home / name, check_bundle_replaceable)
     listen(Event(name, "cached"))
     return ExportResult(name, home / name, found.manifest, cached=True)
 
@@ -293,7 +307,7 @@ def _lower_and_judge(shared: _Shared, runtime: Runtime, destination: Path, scrat
     )
     if verdict.status == "failed":
         return _reject(shared, bundle, destination, manifest, verdict)
-    publish(bundle, destination)
+    publish(bundle, destination, check_bundle_replaceable)
     key = cache_key(shared.options, runtime)
     if key and shared.options.cache:
         cache.store(key, destination)
@@ -368,7 +382,7 @@ def _reject(shared: _Shared, bundle: Path, destination: Path, manifest: Manifest
     from edgevit.errors import CheckFailed
 
     kept = destination.with_name(destination.name + REJECTED)
-    publish(bundle, kept)
+    publish(bundle, kept, check_bundle_replaceable)
     shared.listen(Event(destination.name, "rejected", verdict.reasons[0]))
     error = CheckFailed(
         f"{destination.name} is not good: {'; '.join(verdict.reasons)}",

@@ -161,12 +161,14 @@ def export(
 def _plan(options: Any, json: bool) -> None:
     from edgevit.build.cache import find
     from edgevit.build.describe import cache_key, model_folder, resolve_targets
+    from edgevit.build.export import check_destinations
     from edgevit.core.target import folder_name
     from edgevit.models.registry import find_model
 
     find_model(options.model)
-    rows = []
-    for runtime in resolve_targets(options):
+    rows, wanted = [], resolve_targets(options)
+    check_destinations(options, wanted)
+    for runtime in wanted:
         key = cache_key(options, runtime) if options.cache else None
         path = options.out / model_folder(options.model) / folder_name(runtime, options.precision)
         rows.append(

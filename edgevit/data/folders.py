@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgevit.core.folders import is_system_litter
 from edgevit.data.pixels import PICTURE_SUFFIXES, read_picture, readable_suffixes
 from edgevit.errors import BadFile
 
@@ -20,15 +21,15 @@ Skip = Callable[[str, BadFile], None]
 Synsets = Callable[[tuple[str, ...]], dict[str, int]]
 """From a model's labels to the class index of each of ImageNet's synsets, or to nothing."""
 
-_LITTER = frozenset({"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information"})
-"""What macOS, Windows and network drives leave in folders, in lower case; so are names with a dot in front."""
+_LITTER = frozenset({"__macosx", "@eadir", "$recycle.bin", "system volume information"})
+"""Folders that macOS, Windows and network drives leave behind, in lower case."""
 _SYNSET = re.compile(r"n\d{8}")
 _UNNAMED = re.compile(r"class_\d+")
 
 
 def is_litter(name: str) -> bool:
     """Whether a file or folder is the operating system's own (``.DS_Store``, ``._x.jpg``, ``__MACOSX``) or hidden."""
-    return name.startswith(".") or name.lower() in _LITTER
+    return name.startswith(".") or is_system_litter(name) or name.lower() in _LITTER
 
 
 def refuse(name: str, error: BadFile) -> None:  # noqa: ARG001
