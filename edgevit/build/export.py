@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import threading
@@ -27,18 +28,19 @@ from edgevit.bundle.card import write_card, write_licence
 from edgevit.bundle.golden import write_golden
 from edgevit.bundle.replace import check_bundle_replaceable
 from edgevit.bundle.sbom import write_sbom
-from edgevit.bundle.write import REJECTED, disk_full, explained_disk_errors, publish, staging, write_manifest
+from edgevit.bundle.write import REJECTED, publish, staging, write_manifest
+from edgevit.core.disk import explained_disk_errors
 from edgevit.core.events import Event, Listener, ignore
 from edgevit.core.manifest import Lowering, Manifest, VerdictInfo
 from edgevit.core.recipe import RECIPE
 from edgevit.core.target import Runtime, folder_name
-from edgevit.errors import ConversionFailed, EdgevitError, MissingDependency
+from edgevit.data.folders import Skip
+from edgevit.errors import EdgevitError, MissingDependency
 from edgevit.verify.judge import give_inputs, judge, not_run, take_outputs, why_not_here
 from edgevit.verify.probes import Golden
 
 _MEMORY_PER_JOB = 4 << 30
 _LOGS = "logs"
-_NO_SPACE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -240,16 +242,20 @@ def _capture(
 ) -> _Shared:
     import torch
 
-    from edgevit.data.images import picture_paths, read_picture
+    from edgevit.data.folders import readable_pictures
     from edgevit.graph.capture import capture
     from edgevit.graph.quantized.prepare import answering
     from edgevit.verify.probes import make_golden
 
-    extra = [read_picture(path) for path in picture_paths(options.images)] if options.images else []
+    skip = _telling(options.model, listen)
+    extra = [picture for _, picture in readable_pictures(options.images, skip)] if options.images else []
     listen(Event(options.model, "loading", "capturing the program"))
     program = scratch / "program.pt2"
     captured = capture(loaded.module, loaded.preprocessing.size)
-    torch.export.save(captured, program)
+    # by way of memory: torch's own writer ends the whole process where the disk is full
+    held = io.BytesIO()
+    torch.export.save(captured, held)
+    program.write_bytes(held.getbuffer())
     recipe, file = obtain_recipe(options, captured, loaded, listen), None
     if recipe is not None:
         file = scratch / RECIPE
@@ -269,6 +275,11 @@ def _capture(
         floor = Floor(options.floor, options.evaluate, loaded.preprocessing)
     logs = home / _LOGS
     return _Shared(options, program, file, floor, manifests, golden, inputs, logs, limits, stop, listen, workers)
+
+
+def _telling(model: str, listen: Listener) -> Skip:
+    """Tells a listener about pictures that are left out."""
+    return lambda name, error: listen(Event(model, "loading", f"skipped {name}: {error.message}"))
 
 
 def _one_target(shared: _Shared, runtime: Runtime, home: Path) -> ExportResult:
@@ -322,12 +333,7 @@ def _lower(
     scratch = out.parent.parent
     further = exchange if shared.recipe is None else {**exchange, "recipe": str(shared.recipe)}
     job = lower_job(shared.program, manifest, runtime, out, **further)
-    try:
-        return run_job(job, scratch, log, shared.limits, shared.stop, shared.workers.get(runtime.name))
-    except ConversionFailed as error:
-        if shutil.disk_usage(scratch).free < _NO_SPACE:
-            raise disk_full(scratch.parent) from error
-        raise
+    return run_job(job, scratch, log, shared.limits, shared.stop, shared.workers.get(runtime.name))
 
 
 def _verdict(

@@ -2,43 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from edgevit.core.digest import sha256_file
+from edgevit.core.disk import explained_disk_errors
 from edgevit.core.folders import is_orphan, scratch_name
 from edgevit.core.manifest import FileEntry, Manifest
-from edgevit.errors import EnvironmentIncomplete, UsageError
 
 MANIFEST = "manifest.json"
 REJECTED = ".rejected"
-_UNWRITABLE = (
-    errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY,
-    errno.ENAMETOOLONG,
-)  # fmt: skip
-
-
-def disk_full(where: Path) -> EnvironmentIncomplete:
-    """The error for a disk without space."""
-    return EnvironmentIncomplete("the disk is full", where=str(where), cure="free some space or choose another -o DIR")
-
-
-@contextmanager
-def explained_disk_errors(where: Path) -> Iterator[None]:
-    """Turn a full or read-only disk into one clear message."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise disk_full(where) from error
-        if error.errno in _UNWRITABLE:
-            raise UsageError(
-                f"the output cannot be written: {error.strerror}", where=str(where), cure="choose another -o DIR"
-            ) from error
-        raise
 
 
 @contextmanager

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgevit.cli.console import Json, Quiet, examples, print_json, print_table, stderr, stdout
+from edgevit.cli.console import Json, Quiet, coloured, examples, print_json, print_table, stderr, stdout
 from edgevit.cli.options import ClassesOption, LabelsOption, SeedOption, SizeOption, WeightsOption, model_options
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from edgevit.bundle.read import Bundle
     from edgevit.core.manifest import VerdictInfo
     from edgevit.models.load import LoadedModel
@@ -135,7 +137,7 @@ def _report(checked: list[_Checked], json: bool, quiet: bool) -> None:
     )
     for one in checked:
         for reason in one.verdict.reasons if not quiet or one.verdict.status == "failed" else ():
-            stderr().print(f"{one.path}: {reason}", markup=False)
+            stderr().print(f"{one.path}: {reason}")
         if one.hazards is not None:
             _report_hazards(one, one.hazards)
 
@@ -145,7 +147,6 @@ def _report_hazards(one: _Checked, report: HazardReport) -> None:
     stdout().print(
         f"\n{one.path}: {len(report.hazards)} fp16 hazards in {report.operations} operations "
         f"on {report.inputs} pictures, {as_what}",
-        markup=False,
     )
     if not report.hazards:
         return
@@ -171,7 +172,7 @@ def _document(one: _Checked) -> dict[str, Any]:
     return document
 
 
-def _row(path: Path, verdict: VerdictInfo) -> list[str]:
+def _row(path: Path, verdict: VerdictInfo) -> list[str | Text]:
     colour = {"passed": "green", "failed": "red", "not_run": "yellow"}[verdict.status]
 
     def number(value: float | None, form: str) -> str:
@@ -179,7 +180,7 @@ def _row(path: Path, verdict: VerdictInfo) -> list[str]:
 
     return [
         str(path),
-        f"[{colour}]{verdict.status.replace('_', ' ')}[/]",
+        coloured(verdict.status.replace("_", " "), colour),
         number(verdict.error, ".1e"),
         number(verdict.tolerance, "g"),
         number(verdict.discrimination, ".3g"),

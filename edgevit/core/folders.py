@@ -33,7 +33,7 @@ def is_orphan(name: str) -> bool:
     import psutil
 
     match = _SCRATCH.fullmatch(name)
-    return bool(match) and match["host"] == _host() and not psutil.pid_exists(int(match["pid"]))
+    return match is not None and match["host"] == _host() and not psutil.pid_exists(int(match["pid"]))
 
 
 def cache_folder() -> Path:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from edgevit.bundle.deployed import Prediction
 from edgevit.core.fusion import read_head
 from edgevit.core.plan import FLEET, FUSION, Fleet, Plan, read_fleet, read_plan
-from edgevit.data.images import read_picture
+from edgevit.data.pixels import as_picture
 from edgevit.errors import DeviceUnreachable
 from edgevit.fleet.config import (
     CLOSE_S,
@@ -36,7 +36,7 @@ from edgevit.fleet.tally import Answer, Tally
 from edgevit.fleet.wire import Encoding
 
 if TYPE_CHECKING:
-    from PIL.Image import Image as Picture
+    pass
 
 Role = Literal["coordinator", "local"]
 T = TypeVar("T")
@@ -186,13 +186,17 @@ class RunningFleet:
         for first, answer in flying:
             yield first, answer.result()
 
-    def predict(self, picture: Picture | Path | str, top: int = 5) -> list[Prediction]:
+    def predict(self, picture: Any, top: int = 5) -> list[Prediction]:
         """The most likely classes of a picture, best first; none where no member answered.
+
+        Args:
+            picture: as for `edgevit.bundle.deployed.Deployed.predict`.
+            top: how many.
 
         Raises:
             BadFile: the picture cannot be read.
         """
-        opened = read_picture(Path(picture)) if isinstance(picture, (str, Path)) else picture
+        opened = as_picture(picture)
         encoding = self.options.encoding
         return self.best(self.ask(Frame("", encode(opened, self.rule, encoding), encoding)).result(), top)
 

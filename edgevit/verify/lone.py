@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +15,13 @@ from edgevit.backends.base import Backend, FileInterface, backend_of
 from edgevit.backends.jobs import Limits
 from edgevit.core.manifest import VerdictInfo, parse_manifest
 from edgevit.core.spec import Preprocessing
-from edgevit.data.images import picture_paths, read_picture
+from edgevit.data.folders import Skip, readable_pictures, refuse
 from edgevit.errors import UsageError
-from edgevit.models.load import LoadedModel
 from edgevit.verify.judge import judge_outputs, run_artifact
 from edgevit.verify.probes import make_inputs, probe_pictures, reference_outputs
+
+if TYPE_CHECKING:
+    from edgevit.models.load import LoadedModel
 
 _SUM = 1e-2
 
@@ -63,7 +65,7 @@ def _kind(stated: str, outputs: NDArray[np.float32]) -> str:
     return "probabilities" if sums else "logits"
 
 
-def verify_file(file: Path, loaded: LoadedModel, *, images: Path | None = None) -> LoneVerdict:
+def verify_file(file: Path, loaded: LoadedModel, *, images: Path | None = None, skip: Skip = refuse) -> LoneVerdict:
     """Judge a model file against a PyTorch model.
 
     A file that edgevit wrote says in its embedded manifest what it takes. A Core ML package of
@@ -74,6 +76,7 @@ def verify_file(file: Path, loaded: LoadedModel, *, images: Path | None = None) 
         file: a ``.onnx``, ``.tflite``, ``.pte`` or ``.mlpackage``.
         loaded: what it should compute.
         images: a folder of further pictures.
+        skip: is told about those that cannot be read.
 
     Raises:
         UsageError: what the file takes is not known, or does not fit the model.
@@ -83,7 +86,7 @@ def verify_file(file: Path, loaded: LoadedModel, *, images: Path | None = None) 
     backend = backend_of(file)
     found, rule = _interface(backend, file, loaded)
     arrays = [Image.fromarray(picture) for picture in probe_pictures(rule.size)]
-    pictures = [*arrays, *(read_picture(path) for path in (picture_paths(images) if images else []))]
+    pictures = [*arrays, *(picture for _, picture in (readable_pictures(images, skip) if images else ()))]
     inputs = make_inputs(pictures, rule, found.input)
     with tempfile.TemporaryDirectory() as scratch:
         outputs = run_artifact(backend.name, file, inputs, Path(scratch), Path(scratch) / "run.log", Limits())

@@ -14,7 +14,8 @@ from edgevit.build.export import export
 from edgevit.build.options import ExportOptions
 from edgevit.bundle.read import read_bundle
 from edgevit.bundle.replace import check_bundle_replaceable, check_plan_replaceable
-from edgevit.bundle.write import explained_disk_errors, publish, staging
+from edgevit.bundle.write import publish, staging
+from edgevit.core.disk import explained_disk_errors
 from edgevit.core.folders import scratch_name, write_whole
 from edgevit.errors import EnvironmentIncomplete, UsageError
 from tests.conftest import Exported, cli

@@ -40,7 +40,13 @@ def upright(orientation: int) -> np.ndarray[Any, Any]:
 def test_a_picture_is_turned_once_however_it_comes(tmp_path: Path, orientation: int) -> None:
     data = turned_jpeg(orientation)
     (tmp_path / "p.jpg").write_bytes(data)
-    ways: list[Any] = [tmp_path / "p.jpg", str(tmp_path / "p.jpg"), data, io.BytesIO(data), Image.open(io.BytesIO(data))]
+    ways: list[Any] = [
+        tmp_path / "p.jpg",
+        str(tmp_path / "p.jpg"),
+        data,
+        io.BytesIO(data),
+        Image.open(io.BytesIO(data)),
+    ]
     ways += [read_picture(tmp_path / "p.jpg"), Image.open(io.BytesIO(data)).convert("RGB")]
     for given in ways:
         assert np.array_equal(np.asarray(as_picture(given)), upright(orientation)), type(given)
@@ -94,7 +100,9 @@ def test_alpha_is_dropped_and_the_colour_below_it_kept(tmp_path: Path) -> None:
         assert np.array_equal(np.asarray(read_picture(tmp_path / "pal.png")), np.asarray(palette.convert("RGB")))
 
 
-@pytest.mark.parametrize(("name", "options"), [("a.gif", {}), ("a.png", {}), ("a.webp", {"lossless": True}), ("a.tif", {})])
+@pytest.mark.parametrize(
+    ("name", "options"), [("a.gif", {}), ("a.png", {}), ("a.webp", {"lossless": True}), ("a.tif", {})]
+)
 def test_of_several_frames_the_first_counts(tmp_path: Path, name: str, options: dict[str, Any]) -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime")]
     frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], **options)
