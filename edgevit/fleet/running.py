@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from edgevit.bundle.deployed import Prediction
 from edgevit.core.fusion import read_head
@@ -34,9 +34,6 @@ from edgevit.fleet.member import Serving, load_compute, serving
 from edgevit.fleet.sources import Frame, encode
 from edgevit.fleet.tally import Answer, Tally
 from edgevit.fleet.wire import Encoding
-
-if TYPE_CHECKING:
-    pass
 
 Role = Literal["coordinator", "local"]
 T = TypeVar("T")
