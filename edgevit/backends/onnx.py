@@ -145,12 +145,8 @@ def describe(path: Path) -> FileInterface:
     only(path, "output", [string(one, 1) for one in messages(graph, 12)])
     tensors = [tensor for kind in messages(inputs[0], 2) for tensor in messages(kind, 1)]
     code = (varints(tensors[0], 1) or [0])[0] if tensors else 0
-    shape = [
-        (varints(side, 1) or [0])[0]
-        for tensor in tensors
-        for sides in messages(tensor, 2)
-        for side in messages(sides, 1)
-    ]
+    sides = [side for tensor in tensors for shape in messages(tensor, 2) for side in messages(shape, 1)]
+    shape = [(varints(side, 1) or [0])[0] for side in sides]
     dtype = _DTYPES.get(code, f"type {code}")
     return described(path, string(inputs[0], 1), dtype, shape, half=10 in weights.values(), dynamic=True)
 

@@ -85,7 +85,7 @@ def _export_options(
     weights: str, num_classes: int | None, labels: Path | None, size: int | None, seed: int
 ) -> list[str]:
     """What of this command `export` must be given again, to make the same model."""
-    given = {"--weights": weights if weights != "pretrained" else None, "--num-classes": num_classes}
+    given: dict[str, Any] = {"--weights": weights if weights != "pretrained" else None, "--num-classes": num_classes}
     given |= {"--labels": labels, "--size": size, "--seed": seed or None}
     return [part for name, value in given.items() if value is not None for part in (name, str(value))]
 
@@ -173,10 +173,22 @@ def _report_hazards(one: _Checked, report: HazardReport, export: list[str]) -> N
         [[h.kind, h.operator, h.operation, h.module or "–", f"{h.value:.3g}", f"{h.limit:g}"] for h in report.hazards],
         right=("value", "limit"),
     )
-    stderr().print(headed("→", "green", shlex.join(export_again(one.model, one.manifest, report.keep(), export))))
+    stderr().print(
+        headed(
+            "→",
+            "green",
+            shlex.join(export_again(one.model, one.manifest, report.keep(), export, one.path / "labels.txt")),
+        )
+    )
 
 
-def export_again(model: str, manifest: Manifest | None, keep: tuple[str, ...], given: list[str]) -> list[str]:
+def export_again(
+    model: str,
+    manifest: Manifest | None,
+    keep: tuple[str, ...],
+    given: list[str],
+    labels: Path | None = None,
+) -> list[str]:
     """The command that makes the same model with more of it in fp32.
 
     Args:
@@ -184,6 +196,7 @@ def export_again(model: str, manifest: Manifest | None, keep: tuple[str, ...], g
         manifest: of the bundle that was looked at; says what it takes and gives, and what was kept before.
         keep: patterns for ``--keep-fp32``.
         given: options that this command had for the model; where there are none, the manifest's.
+        labels: the bundle's file of them.
     """
     target, kept = "coreml", keep
     options = [*given]
@@ -195,11 +208,26 @@ def export_again(model: str, manifest: Manifest | None, keep: tuple[str, ...], g
             options += ["--weights", "random" if weights.kind == "random" else weights.source]
         if "--size" not in options and size[0] == size[1] and size != _own_size(model):
             options += ["--size", str(size[0])]
+        options += _own_head(model, manifest, labels) if not given else []
         options += ["--input", manifest.input.kind] if manifest.input.kind != "image" else []
         options += ["--output", manifest.output.kind] if manifest.output.kind != "probabilities" else []
         options += [part for name in manifest.target.rewrites for part in ("--rewrites", name)]
     patterns = [part for pattern in kept for part in ("--keep-fp32", pattern)]
     return ["edgevit", "export", model, *options, "-t", target, "--precision", "fp16", *patterns]
+
+
+def _own_head(model: str, manifest: Manifest, labels: Path | None) -> list[str]:
+    """What gives a model the bundle's classes, where they are not the model's usual ones."""
+    from edgevit.errors import EdgevitError
+    from edgevit.models.registry import find_model
+
+    try:
+        usual = find_model(model).num_classes
+    except EdgevitError:
+        return []
+    if manifest.output.kind == "features" or manifest.output.classes == usual:
+        return []
+    return ["--num-classes", str(manifest.output.classes)] + (["--labels", str(labels)] if labels else [])
 
 
 def _own_size(model: str) -> tuple[int, int] | None:

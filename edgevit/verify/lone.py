@@ -82,9 +82,9 @@ def _kind(stated: str, outputs: NDArray[np.float32]) -> str:
 def verify_file(file: Path, loaded: LoadedModel, *, images: Path | None = None, skip: Skip = refuse) -> LoneVerdict:
     """Judge a model file against a PyTorch model.
 
-    A file that edgevit wrote says in its embedded manifest what it takes. A Core ML package, an ONNX or a TFLite file of
-    another tool is described by its own input; bytes are given the picture as it is, floating-point numbers are given
-    it normalised as the model's own preprocessing has it.
+    A file that edgevit wrote says in its embedded manifest what it takes. A Core ML package, an ONNX or a TFLite
+    file of another tool is described by its own input: bytes get the picture as it is, floating-point numbers get it
+    normalised as the model's own preprocessing has it.
 
     Args:
         file: a ``.onnx``, ``.tflite``, ``.pte`` or ``.mlpackage``.
