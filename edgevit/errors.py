@@ -111,6 +111,31 @@ class MissingDependency(EnvironmentIncomplete):
         )
 
 
+def import_failed(error: ImportError, package: str, purpose: str, *, extra: str) -> EnvironmentIncomplete:
+    """The error for a package that could not be imported: missing, or installed and broken.
+
+    Args:
+        error: what the import raised.
+        package: the distribution's name.
+        purpose: what needs it, e.g. ``running .onnx files``.
+        extra: of edgevit, that brings it.
+    """
+    from importlib import metadata
+
+    try:
+        version = metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return MissingDependency(package, purpose, extra=extra)
+    if isinstance(error, ModuleNotFoundError) and error.name and error.name.replace("_", "-").startswith(package):
+        return MissingDependency(package, purpose, extra=extra)
+    said = (str(error).splitlines() or ["ImportError"])[0]
+    return EnvironmentIncomplete(
+        f"{purpose} needs the package {package}; {version} is installed and cannot be imported",
+        where=said,
+        cure=f"pip install --force-reinstall {package}",
+    )
+
+
 class DeviceUnreachable(EdgevitError):
     """The device did not answer."""
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from edgevit.apps.template import FILE, Template, find_template
 from edgevit.bundle.card import contract_lines
 from edgevit.bundle.read import Bundle, read_bundle
+from edgevit.bundle.replace import check_bundle_replaceable, check_plan_replaceable
 from edgevit.bundle.write import publish, staging
 from edgevit.core.manifest import Strict
 from edgevit.core.plan import FLEET, FUSION, PLAN, read_fleet, read_plan
@@ -77,12 +78,14 @@ def update_app(app: Path, source: Path) -> Template:
     template = find_template(record.template)
     _checked(template, source)
     place = app / template.info.place
-    if place.exists():
+    check = check_bundle_replaceable if template.info.takes == "bundle" else check_plan_replaceable
+    if place.exists() or place.is_symlink():
         _check_own(template, place)
+        check(place)
     with staging(place) as scratch:
         copy = scratch / "new"
         _copy(template, source, copy)
-        publish(copy, place)
+        publish(copy, place, check)
     return template
 
 

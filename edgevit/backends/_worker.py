@@ -22,6 +22,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from edgevit.backends.base import claim_process
+from edgevit.core.disk import is_disk_full
+from edgevit.errors import EnvironmentIncomplete
+
 _POLL_SECONDS = 0.02
 
 
@@ -147,6 +151,7 @@ def _keep_scratch_in(folder: Path) -> None:
 
 def main(path: Path, modules: Sequence[str] = ()) -> int:
     """Carry out the job and write its result beside it; returns the exit status."""
+    claim_process()
     _end_with_parent()
     _prepare(modules)
     while not path.exists():
@@ -155,9 +160,13 @@ def main(path: Path, modules: Sequence[str] = ()) -> int:
     _keep_scratch_in(path.parent)
     try:
         result = {"ok": True, **JOBS[job["job"]](job)}
+    except EnvironmentIncomplete as error:
+        traceback.print_exc()
+        incomplete = {"message": error.message, "where": error.where, "cure": error.cure}
+        result = {"ok": False, "error": error.message, "incomplete": incomplete}
     except Exception as error:
         traceback.print_exc()
-        result = {"ok": False, "error": _root_cause(error)}
+        result = {"ok": False, "error": _root_cause(error), "disk_full": is_disk_full(error)}
     path.with_suffix(".result").write_text(json.dumps(result), encoding="utf-8")
     sys.stdout.flush()
     os._exit(0 if result["ok"] else 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from edgevit.graph.quantized.prepare import Form
 
 Runner = Callable[[NDArray[Any]], NDArray[np.float32]]
+"""From one input, batch 1, to the output: a copy that is the caller's own. Any number of threads may call it."""
 GROUP = "edgevit.backends"
 
 
@@ -102,7 +104,7 @@ class Backend:
         output_name: of the model's output.
         opset: what the file format's operator set is called, for people.
         lower: writes the file.
-        load: returns a function from one input to one output, both batch 1.
+        load: returns a function from one input to one output, both batch 1; see `Runner`.
         operators: how often each operator occurs in a file.
         read_embedded: the manifest text inside a file, or None.
         available: why files cannot be run on this machine, or an empty string.
@@ -179,9 +181,47 @@ def backend_of(path: Path) -> Backend:
     raise BadFile(f"{path.name} is not a model file that edgevit knows", cure=f"known suffixes: {suffixes}")
 
 
+def one_at_a_time(run: Runner) -> Runner:
+    """A runner for a runtime that must not be entered twice: threads wait for each other.
+
+    The output is copied before the next thread may enter, since a runtime may hand out its own memory.
+    """
+    lock = threading.Lock()
+
+    def locked(inputs: NDArray[Any]) -> NDArray[np.float32]:
+        with lock:
+            return np.array(run(inputs), dtype=np.float32, copy=True)
+
+    return locked
+
+
+_own_process = False
+
+
+def claim_process() -> None:
+    """Say that this process is edgevit's own, as the command line and the workers are.
+
+    Only then is what belongs to the whole process touched: where native code prints, and the environment. In a
+    program that imports edgevit, other threads print too.
+    """
+    global _own_process
+    _own_process = True
+
+
+def owns_process() -> bool:
+    """Whether `claim_process` was called."""
+    return _own_process
+
+
 @contextmanager
 def silenced() -> Iterator[None]:
-    """Send what native code prints while a runtime starts to nowhere; Python's errors still arrive."""
+    """In edgevit's own process, send what native code prints while a runtime starts to nowhere.
+
+    Python's errors still arrive. In a host's process nothing is redirected.
+    """
+    if not _own_process:
+        yield
+        return
     sys.stdout.flush()
     sys.stderr.flush()
     kept = [(fd, os.dup(fd)) for fd in (1, 2)]

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevit.backends import _coreml_convert as convert
-from edgevit.backends.base import Backend, FileInterface, LowerRequest, Runner
+from edgevit.backends.base import Backend, FileInterface, LowerRequest, Runner, one_at_a_time
 from edgevit.core.manifest import MARKER, InputInfo, Manifest
-from edgevit.errors import MissingDependency, UsageError
+from edgevit.errors import UsageError, import_failed
 from edgevit.verify.mil import TITLE
 from edgevit.verify.mil.package import MODULES, Package, read_metadata, read_package
 
@@ -106,7 +106,7 @@ def load(path: Path) -> Runner:
     try:
         from edgevit.verify.mil.runner import load as load_in_evaluator
     except ImportError as error:
-        raise MissingDependency("torch", "running .mlpackage files", extra="torch") from error
+        raise import_failed(error, "torch", "running .mlpackage files", extra="torch") from error
     return load_in_evaluator(path)
 
 
@@ -115,7 +115,7 @@ def _load_in_core_ml(path: Path) -> Runner:
         import coremltools as ct
         from PIL import Image
     except ImportError as error:
-        raise MissingDependency("coremltools", "running .mlpackage files", extra="coreml") from error
+        raise import_failed(error, "coremltools", "running .mlpackage files", extra="coreml") from error
     package: Package = read_package(path)
     model = ct.models.MLModel(str(path))
     source, labels = package.inputs[0], package.classes()
@@ -127,7 +127,7 @@ def _load_in_core_ml(path: Path) -> Runner:
             return np.asarray([[outputs[package.probabilities_output][label] for label in labels]], dtype=np.float32)
         return np.asarray(next(iter(outputs.values())), dtype=np.float32)
 
-    return run
+    return one_at_a_time(run)
 
 
 def operators(path: Path) -> Counter[str]:

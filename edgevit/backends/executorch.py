@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from edgevit.backends._lean import pruned_xnnpack_passes
 from edgevit.backends._pte import operators, placement, read_embedded
-from edgevit.backends.base import Backend, LowerRequest, Runner, silenced
+from edgevit.backends.base import Backend, LowerRequest, Runner, one_at_a_time, silenced
 from edgevit.core.manifest import MARKER
-from edgevit.errors import BadFile, MissingDependency
+from edgevit.errors import BadFile, import_failed
 
 if TYPE_CHECKING:
     from edgevit.graph.quantized.prepare import Form
@@ -66,7 +66,7 @@ def load(path: Path) -> Runner:
             program = Runtime.get().load_program(path)
             method = program.load_method("forward")
     except ImportError as error:
-        raise MissingDependency("executorch", "running .pte files", extra="executorch") from error
+        raise import_failed(error, "executorch", "running .pte files", extra="executorch") from error
     except RuntimeError as error:
         raise BadFile("ExecuTorch cannot load the file", where=f"{path}: {error}") from error
     if method is None:
@@ -77,7 +77,7 @@ def load(path: Path) -> Runner:
         return np.array(outputs[0].numpy(), dtype=np.float32, copy=True)
 
     run.program = program  # type: ignore[attr-defined]  # the method does not keep its program alive
-    return run
+    return one_at_a_time(run)
 
 
 BACKEND = Backend(

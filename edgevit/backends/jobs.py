@@ -12,13 +12,15 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from edgevit.errors import ConversionFailed
+from edgevit.core.disk import disk_full, has_no_space, says_disk_full
+from edgevit.errors import ConversionFailed, EnvironmentIncomplete
 
 _POLL_SECONDS = 0.1
 _ERROR_LINE = re.compile(r"(\w*(Error|Exception|Failure)\b.*|.*(abort|Aborted|Segmentation|LLVM ERROR|error:).*)")
@@ -104,6 +106,7 @@ def run_job(
 
     Raises:
         ConversionFailed: it failed, crashed, or went past a limit; names the log.
+        EnvironmentIncomplete: a package that it needs is missing, or the disk is full.
     """
     if worker is None:
         worker = start_worker(Path(tempfile.mkdtemp(prefix="job-", dir=folder)), log, limits)
@@ -115,15 +118,37 @@ def run_job(
     finally:
         end_worker(worker)
         _keep_log(worker, log)
-    result_file = worker.request.with_suffix(".result")
-    result = json.loads(result_file.read_text(encoding="utf-8")) if result_file.exists() else None
+    result = _read_result(worker.request.with_suffix(".result"))
     if result and result["ok"]:
         return {key: value for key, value in result.items() if key != "ok"}
+    if result and "incomplete" in result:
+        raise EnvironmentIncomplete(**result["incomplete"])
+    if _ran_out_of_disk(result, folder, log):
+        raise disk_full(folder.parent)
     raise ConversionFailed(
         broken or _reason(result, worker.process.returncode, log),
         where=f"log: {log}",
         cure="read the log; edgevit doctor checks the toolchain's version",
     )
+
+
+def _read_result(path: Path) -> dict[str, Any] | None:
+    """What a worker left; None where it ended before, or could not write all of it."""
+    try:
+        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return result
+
+
+def _ran_out_of_disk(result: dict[str, Any] | None, folder: Path, log: Path) -> bool:
+    """Whether a job failed for want of disk: as it said, as its last lines say, or as the disk looks."""
+    if result is not None and result.get("disk_full"):
+        return True
+    with suppress(OSError):
+        if says_disk_full("\n".join(log.read_text("utf-8", "replace").splitlines()[-50:])):
+            return True
+    return has_no_space(folder)
 
 
 def _keep_log(worker: Worker, log: Path) -> None:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevit.backends._describe import described, only
 from edgevit.backends._litert_boundary import float_activations, float_boundary, short_names
+from edgevit.backends._litert_operators import NAMES
 from edgevit.backends._litert_placement import placed
 from edgevit.backends._litert_weights import store_integers, store_tables
-from edgevit.backends.base import Backend, LowerRequest, Runner, silenced
+from edgevit.backends.base import Backend, FileInterface, LowerRequest, Runner, one_at_a_time, silenced
 from edgevit.core.flat import Table, item, root
 from edgevit.core.manifest import MARKER
 from edgevit.core.placement import Placement
-from edgevit.errors import BadFile, MissingDependency
+from edgevit.errors import BadFile, EnvironmentIncomplete, UsageError, import_failed
 
 if TYPE_CHECKING:
     from edgevit.graph.quantized.prepare import Form
@@ -119,7 +120,7 @@ def _interpreter(path: Path) -> Any:
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError as error:
-        raise MissingDependency("ai-edge-litert", "running .tflite files", extra="litert") from error
+        raise import_failed(error, "ai-edge-litert", "running .tflite files", extra="runtime") from error
     try:
         with silenced():
             interpreter = Interpreter(model_path=str(path))
@@ -140,14 +141,14 @@ def load(path: Path) -> Runner:
         interpreter.invoke()
         return np.asarray(interpreter.get_tensor(result), dtype=np.float32)
 
-    return run
+    return one_at_a_time(run)
 
 
 def placement(path: Path) -> Placement | None:
     """What XNNPACK executes on this machine, as the runtime says once it has loaded the file; None without it."""
     try:
         return placed(_interpreter(path))
-    except MissingDependency:
+    except EnvironmentIncomplete:
         return None
 
 
@@ -158,24 +159,46 @@ def _model(path: Path) -> Table:
     return root(data)
 
 
-@lru_cache(maxsize=1)
-def _operator_names() -> dict[int, str]:
-    """Names of the builtin operators, where the runtime's schema is installed."""
-    try:
-        from ai_edge_litert.schema_py_generated import BuiltinOperator
-    except ImportError:
-        return {}
-    return {code: name for name, code in vars(BuiltinOperator).items() if isinstance(code, int)}
-
-
 def operators(path: Path) -> Counter[str]:
-    """Operator names of all subgraphs; numbers where LiteRT is not installed."""
+    """Operator names of all subgraphs; numbers of operators that are younger than edgevit."""
     model = _model(path)
     names = []
     for code in model.tables(1):
         number = max(code.integer(0, 1), code.integer(3))
-        names.append(code.text(1) or _operator_names().get(number, f"builtin {number}"))
+        known = NAMES[number] if number < len(NAMES) else "-"
+        names.append(code.text(1) or (known if known != "-" else f"builtin {number}"))
     return Counter(item(names, op.integer(0)) for graph in model.tables(2) for op in graph.tables(3))
+
+
+_DTYPES = {0: "float32", 1: "float16", 2: "int32", 3: "uint8", 4: "int64", 9: "int8"}
+"""TensorType of the TFLite schema."""
+_MOST_SIDE = 1 << 31
+
+
+def describe(path: Path) -> FileInterface:
+    """What a file of any tool takes (Model.subgraphs[0].inputs).
+
+    Raises:
+        UsageError: it takes something else than one picture, or has several inputs or outputs.
+        BadFile: it is damaged.
+    """
+    graph = item(list(_model(path).tables(2)), 0)
+    tensors = list(graph.tables(0))
+    inputs, outputs = ([item(tensors, at) for at in graph.integers(number)] for number in (1, 2))
+    only(path, "input", [one.text(3) for one in inputs])
+    only(path, "output", [one.text(3) for one in outputs])
+    given = outputs[0].integer(1, 1)
+    if given != 0:
+        raise UsageError(
+            f"the output {outputs[0].text(3)!r} is {_DTYPES.get(given, f'type {given}')}, not float32",
+            where=str(path),
+            cure="convert it again with a float output",
+        )
+    source = inputs[0]
+    shape = [side if side < _MOST_SIDE else 0 for side in source.integers(7) or source.integers(0)]
+    code = source.integer(1, 1)
+    half = any(one.integer(1, 1) == 1 for one in tensors)
+    return described(path, source.text(3), _DTYPES.get(code, f"type {code}"), shape, half=half)
 
 
 def read_embedded(path: Path) -> str | None:
@@ -204,6 +227,7 @@ BACKEND = Backend(
     load=load,
     operators=operators,
     read_embedded=read_embedded,
+    describe=describe,
     placement=placement,
     quantized_form=_quantized_form,
     available=lambda variant: "",

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevit.backends._describe import described, only
 from edgevit.backends._onnx_placement import placement
 from edgevit.backends._onnx_quantized import legalise
-from edgevit.backends.base import Backend, LowerRequest, Runner
-from edgevit.core.flat import messages, string, string_map
+from edgevit.backends.base import Backend, FileInterface, LowerRequest, Runner, owns_process
+from edgevit.core.flat import messages, string, string_map, varints
 from edgevit.core.manifest import MARKER
-from edgevit.errors import BadFile, MissingDependency
+from edgevit.errors import BadFile, import_failed
 
 if TYPE_CHECKING:
     from edgevit.graph.quantized.prepare import Form
@@ -74,21 +75,23 @@ def _without_traces(model: Any) -> Any:
 
 def load(path: Path) -> Runner:
     """Run a file on ONNX Runtime's CPU provider."""
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    if owns_process():
+        os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     try:
         import onnxruntime
     except ImportError as error:
-        raise MissingDependency("onnxruntime", "running .onnx files", extra="onnx") from error
+        raise import_failed(error, "onnxruntime", "running .onnx files", extra="runtime") from error
     try:
         session = _session(onnxruntime, path)
     except Exception as error:
         raise BadFile("ONNX Runtime cannot load the file", where=f"{path}: {_first_line(error)}") from error
-    name = session.get_inputs()[0].name
+    name, half = session.get_inputs()[0].name, session.get_inputs()[0].type == "tensor(float16)"
 
     def run(inputs: NDArray[Any]) -> NDArray[np.float32]:
-        return np.asarray(session.run(None, {name: inputs})[0], dtype=np.float32)
+        inputs = inputs.astype(np.float16) if half else inputs
+        return np.array(session.run(None, {name: inputs})[0], dtype=np.float32, copy=True)
 
-    return run
+    return run  # a session may be run from several threads at once
 
 
 def _session(onnxruntime: Any, path: Path) -> Any:
@@ -121,6 +124,33 @@ def operators(path: Path) -> Counter[str]:
     return found
 
 
+_DTYPES = {1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 10: "float16", 11: "float64", 16: "bfloat16"}
+"""TensorProto.DataType."""
+
+
+def describe(path: Path) -> FileInterface:
+    """What a file of any tool takes (ModelProto.graph.input, its initializers left out).
+
+    Raises:
+        UsageError: it takes something else than one picture, or has several inputs or outputs.
+        BadFile: it is damaged.
+    """
+    graphs = list(messages(path.read_bytes(), 7))
+    if not graphs:
+        raise BadFile("not an ONNX model", where=str(path))
+    graph = graphs[0]
+    weights = {string(one, 8): (varints(one, 2) or [0])[0] for one in messages(graph, 5)}
+    inputs = [one for one in messages(graph, 11) if string(one, 1) not in weights]
+    only(path, "input", [string(one, 1) for one in inputs])
+    only(path, "output", [string(one, 1) for one in messages(graph, 12)])
+    tensors = [tensor for kind in messages(inputs[0], 2) for tensor in messages(kind, 1)]
+    code = (varints(tensors[0], 1) or [0])[0] if tensors else 0
+    sides = [side for tensor in tensors for shape in messages(tensor, 2) for side in messages(shape, 1)]
+    shape = [(varints(side, 1) or [0])[0] for side in sides]
+    dtype = _DTYPES.get(code, f"type {code}")
+    return described(path, string(inputs[0], 1), dtype, shape, half=10 in weights.values(), dynamic=True)
+
+
 def read_embedded(path: Path) -> str | None:
     """The manifest among the model's metadata properties."""
     return string_map(path.read_bytes(), 14).get(MARKER)
@@ -141,6 +171,7 @@ BACKEND = Backend(
     load=load,
     operators=operators,
     read_embedded=read_embedded,
+    describe=describe,
     placement=placement,
     quantized_form=_quantized_form,
     keeps_fp32=lambda variant: True,

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from edgevit.bundle.read import Bundle, read_bundle
-from edgevit.core.folders import cache_folder
+from edgevit.core.folders import cache_folder, is_orphan, scratch_name
 from edgevit.errors import EdgevitError
 
 _BUNDLES = "bundles"
+_KEY = re.compile(r"[0-9a-f]{64}")
+"""Every name that edgevit gives in its cache; whatever is called otherwise is somebody else's."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def entries() -> list[CacheEntry]:
     found = [
         CacheEntry(path.name, path, sum(f.stat().st_size for f in path.rglob("*") if f.is_file()), path.stat().st_mtime)
         for path in (root.iterdir() if root.is_dir() else [])
-        if not path.name.startswith(".")
+        if _KEY.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
     ]
     return sorted(found, key=lambda entry: entry.modified, reverse=True)
 
@@ -55,7 +56,7 @@ def find(key: str) -> Bundle | None:
 def store(key: str, folder: Path) -> None:
     """Keep a copy of a finished bundle; a full or read-only cache is not an error."""
     root = cache_folder() / _BUNDLES
-    scratch = root / f".{key}.tmp-{os.getpid()}"
+    scratch = root / scratch_name(key)
     try:
         root.mkdir(parents=True, exist_ok=True)
         shutil.copytree(folder, scratch)
@@ -68,12 +69,13 @@ def store(key: str, folder: Path) -> None:
 
 
 def clear() -> int:
-    """Remove everything that no running process is writing; returns the bytes freed."""
-    freed = sum(entry.bytes for entry in entries())
+    """Remove every cached bundle and what processes that have ended left; returns the bytes freed.
+
+    What edgevit did not put there stays.
+    """
+    found = entries()
     root = cache_folder() / _BUNDLES
-    for path in root.iterdir() if root.is_dir() else []:
-        pid = path.name.rpartition(".tmp-")[2]
-        if path.name.startswith(".") and pid.isdigit() and psutil.pid_exists(int(pid)):
-            continue
+    orphans = [path for path in (root.iterdir() if root.is_dir() else []) if is_orphan(path.name)]
+    for path in [*(entry.path for entry in found), *orphans]:
         shutil.rmtree(path, ignore_errors=True)
-    return freed
+    return sum(entry.bytes for entry in found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import threading
@@ -25,19 +26,21 @@ from edgevit.build.options import ExportOptions
 from edgevit.build.recipes import check_options, describe_recipe, obtain_recipe
 from edgevit.bundle.card import write_card, write_licence
 from edgevit.bundle.golden import write_golden
+from edgevit.bundle.replace import check_bundle_replaceable
 from edgevit.bundle.sbom import write_sbom
-from edgevit.bundle.write import REJECTED, disk_full, explained_disk_errors, publish, staging, write_manifest
+from edgevit.bundle.write import REJECTED, publish, staging, write_manifest
+from edgevit.core.disk import explained_disk_errors
 from edgevit.core.events import Event, Listener, ignore
 from edgevit.core.manifest import Lowering, Manifest, VerdictInfo
 from edgevit.core.recipe import RECIPE
 from edgevit.core.target import Runtime, folder_name
-from edgevit.errors import ConversionFailed, EdgevitError, MissingDependency
+from edgevit.data.folders import Skip
+from edgevit.errors import EdgevitError, MissingDependency
 from edgevit.verify.judge import give_inputs, judge, not_run, take_outputs, why_not_here
 from edgevit.verify.probes import Golden
 
 _MEMORY_PER_JOB = 4 << 30
 _LOGS = "logs"
-_NO_SPACE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,7 @@ def export(options: ExportOptions, listen: Listener = ignore) -> list[ExportResu
     wanted = resolve_targets(options)
     check_options(options)
     home = options.out / model_folder(options.model)
+    check_destinations(options, wanted)
     _check_writable(home)
     results: dict[str, ExportResult] = {}
     missing: list[Runtime] = []
@@ -112,6 +116,18 @@ def export(options: ExportOptions, listen: Listener = ignore) -> list[ExportResu
     if missing:
         results |= _build(options, missing, home, listen)
     return [results[runtime.name] for runtime in wanted]
+
+
+def check_destinations(options: ExportOptions, wanted: Sequence[Runtime]) -> None:
+    """Refuse to replace what is not an unchanged bundle.
+
+    Raises:
+        UsageError: names what would be lost.
+    """
+    for runtime in wanted:
+        place = options.out / model_folder(options.model) / folder_name(runtime, options.precision)
+        check_bundle_replaceable(place)
+        check_bundle_replaceable(place.with_name(place.name + REJECTED))
 
 
 def _check_writable(home: Path) -> None:
@@ -127,7 +143,7 @@ def _from_cache(options: ExportOptions, runtime: Runtime, home: Path, listen: Li
     name = folder_name(runtime, options.precision)
     with staging(home / name) as scratch:
         shutil.copytree(found.path, scratch / "bundle")
-        publish(scratch / "bundle", home / name)
+        publish(scratch / "bundle", home / name, check_bundle_replaceable)
     listen(Event(name, "cached"))
     return ExportResult(name, home / name, found.manifest, cached=True)
 
@@ -226,16 +242,20 @@ def _capture(
 ) -> _Shared:
     import torch
 
-    from edgevit.data.images import picture_paths, read_picture
+    from edgevit.data.folders import readable_pictures
     from edgevit.graph.capture import capture
     from edgevit.graph.quantized.prepare import answering
     from edgevit.verify.probes import make_golden
 
-    extra = [read_picture(path) for path in picture_paths(options.images)] if options.images else []
+    skip = _telling(options.model, listen)
+    extra = [picture for _, picture in readable_pictures(options.images, skip)] if options.images else []
     listen(Event(options.model, "loading", "capturing the program"))
     program = scratch / "program.pt2"
     captured = capture(loaded.module, loaded.preprocessing.size)
-    torch.export.save(captured, program)
+    # by way of memory: torch's own writer ends the whole process where the disk is full
+    held = io.BytesIO()
+    torch.export.save(captured, held)
+    program.write_bytes(held.getbuffer())
     recipe, file = obtain_recipe(options, captured, loaded, listen), None
     if recipe is not None:
         file = scratch / RECIPE
@@ -255,6 +275,11 @@ def _capture(
         floor = Floor(options.floor, options.evaluate, loaded.preprocessing)
     logs = home / _LOGS
     return _Shared(options, program, file, floor, manifests, golden, inputs, logs, limits, stop, listen, workers)
+
+
+def _telling(model: str, listen: Listener) -> Skip:
+    """Tells a listener about pictures that are left out."""
+    return lambda name, error: listen(Event(model, "loading", f"skipped {name}: {error.message}"))
 
 
 def _one_target(shared: _Shared, runtime: Runtime, home: Path) -> ExportResult:
@@ -293,7 +318,7 @@ def _lower_and_judge(shared: _Shared, runtime: Runtime, destination: Path, scrat
     )
     if verdict.status == "failed":
         return _reject(shared, bundle, destination, manifest, verdict)
-    publish(bundle, destination)
+    publish(bundle, destination, check_bundle_replaceable)
     key = cache_key(shared.options, runtime)
     if key and shared.options.cache:
         cache.store(key, destination)
@@ -308,12 +333,7 @@ def _lower(
     scratch = out.parent.parent
     further = exchange if shared.recipe is None else {**exchange, "recipe": str(shared.recipe)}
     job = lower_job(shared.program, manifest, runtime, out, **further)
-    try:
-        return run_job(job, scratch, log, shared.limits, shared.stop, shared.workers.get(runtime.name))
-    except ConversionFailed as error:
-        if shutil.disk_usage(scratch).free < _NO_SPACE:
-            raise disk_full(scratch.parent) from error
-        raise
+    return run_job(job, scratch, log, shared.limits, shared.stop, shared.workers.get(runtime.name))
 
 
 def _verdict(
@@ -368,7 +388,7 @@ def _reject(shared: _Shared, bundle: Path, destination: Path, manifest: Manifest
     from edgevit.errors import CheckFailed
 
     kept = destination.with_name(destination.name + REJECTED)
-    publish(bundle, kept)
+    publish(bundle, kept, check_bundle_replaceable)
     shared.listen(Event(destination.name, "rejected", verdict.reasons[0]))
     error = CheckFailed(
         f"{destination.name} is not good: {'; '.join(verdict.reasons)}",

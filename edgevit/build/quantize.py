@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgevit.bundle.write import explained_disk_errors
+from edgevit.core.disk import explained_disk_errors
 from edgevit.core.folders import write_whole
 from edgevit.errors import CheckFailed, UsageError
 from edgevit.quant.options import QuantizeOptions
@@ -45,6 +45,8 @@ def quantize(
     options.check()
     if out.suffix != SUFFIX or out.is_dir():
         raise UsageError(f"a recipe is a .json file, not {out}", cure=f"-o {out.with_suffix(SUFFIX)}")
+    if report is not None and report.is_dir():
+        raise UsageError(f"the report is a file, and {report} is a folder", cure=f"--report {report / 'layers.html'}")
     from edgevit.models.load import load_model
     from edgevit.quant.run import check_floor, quantize_loaded
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgevit.backends.base import Runner, find_backend
 from edgevit.bundle.read import Bundle, read_bundle
-from edgevit.data.images import MAX_MEGAPIXELS, as_input, read_picture, to_model_size
+from edgevit.data.images import as_input, to_model_size
+from edgevit.data.pixels import MAX_MEGAPIXELS, as_picture
 from edgevit.errors import UsageError
 
-if TYPE_CHECKING:
-    from PIL.Image import Image as Picture
+Given = Any
+"""One picture: a path, bytes, an open file, a Pillow image or an array; see `edgevit.data.pixels.as_picture`."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,9 @@ class Prediction:
 class Deployed:
     """A bundle loaded into its runtime on this machine.
 
+    Any number of threads may call one. ONNX Runtime and the Core ML evaluator then work at once; LiteRT, ExecuTorch and
+    Core ML itself take one call after the other. What a call returns is the caller's own: no later call changes it.
+
     Attributes:
         bundle: where it lies and what its manifest says.
         rule: how a picture becomes its input.
@@ -45,10 +50,16 @@ class Deployed:
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
         self.rule = bundle.manifest.preprocess.rule()
+        self._runner: Runner | None = None
+        self._loading = threading.Lock()
 
-    @cached_property
-    def _run(self) -> Runner:
-        return find_backend(self.bundle.manifest.target.backend).load(self.bundle.entry)
+    def _run(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
+        """The output for one input; the first call loads the model, once."""
+        if self._runner is None:
+            with self._loading:
+                if self._runner is None:
+                    self._runner = find_backend(self.bundle.manifest.target.backend).load(self.bundle.entry)
+        return self._runner(inputs)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -60,27 +71,37 @@ class Deployed:
         """What runs the bundle on this machine, with its version."""
         return find_backend(self.bundle.manifest.target.backend).runs_with()
 
-    def prepare(self, picture: Picture) -> NDArray[Any]:
-        """The exact input for a picture: batch of one, layout and dtype as the manifest says."""
-        pixels = to_model_size(picture, self.rule)[None]
+    def prepare(self, picture: Given, max_megapixels: float = MAX_MEGAPIXELS) -> NDArray[Any]:
+        """The exact input for a picture, given as for `predict`: a batch of one, as the manifest says."""
+        pixels = to_model_size(as_picture(picture, max_megapixels), self.rule)[None]
         return as_input(pixels, self.rule, self.bundle.manifest.input)
 
-    def scores(self, picture: Picture) -> NDArray[np.float32]:
-        """The model's output for a picture: float32 [classes]."""
-        return self._run(self.prepare(picture))[0]
+    def scores(self, picture: Given, max_megapixels: float = MAX_MEGAPIXELS) -> NDArray[np.float32]:
+        """The model's output for a picture, given as for `predict`: float32 [classes]."""
+        return self._run(self.prepare(picture, max_megapixels))[0]
+
+    @overload
+    def predict(
+        self, picture: list[Given] | tuple[Given, ...], top: int = ..., max_megapixels: float = ...
+    ) -> list[list[Prediction]]: ...
+
+    @overload
+    def predict(self, picture: Given, top: int = ..., max_megapixels: float = ...) -> list[Prediction]: ...
 
     def predict(
-        self, picture: Picture | Path | str, top: int = 5, max_megapixels: float = MAX_MEGAPIXELS
-    ) -> list[Prediction]:
+        self, picture: Given | Sequence[Given], top: int = 5, max_megapixels: float = MAX_MEGAPIXELS
+    ) -> list[Prediction] | list[list[Prediction]]:
         """The most likely classes of a picture, best first.
 
         Args:
-            picture: a path or a Pillow image.
+            picture: a path; bytes or an open file; a Pillow image, whose EXIF orientation is applied; or a uint8 array
+                of RGB [H, W, 3], RGBA [H, W, 4] (alpha is dropped) or grey [H, W]. OpenCV's arrays are BGR: give
+                ``array[..., ::-1]``. A list or tuple of these gives a list of answers.
             top: how many.
-            max_megapixels: larger files are refused.
+            max_megapixels: larger pictures are refused.
 
         Raises:
-            UsageError: the bundle gives features.
+            UsageError: the bundle gives features, or the array is of another shape or type.
             BadFile: the picture cannot be read.
             EnvironmentIncomplete: the runtime is not installed or does not run on this machine.
         """
@@ -90,9 +111,12 @@ class Deployed:
                 where=str(self.bundle.path),
                 cure="edgevit fleet run PLAN fuses those of a plan; export with --output probabilities for classes",
             )
-        if isinstance(picture, (str, Path)):
-            picture = read_picture(Path(picture), max_megapixels)
-        scores = self.scores(picture)
+        if isinstance(picture, (list, tuple)):
+            return [self._best(one, top, max_megapixels) for one in picture]
+        return self._best(picture, top, max_megapixels)
+
+    def _best(self, picture: Given, top: int, max_megapixels: float) -> list[Prediction]:
+        scores = self.scores(picture, max_megapixels)
         best = np.argsort(-scores, kind="stable")[:top]
         return [Prediction(int(i), self.labels[int(i)], float(scores[i])) for i in best]
 

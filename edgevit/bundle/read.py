@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from edgevit.bundle.write import MANIFEST
 from edgevit.core.digest import sha256_file
+from edgevit.core.folders import is_system_litter
 from edgevit.core.manifest import MAX_BYTES, FileEntry, Manifest, parse_manifest
 from edgevit.errors import BadFile, CheckFailed
 
@@ -107,6 +108,8 @@ def check_files(bundle: Bundle) -> None:
         mode, name = path.lstat().st_mode, path.relative_to(bundle.path).as_posix()
         if stat.S_ISDIR(mode) or name == MANIFEST:
             continue
+        if stat.S_ISREG(mode) and name not in listed and is_system_litter(path.name):
+            continue  # a Mac that showed the folder did that, nobody changed the bundle
         if not stat.S_ISREG(mode):
             raise BadFile(f"the bundle holds a symbolic link or special file: {name}", where=str(bundle.path))
         if name not in listed:

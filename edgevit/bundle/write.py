@@ -2,43 +2,18 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
-
 from edgevit.core.digest import sha256_file
+from edgevit.core.disk import explained_disk_errors
+from edgevit.core.folders import is_orphan, scratch_name
 from edgevit.core.manifest import FileEntry, Manifest
-from edgevit.errors import EnvironmentIncomplete, UsageError
 
 MANIFEST = "manifest.json"
 REJECTED = ".rejected"
-_STAGING = re.compile(r"\.(?P<name>.+)\.tmp-(?P<pid>\d+)")
-
-
-def disk_full(where: Path) -> EnvironmentIncomplete:
-    """The error for a disk without space."""
-    return EnvironmentIncomplete("the disk is full", where=str(where), cure="free some space or choose another -o DIR")
-
-
-@contextmanager
-def explained_disk_errors(where: Path) -> Iterator[None]:
-    """Turn a full or read-only disk into one clear message."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise disk_full(where) from error
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
-            raise UsageError(
-                f"the output cannot be written: {error.strerror}", where=str(where), cure="choose another -o DIR"
-            ) from error
-        raise
 
 
 @contextmanager
@@ -51,7 +26,7 @@ def staging(destination: Path) -> Iterator[Path]:
     with explained_disk_errors(parent):
         parent.mkdir(parents=True, exist_ok=True)
         _remove_orphans(parent)
-        scratch = parent / f".{destination.name}.tmp-{os.getpid()}"
+        scratch = parent / scratch_name(destination.name)
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
     try:
@@ -63,8 +38,7 @@ def staging(destination: Path) -> Iterator[Path]:
 
 def _remove_orphans(parent: Path) -> None:
     for child in parent.iterdir():
-        match = _STAGING.fullmatch(child.name)
-        if match and not psutil.pid_exists(int(match["pid"])):
+        if is_orphan(child.name):
             shutil.rmtree(child, ignore_errors=True)
 
 
@@ -84,9 +58,20 @@ def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
     return complete
 
 
-def publish(folder: Path, destination: Path) -> None:
-    """Move a finished folder into place, replacing an older one of the same name."""
-    old = destination.with_name(f".{destination.name}.old.tmp-{os.getpid()}")
+def publish(folder: Path, destination: Path, check: Callable[[Path], None]) -> None:
+    """Move a finished folder into place, replacing an older one of the same name.
+
+    Args:
+        folder: the finished one.
+        destination: where it shall lie.
+        check: refuses what must not be replaced, as in `edgevit.bundle.replace`; asked again here, since what lay there
+            may have changed while the new one was made.
+
+    Raises:
+        UsageError: the check refuses; the older one is as it was.
+    """
+    check(destination)
+    old = destination.with_name(scratch_name(f"{destination.name}.old"))
     if destination.exists():
         destination.rename(old)
     try:

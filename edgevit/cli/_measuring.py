@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgevit.cli.console import stderr
+from edgevit.cli.console import literal, stderr
 from edgevit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def reach_options(
     from edgevit.devices.base import Reach
 
     def say(text: str) -> None:
-        stderr().print(text, markup=False)
+        stderr().print(text)
 
     return Reach(
         install_runtime=install,
@@ -123,7 +123,7 @@ def watching(title: str, quiet: bool) -> Iterator[Callable[[Event], None]]:
 
         def say(event: Event) -> None:
             if event["event"] in ("loaded", "warmup", "memory", "operators"):
-                console.print(f"{title}: {_SAID[event['event']]}", markup=False)
+                console.print(f"{title}: {_SAID[event['event']]}")
 
         yield say
     else:
@@ -135,12 +135,12 @@ def _live(title: str) -> Iterator[Callable[[Event], None]]:
 
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}"),
-        TextColumn("{task.fields[said]}"),
+        TextColumn("{task.description}", markup=False),
+        TextColumn("{task.fields[said]}", markup=False),
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=stderr(), transient=True) as progress:
-        task, runs = progress.add_task(title, total=None, said="connecting"), [0]
+        task, runs = progress.add_task(literal(title), total=None, said="connecting"), [0]
 
         def show(event: Event) -> None:
             progress.update(task, said=_progress_text(event, runs))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -15,8 +16,12 @@ from typing import Annotated, Any
 import typer
 
 from edgevit.cli.config import read_config
-from edgevit.cli.console import error_document, print_error, print_json, stderr
+from edgevit.cli.console import error_document, headed, literal, print_error, print_json, stderr
+from edgevit.core.disk import disk_full, is_disk_full
 from edgevit.errors import EdgevitError
+
+_MOST_SAID = 300
+"""Characters of a foreign error's first line; the whole of it is in the log."""
 
 _COMMANDS = (
     "models",
@@ -74,6 +79,14 @@ for _name in _COMMANDS:
 
 def main() -> None:
     """Run the command line; never returns."""
+    from edgevit.backends.base import claim_process
+
+    claim_process()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(
+                errors="backslashreplace"
+            )  # a name that the terminal's encoding lacks is no reason to end
     try:
         _run()
     except SystemExit as end:
@@ -96,6 +109,8 @@ def _run() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
+        if is_disk_full(error):
+            _fail(disk_full(getattr(error, "filename", None) or ""))
         _bug(error)
 
 
@@ -131,11 +146,11 @@ def _bug(error: Exception) -> None:
         kept = f"traceback: {log}"
     except OSError:
         kept = "the traceback could not be written; run again with -vv"
+    said = (str(error).splitlines() or [""])[0]
     console = stderr()
-    console.print(
-        f"[bold red]error:[/] something inside edgevit went wrong: {type(error).__name__}: {error}", markup=True
-    )
-    console.print(f"  {kept}", style="dim")
+    text = f"something inside edgevit went wrong: {type(error).__name__}: {said[:_MOST_SAID]}"
+    console.print(headed("error:", "bold red", text))
+    console.print(f"  {literal(kept)}", style="dim")
     sys.exit(1)
 
 

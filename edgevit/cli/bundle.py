@@ -35,7 +35,6 @@ def show(path: BundleArgument, json: Json = False) -> None:
         return
     stdout().print(
         (path / "README.md").read_text(encoding="utf-8") if (path / "README.md").is_file() else manifest.model.name,
-        markup=False,
     )
     print_table(
         ["file", "size", "sha256"],
@@ -52,7 +51,7 @@ def check(path: BundleArgument, json: Json = False) -> None:
     if json:
         print_json({"bundle": str(path), "ok": True, "files": len(files)})
     else:
-        stdout().print(f"{path}: {len(files)} files, all as the manifest says", markup=False)
+        stdout().print(f"{path}: {len(files)} files, all as the manifest says")
 
 
 def sbom(path: BundleArgument) -> None:

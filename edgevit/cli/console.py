@@ -1,8 +1,13 @@
-"""The one place that prints: for people on stderr and stdout, for programs as one JSON document."""
+"""The one place that prints: for people on stderr and stdout, for programs as one JSON document.
+
+Names, paths, labels and messages are data: they are printed as they are, never as markup, and with control characters
+made visible. What is coloured is coloured by `coloured`, `warn` and `note`, not by marks inside a text.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,8 +19,11 @@ from edgevit.errors import EdgevitError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
 SCHEMA_VERSION = 1
+_UNSEEN = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters (a terminal obeys them), marks that reverse the direction of text, and bytes that are no text."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")]
@@ -26,58 +34,108 @@ def examples(*commands: str) -> str:
     return "Examples:\n\n" + "\n\n".join(f"  edgevit {command}" for command in commands)
 
 
-def stdout() -> Console:
-    """Where results go."""
+def literal(text: object) -> str:
+    """A text in one line, with everything that a terminal would obey written out, as Python writes it."""
+    return _visible(str(text)).replace("\n", "\\n")
+
+
+def _visible(text: str) -> str:
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape", "backslashreplace").decode("ascii"), text)
+
+
+def _console(*, to_stderr: bool, width: int | None = None, soft_wrap: bool = True) -> Console:
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=True)
+    class Literal(Console):
+        """Prints every string as it is."""
+
+        def print(self, *objects: Any, **options: Any) -> None:
+            """As rich's, without markup in strings; ends of lines are kept."""
+            super().print(*(_visible(one) if isinstance(one, str) else one for one in objects), **options)
+
+    return Literal(stderr=to_stderr, markup=False, emoji=False, highlight=False, soft_wrap=soft_wrap, width=width)
+
+
+def stdout() -> Console:
+    """Where results go."""
+    return _console(to_stderr=False)
 
 
 def stderr() -> Console:
     """Where everything else goes."""
-    from rich.console import Console
+    return _console(to_stderr=True)
 
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+def coloured(text: object, colour: str) -> Text:
+    """A text in a colour, for a cell of a table or a line."""
+    from rich.text import Text
+
+    return Text(literal(text), style=colour)
+
+
+def headed(head: str, colour: str, text: object) -> Text:
+    """One line: a coloured word and a plain text."""
+    from rich.text import Text
+
+    return Text.assemble((head, colour), f" {literal(text)}")
+
+
+def warn(text: str) -> None:
+    """One line that something is not as it should be."""
+    stderr().print(headed("warning:", "yellow", text))
+
+
+def note(text: str) -> None:
+    """One line that is worth knowing."""
+    stderr().print(headed("note:", "yellow", text))
+
+
+def json_text(document: dict[str, Any], indent: int | None = None) -> str:
+    """A JSON document as text that standard output can take, whatever its encoding."""
+    text = json.dumps(document, indent=indent, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except (UnicodeEncodeError, LookupError):
+        return json.dumps(document, indent=indent)
+    return text
 
 
 def print_json(document: dict[str, Any]) -> None:
     """One document, its schema version first."""
-    sys.stdout.write(json.dumps({"schema_version": SCHEMA_VERSION, **document}, indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.write(json_text({"schema_version": SCHEMA_VERSION, **document}, indent=2) + "\n")
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> None:
-    """A plain table: aligned columns, one header line, nothing else."""
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], right: Sequence[str] = ()) -> None:
+    """A plain table: aligned columns, one header line, nothing else; see `coloured` for cells that are not plain."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", no_wrap=column == columns[0])
+        table.add_column(Text(column), justify="right" if column in right else "left", no_wrap=column == columns[0])
     for row in rows:
-        table.add_row(*row)
-    wide = Console(highlight=False)
+        table.add_row(*(one if isinstance(one, Text) else Text(literal(one)) for one in row))
+    wide = _console(to_stderr=False, soft_wrap=False)
     if not wide.is_terminal:
-        wide = Console(highlight=False, width=200)
+        wide = _console(to_stderr=False, soft_wrap=False, width=200)
     wide.print(table)
 
 
 def print_error(error: EdgevitError) -> None:
     """Three lines: what, where, what to do."""
-    from rich.markup import escape
-
     console = stderr()
-    console.print(f"[bold red]error:[/] {escape(error.message)}")
+    console.print(headed("error:", "bold red", error.message))
     for line in error.where.splitlines():
-        console.print(f"  {escape(line)}", style="dim")
+        console.print(f"  {literal(line)}", style="dim")
     if error.cure:
-        console.print(f"  [green]→[/] {escape(error.cure)}")
+        console.print(headed("  →", "green", error.cure))
 
 
 def say_runtime(runtime: str, quiet: bool) -> None:
     """One line on what executed the model."""
     if not quiet:
-        stderr().print(f"executed by {runtime}", style="dim", markup=False)
+        stderr().print(f"executed by {runtime}", style="dim")
 
 
 def error_document(error: EdgevitError) -> dict[str, Any]:
@@ -94,9 +152,9 @@ def counted(total: int | None, title: str, quiet: bool) -> Iterator[Any]:
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(title, total=total)
+        task = progress.add_task(literal(title), total=total)
         yield lambda done: progress.advance(task, done)
 
 

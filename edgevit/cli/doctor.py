@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from edgevit.cli.console import Json, examples, print_json, print_table
+from edgevit.cli.console import Json, coloured, examples, print_json, print_table
 
 
 def register(app: typer.Typer) -> None:
@@ -20,9 +20,10 @@ def doctor(json: Json = False) -> None:
     if json:
         print_json({"checks": [finding.to_dict() for finding in findings]})
     else:
-        marks = {"ok": "[green]ok[/]", "missing": "[yellow]missing[/]", "wrong": "[red]wrong[/]"}
+        colours = {"ok": "green", "missing": "yellow", "wrong": "red"}
         print_table(
-            ["check", "state", "found", "to mend it"], [[f.name, marks[f.state], f.found, f.cure] for f in findings]
+            ["check", "state", "found", "to mend it"],
+            [[f.name, coloured(f.state, colours[f.state]), f.found, f.cure] for f in findings],
         )
     exports = [finding for finding in findings if finding.name.startswith("export to")]
     if not any(finding.state == "ok" for finding in exports):

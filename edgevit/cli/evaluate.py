@@ -7,8 +7,11 @@ from typing import Annotated
 
 import typer
 
+from edgevit.cli._skipped import Skipped
 from edgevit.cli.console import Json, Quiet, counted, examples, print_json, print_table, say_runtime
 from edgevit.cli.options import ClassesOption, LabelsOption, SeedOption, SizeOption, WeightsOption, model_options
+from edgevit.core.disk import explained_disk_errors
+from edgevit.core.folders import write_whole
 from edgevit.errors import UsageError
 
 
@@ -41,17 +44,22 @@ def evaluate(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure accuracy on labelled pictures."""
+    """Measure accuracy on labelled pictures.
+
+    Pictures that cannot be read are named and left out; exit status 2 at the end.
+    """
     from edgevit.bundle.deployed import load
     from edgevit.bundle.read import is_bundle
     from edgevit.verify.evaluate import evaluate_bundle, evaluate_model, torch_title
 
     if recipe is not None and is_bundle(Path(model)):
         raise UsageError("a bundle is quantized already", cure="leave out --recipe, or name the model")
+    skipped = Skipped()
     with counted(limit, "evaluating", quiet or json) as advance:
         if is_bundle(Path(model)):
             deployed = load(Path(model))
-            found, runtime = evaluate_bundle(deployed, dataset, limit=limit, advance=advance), deployed.runtime
+            found = evaluate_bundle(deployed, dataset, limit=limit, advance=advance, skip=skipped.add)
+            runtime = deployed.runtime
         else:
             from edgevit.models.load import load_model
 
@@ -61,16 +69,19 @@ def evaluate(
                 from edgevit.quant.simulate import simulated
 
                 loaded = simulated(loaded, read_recipe(recipe))
-            found, runtime = evaluate_model(loaded, dataset, limit=limit, advance=advance), torch_title()
+            found = evaluate_model(loaded, dataset, limit=limit, advance=advance, skip=skipped.add)
+            runtime = torch_title()
     if predictions:
         lines = [
             "index,truth,prediction",
             *(f"{i},{t},{p}" for i, (t, p) in enumerate(zip(found.truth, found.predictions, strict=True))),
         ]
-        predictions.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        with explained_disk_errors(predictions):
+            write_whole(predictions, ("\n".join(lines) + "\n").encode())
     if json:
         document = {"model": model, "dataset": dataset, "runtime": runtime}
-        print_json({**document, "accuracy": found.accuracy, "count": found.count})
+        print_json({**document, "accuracy": found.accuracy, "count": found.count, "skipped": skipped.document()})
+        skipped.leave()
         return
     print_table(
         ["model", "data set", "pictures", "accuracy"],
@@ -78,3 +89,4 @@ def evaluate(
         right=("pictures", "accuracy"),
     )
     say_runtime(runtime, quiet)
+    skipped.leave()

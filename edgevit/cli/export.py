@@ -10,13 +10,15 @@ import typer
 from edgevit.cli.console import (
     Json,
     Quiet,
+    coloured,
     error_document,
     examples,
+    note,
     print_error,
     print_json,
     print_table,
     size_text,
-    stderr,
+    warn,
 )
 from edgevit.cli.options import (
     CalibOption,
@@ -36,6 +38,8 @@ from edgevit.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from edgevit.build.export import ExportResult
 
 
@@ -161,12 +165,14 @@ def export(
 def _plan(options: Any, json: bool) -> None:
     from edgevit.build.cache import find
     from edgevit.build.describe import cache_key, model_folder, resolve_targets
+    from edgevit.build.export import check_destinations
     from edgevit.core.target import folder_name
     from edgevit.models.registry import find_model
 
     find_model(options.model)
-    rows = []
-    for runtime in resolve_targets(options):
+    rows, wanted = [], resolve_targets(options)
+    check_destinations(options, wanted)
+    for runtime in wanted:
         key = cache_key(options, runtime) if options.cache else None
         path = options.out / model_folder(options.model) / folder_name(runtime, options.precision)
         rows.append(
@@ -204,7 +210,7 @@ def _report(results: list[ExportResult], json: bool, quiet: bool) -> None:
     if waiting and not quiet and not json:
         for result in waiting:
             assert result.manifest is not None and result.manifest.verdict is not None
-            stderr().print(f"[yellow]note:[/] {result.target} was not executed: {result.manifest.verdict.reasons[0]}")
+            note(f"{result.target} was not executed: {result.manifest.verdict.reasons[0]}")
 
 
 def _warn_of_fallbacks(results: list[ExportResult]) -> None:
@@ -212,10 +218,9 @@ def _warn_of_fallbacks(results: list[ExportResult]) -> None:
     for result in results:
         share = result.manifest.lowering.delegated_share if result.manifest and result.manifest.lowering else None
         if result.ok and share is not None and share < LEAST_DELEGATED:
-            stderr().print(
-                f"[yellow]warning:[/] only {share:.0%} of the multiply-accumulates of {result.target} are delegated; "
-                f"edgevit inspect {result.path} names the rest",
-                soft_wrap=True,
+            warn(
+                f"only {share:.0%} of the multiply-accumulates of {result.target} are delegated; "
+                f"edgevit inspect {result.path} names the rest"
             )
 
 
@@ -227,16 +232,16 @@ def artifact_bytes(result: ExportResult) -> int:
     return sum(file.bytes for file in result.manifest.files if file.path == entry or file.path.startswith(entry + "/"))
 
 
-def _row(result: ExportResult) -> list[str]:
+def _row(result: ExportResult) -> list[str | Text]:
     manifest = result.manifest
     if manifest is None or manifest.verdict is None or manifest.lowering is None:
-        return [result.target, "[red]conversion failed[/]", "", "", "", "", "", ""]
+        return [result.target, coloured("conversion failed", "red"), "", "", "", "", "", ""]
     verdict, lowering = manifest.verdict, manifest.lowering
     colours = {"passed": "green", "failed": "red", "not_run": "yellow"}
     word = verdict.status.replace("_", " ")
     return [
         result.target,
-        f"[{colours[verdict.status]}]{word}[/]",
+        coloured(word, colours[verdict.status]),
         f"{verdict.error:.1e}" if verdict.error is not None else "–",
         f"{verdict.discrimination:.3g}" if verdict.discrimination is not None else "–",
         size_text(artifact_bytes(result)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 import signal
 import sys
 import threading
@@ -14,7 +13,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgevit.cli.console import Json, Quiet, examples, print_json, print_table, stderr, stdout
+from edgevit.cli._skipped import Skipped
+from edgevit.cli.console import (
+    Json,
+    Quiet,
+    coloured,
+    examples,
+    json_text,
+    literal,
+    print_json,
+    print_table,
+    stderr,
+    stdout,
+    warn,
+)
 from edgevit.errors import DeviceUnreachable, UsageError
 
 if TYPE_CHECKING:
@@ -81,11 +93,9 @@ def _security(certs: Path | None, transport: Transport, insecure: bool) -> Secur
     from edgevit.fleet.config import Security
 
     if certs is not None and transport == Transport.TLS:
-        stderr().print("[yellow]warning:[/] TLS over TCP may not notice that a member was cut off; QUIC does in 2 s")
+        warn("TLS over TCP may not notice that a member was cut off; QUIC does in 2 s")
     if insecure and certs is None:
-        stderr().print(
-            "[yellow]warning:[/] nothing protects the connections: anyone on the network can listen and answer"
-        )
+        warn("nothing protects the connections: anyone on the network can listen and answer")
     return Security(certs, transport.value, insecure)
 
 
@@ -95,7 +105,7 @@ def _notice(quiet: bool) -> Callable[[str], None]:
 
     def say(text: str) -> None:
         with lock:
-            stderr().print(f"{time.monotonic() - started:7.1f} s  {text}", style="dim", markup=False)
+            stderr().print(f"{time.monotonic() - started:7.1f} s  {text}", style="dim")
 
     return (lambda text: None) if quiet else say
 
@@ -163,7 +173,10 @@ def run(
     json: Annotated[bool, typer.Option("--json", help="One JSON line an image, and one at the end.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Ask the members about each image, fuse what comes by the deadline, and say who answered."""
+    """Ask the members about each image, fuse what comes by the deadline, and say who answered.
+
+    Images that cannot be read are named and left out; exit status 2 at the end.
+    """
     from itertools import islice
 
     from edgevit.data.capture import is_live
@@ -187,18 +200,22 @@ def run(
     if client:
         _run_client(plan, options, input, top, limit, json)
         return
+    skipped = Skipped()
     with RunningFleet(plan, options, _notice(quiet)) as running:
         missing = running.gather(wait)
         if missing:
-            stderr().print(f"[yellow]warning:[/] without {', '.join(missing)}")
+            warn(f"without {', '.join(missing)}")
         started, times = time.monotonic(), []
-        source = islice(frames(input, running.rule, options.encoding), limit)
+        source = islice(frames(input, running.rule, options.encoding, skipped.add), limit)
         for frame, answer in running.stream(source):
             times.append(answer.latency)
             _say(answer_document(running, frame.name, answer, top), json)
-        _summary(running, time.monotonic() - started, times, json, quiet)
+        _summary(running, time.monotonic() - started, times, skipped, json, quiet)
+    if not times:
+        skipped.raise_only()
     if running.tally.none == running.tally.requests:
         raise DeviceUnreachable("no member answered", cure="edgevit fleet status PLAN says who is there")
+    skipped.leave()
 
 
 def _run_client(plan: Path, options: FleetOptions, source: str, top: int, limit: int | None, json: bool) -> None:
@@ -214,25 +231,29 @@ def _run_client(plan: Path, options: FleetOptions, source: str, top: int, limit:
     fleet, rule = read_fleet_of(plan, options.fleet), read_plan(plan).preprocess.rule()
     address = options.address or fleet.listen
     check_address(address, options.security)
+    skipped = Skipped()
     with FleetClient(fleet, address, options.security) as door:
-        for frame in islice(frames(source, rule, options.encoding), limit):
+        for frame in islice(frames(source, rule, options.encoding, skipped.add), limit):
             document = door.ask(frame.payload, frame.encoding, fleet.deadline_ms / 1e3 + 5)
             _say({**document, "image": frame.name, "classes": document["classes"][:top]}, json)
+    skipped.leave()
 
 
 def _say(document: dict[str, Any], json: bool) -> None:
     if json:
-        sys.stdout.write(jsonlib.dumps(document, ensure_ascii=False) + "\n")
+        sys.stdout.write(json_text(document) + "\n")
         sys.stdout.flush()
         return
     best = ", ".join(f"{one['label']} {one['score']:.1%}" for one in document["classes"]) or "no answer"
     members = document["members"]
     silent = [f"{member} {outcome}" for member, outcome in members.items() if outcome != "answered"]
     who = f"{len(members) - len(silent)}/{len(members)}" + (f" ({', '.join(silent)})" if silent else "")
-    stdout().print(f"{document['image']}  {best}  {who}  {document['latency_ms']:.1f} ms", markup=False)
+    stdout().print(f"{literal(document['image'])}  {literal(best)}  {who}  {document['latency_ms']:.1f} ms")
 
 
-def _summary(running: RunningFleet, seconds: float, times: list[float], json: bool, quiet: bool) -> None:
+def _summary(
+    running: RunningFleet, seconds: float, times: list[float], skipped: Skipped, json: bool, quiet: bool
+) -> None:
     tally, ordered = running.tally, sorted(times)
     middle = ordered[len(ordered) // 2] * 1e3 if ordered else 0.0
     late = ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))] * 1e3 if ordered else 0.0
@@ -241,15 +262,15 @@ def _summary(running: RunningFleet, seconds: float, times: list[float], json: bo
         "seconds": round(seconds, 3),
         "p50_ms": round(middle, 3),
         "p99_ms": round(late, 3),
+        "skipped": skipped.document(),
     }
     if json:
-        sys.stdout.write(jsonlib.dumps({"summary": document}) + "\n")
+        sys.stdout.write(json_text({"summary": document}) + "\n")
     elif not quiet:
         stderr().print(
             f"{tally.requests} images in {seconds:.1f} s: {tally.complete} by all members, {tally.partial} by some, "
             f"{tally.none} by none, {tally.shed} shed; {middle:.1f} ms (p50), {late:.1f} ms (p99)",
             style="dim",
-            markup=False,
         )
 
 
@@ -291,7 +312,7 @@ def status(
             [
                 [
                     one.member,
-                    f"[{colours[one.state]}]{one.state}[/]",
+                    coloured(one.state, colours[one.state]),
                     str(one.said.get("edgevit", "")),
                     *("" if ms is None else f"{ms:.1f}" for ms in (one.round_trip_ms, one.latency_ms)),
                     *(str(one.said.get(key, "")) for key in ("compute_ms", "answered", "waiting", "load", "up_s")),
@@ -337,5 +358,4 @@ def certs(
     stderr().print(
         f"give each member ca.pem, NAME.pem and NAME.key only; keep {out / 'ca.key'} off all devices",
         style="dim",
-        markup=False,
     )

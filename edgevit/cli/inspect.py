@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from edgevit.cli.console import Json, examples, print_json, print_table, quantity, size_text, stdout
+from edgevit.cli.console import Json, coloured, examples, literal, print_json, print_table, quantity, size_text, stdout
 
 
 def register(app: typer.Typer) -> None:
@@ -99,7 +99,7 @@ def _show(document: dict[str, Any]) -> None:
         _show_model(document)
         return
     manifest = document["manifest"]
-    console.print(f"{document['file']}  {document['backend']}, {size_text(document['bytes'])}", markup=False)
+    console.print(f"{document['file']}  {document['backend']}, {size_text(document['bytes'])}")
     if manifest is None:
         console.print("no edgevit manifest inside: written by another tool", style="yellow")
     else:
@@ -119,10 +119,9 @@ def _show_placement(placement: dict[str, Any]) -> None:
         stdout().print(
             f"  {'delegated':11} {share:.2%} of {quantity(placement['macs'])} multiply-accumulates, "
             f"in {pieces} piece{'' if pieces == 1 else 's'}",
-            markup=False,
         )
     if placement["integer_share"]:
-        stdout().print(f"  {'int8':11} {placement['integer_share']:.2%} by integer kernels", markup=False)
+        stdout().print(f"  {'int8':11} {placement['integer_share']:.2%} by integer kernels")
     print_table(
         ["operator", "count", "MACs", "runs in", "why not delegated"],
         [
@@ -130,7 +129,7 @@ def _show_placement(placement: dict[str, Any]) -> None:
                 one["operator"],
                 str(one["count"]),
                 quantity(one["macs"]) if one["macs"] else "–",
-                one["place"] if one["delegated"] else f"[yellow]{one['place']}[/]",
+                one["place"] if one["delegated"] else coloured(one["place"], "yellow"),
                 one["why"],
             ]
             for one in placement["operators"]
@@ -165,7 +164,7 @@ def _show_manifest(manifest: dict[str, Any]) -> None:
             f", error {verdict['error']:.1e} of the range" if verdict.get("error") is not None else ""
         )
     for key, value in rows.items():
-        stdout().print(f"  {key:11} {value}", markup=False)
+        stdout().print(f"  {key:11} {literal(value)}")
 
 
 def _quantization_row(found: dict[str, Any] | None) -> dict[str, str]:
@@ -192,7 +191,7 @@ def _show_model(document: dict[str, Any]) -> None:
         "top-1": f"{spec['top1']:.2f} % ({spec['top1_source']})" if spec["top1"] is not None else "no figure recorded",
     }
     for key, value in rows.items():
-        stdout().print(f"  {key:11} {value}", markup=False)
+        stdout().print(f"  {key:11} {literal(value)}")
     if "rewrites" in document:
         backends = list(document["rewrites"])
         names = sorted({name for found in document["rewrites"].values() for name in found})

@@ -7,15 +7,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from edgevit.cli.console import stderr
+from edgevit.cli.console import literal, stderr
 from edgevit.core.events import Event, Listener, ignore
 
-_ENDED = {
-    "done": "[green]done[/]",
-    "cached": "[green]cached[/]",
-    "rejected": "[red]rejected[/]",
-    "failed": "[red]failed[/]",
-}
+_ENDED = ("done", "cached", "rejected", "failed")
 
 
 @contextmanager
@@ -44,8 +39,8 @@ def _live() -> Iterator[Listener]:
 
     columns = (
         SpinnerColumn(finished_text=" "),
-        TextColumn("{task.description:28}"),
-        TextColumn("{task.fields[stage]}"),
+        TextColumn("{task.description:28}", markup=False),
+        TextColumn("{task.fields[stage]}", markup=False),
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=stderr(), transient=True) as progress:
@@ -55,9 +50,9 @@ def _live() -> Iterator[Listener]:
         def show(event: Event) -> None:
             with lock:
                 if event.target not in tasks:
-                    tasks[event.target] = progress.add_task(event.target, total=1, stage="")
+                    tasks[event.target] = progress.add_task(literal(event.target), total=1, stage="")
                 ended = event.stage in _ENDED
-                stage = _ENDED.get(event.stage, event.detail or event.stage)
+                stage = event.stage if ended else literal(event.detail or event.stage)
                 progress.update(tasks[event.target], stage=stage, completed=1 if ended else 0)
 
         yield show

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgevit.cli.console import Json, Quiet, examples, print_json, print_table, stderr
+from edgevit.cli.console import Json, Quiet, examples, literal, print_json, print_table, stderr, warn
 from edgevit.cli.options import (
     CalibOption,
     ClassesOption,
@@ -102,7 +102,7 @@ def quantize(
             out,
             report=report,
             progress=progress,
-            warn=lambda text: stderr().print(f"[yellow]warning:[/] {text}", soft_wrap=True),
+            warn=warn,
             **model_options(weights, num_classes, labels, size, seed),
         )
     if json:
@@ -125,7 +125,7 @@ def following(quiet: bool) -> Iterator[Progress]:
             name = stage.partition(",")[0]
             if name not in told:
                 told.add(name)
-                console.print(name, style="dim", markup=False)
+                console.print(name, style="dim")
 
         yield say
         return
@@ -133,14 +133,16 @@ def following(quiet: bool) -> Iterator[Progress]:
 
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("loading", total=None)
-        yield lambda stage, done, total: bar.update(task, description=stage, completed=done, total=total or None)
+        yield lambda stage, done, total: bar.update(
+            task, description=literal(stage), completed=done, total=total or None
+        )
 
 
 def _document(found: Quantized, out: Path, report: Path | None) -> dict[str, Any]:
@@ -175,4 +177,4 @@ def _show(found: Quantized, out: Path, report: Path | None) -> None:
     for one in sorted(found.layers, key=lambda one: -one.divergence)[:3]:
         stderr().print(f"sensitive: {one.module or one.name}, {one.divergence:.2g} nats alone", style="dim")
     pages = f" and {report}" if report else ""
-    stderr().print(f"wrote {out}{pages}", style="dim", markup=False)
+    stderr().print(f"wrote {out}{pages}", style="dim")

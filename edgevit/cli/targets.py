@@ -37,10 +37,10 @@ def targets(
             print_json(document)
             return
         for kind, values in document.items():
-            stdout().print(f"[bold]{kind}[/]")
+            stdout().print(kind, style="bold")
             for key, value in values.items():
                 if value not in ("", None, [], {}):
-                    stdout().print(f"  {key}: {_text(value)}", markup=False)
+                    stdout().print(f"  {key}: {_text(value)}")
         return
     if json:
         print_json(

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgevit.cli.console import Json, Quiet, examples, print_json, print_table, stderr, stdout
+from edgevit.cli._skipped import Skipped
+from edgevit.cli.console import Json, Quiet, coloured, examples, headed, print_json, print_table, stderr, stdout
 from edgevit.cli.options import ClassesOption, LabelsOption, SeedOption, SizeOption, WeightsOption, model_options
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from edgevit.bundle.read import Bundle
-    from edgevit.core.manifest import VerdictInfo
+    from edgevit.core.manifest import Manifest, VerdictInfo
     from edgevit.models.load import LoadedModel
     from edgevit.verify.hazards import HazardReport
 
@@ -63,34 +67,49 @@ def verify(
         raise UsageError("--bisect needs PyTorch's answers", cure="name the model: --reference MODEL")
     if images and reference is None and not hazards:
         raise UsageError("--images needs PyTorch's answers", cure="name the model: --reference MODEL")
+    skipped = Skipped()
     loaded = None
     if reference is not None:
         from edgevit.models.load import load_model
 
         loaded = load_model(reference, **model_options(weights, num_classes, labels, size, seed))
-    checked = [_check(path, loaded, images, bisect, hazards) for path in artifact]
-    _report(checked, json, quiet)
+    checked = [_check(path, loaded, images, bisect, hazards, skipped) for path in artifact]
+    export = _export_options(weights, num_classes, labels, size, seed)
+    _report(checked, export, skipped, json, quiet)
     if any(one.verdict.status == "failed" or (one.hazards and one.hazards.broken) for one in checked):
         raise typer.Exit(3)
+    skipped.leave()
+
+
+def _export_options(
+    weights: str, num_classes: int | None, labels: Path | None, size: int | None, seed: int
+) -> list[str]:
+    """What of this command `export` must be given again, to make the same model."""
+    given: dict[str, Any] = {"--weights": weights if weights != "pretrained" else None, "--num-classes": num_classes}
+    given |= {"--labels": labels, "--size": size, "--seed": seed or None}
+    return [part for name, value in given.items() if value is not None for part in (name, str(value))]
 
 
 @dataclass(frozen=True)
 class _Checked:
-    """One artifact: where it lies, its verdict, and its hazards where they were asked for."""
+    """One artifact: where it lies, what its bundle says, its verdict, and its hazards where they were asked for."""
 
     path: Path
     model: str
+    manifest: Manifest | None
     verdict: VerdictInfo
     hazards: HazardReport | None
 
 
-def _check(path: Path, loaded: LoadedModel | None, images: Path | None, bisect: bool, hazards: bool) -> _Checked:
+def _check(
+    path: Path, loaded: LoadedModel | None, images: Path | None, bisect: bool, hazards: bool, skipped: Skipped
+) -> _Checked:
     from edgevit.bundle.read import bundle_at
     from edgevit.errors import UsageError
 
     bundle = bundle_at(path)
     if bundle is not None:
-        return _check_bundle(bundle, loaded, images, bisect, hazards)
+        return _check_bundle(bundle, loaded, images, bisect, hazards, skipped)
     from edgevit.backends.base import backend_of
 
     backend_of(path)
@@ -103,30 +122,31 @@ def _check(path: Path, loaded: LoadedModel | None, images: Path | None, bisect: 
     from edgevit.verify.hazards import file_hazards
     from edgevit.verify.lone import verify_file
 
-    found = verify_file(path, loaded, images=images)
+    found = verify_file(path, loaded, images=images, skip=skipped.add)
     report = file_hazards(path, found.inputs) if hazards else None
-    return _Checked(path, loaded.spec.name, found.verdict, report)
+    return _Checked(path, loaded.spec.name, None, found.verdict, report)
 
 
 def _check_bundle(
-    bundle: Bundle, loaded: LoadedModel | None, images: Path | None, bisect: bool, hazards: bool
+    bundle: Bundle, loaded: LoadedModel | None, images: Path | None, bisect: bool, hazards: bool, skipped: Skipped
 ) -> _Checked:
     from edgevit.verify.check import verify_bundle
     from edgevit.verify.hazards import bundle_hazards
 
     with_images = images if loaded else None
-    verdict = verify_bundle(bundle, reference=loaded.module if loaded else None, images=with_images)
+    verdict = verify_bundle(bundle, reference=loaded.module if loaded else None, images=with_images, skip=skipped.add)
     if verdict.status == "failed" and bisect and loaded:
         from edgevit.verify.bisect import bisect_bundle
 
         verdict = verdict.model_copy(update={"reasons": (*verdict.reasons, bisect_bundle(bundle, loaded).sentence())})
-    report = bundle_hazards(bundle, images) if hazards else None
-    return _Checked(bundle.path, bundle.manifest.model.name, verdict, report)
+    skip = (lambda name, error: None) if with_images else skipped.add  # of these the verdict has told already
+    report = bundle_hazards(bundle, images, skip=skip) if hazards else None
+    return _Checked(bundle.path, bundle.manifest.model.name, bundle.manifest, verdict, report)
 
 
-def _report(checked: list[_Checked], json: bool, quiet: bool) -> None:
+def _report(checked: list[_Checked], export: list[str], skipped: Skipped, json: bool, quiet: bool) -> None:
     if json:
-        print_json({"verdicts": [_document(one) for one in checked]})
+        print_json({"verdicts": [_document(one) for one in checked], "skipped": skipped.document()})
         return
     print_table(
         ["artifact", "verdict", "error", "limit", "discrimination", "top-1", "runtime"],
@@ -135,17 +155,16 @@ def _report(checked: list[_Checked], json: bool, quiet: bool) -> None:
     )
     for one in checked:
         for reason in one.verdict.reasons if not quiet or one.verdict.status == "failed" else ():
-            stderr().print(f"{one.path}: {reason}", markup=False)
+            stderr().print(f"{one.path}: {reason}")
         if one.hazards is not None:
-            _report_hazards(one, one.hazards)
+            _report_hazards(one, one.hazards, export)
 
 
-def _report_hazards(one: _Checked, report: HazardReport) -> None:
+def _report_hazards(one: _Checked, report: HazardReport, export: list[str]) -> None:
     as_what = "as the program rounds" if report.half else "as its fp16 version would round"
     stdout().print(
         f"\n{one.path}: {len(report.hazards)} fp16 hazards in {report.operations} operations "
         f"on {report.inputs} pictures, {as_what}",
-        markup=False,
     )
     if not report.hazards:
         return
@@ -154,8 +173,72 @@ def _report_hazards(one: _Checked, report: HazardReport) -> None:
         [[h.kind, h.operator, h.operation, h.module or "–", f"{h.value:.3g}", f"{h.limit:g}"] for h in report.hazards],
         right=("value", "limit"),
     )
-    kept = " ".join(f"--keep-fp32 '{pattern}'" for pattern in report.keep())
-    stderr().print(f"[green]→[/] edgevit export {one.model} -t coreml --precision fp16 {kept}")
+    stderr().print(
+        headed(
+            "→",
+            "green",
+            shlex.join(export_again(one.model, one.manifest, report.keep(), export, one.path / "labels.txt")),
+        )
+    )
+
+
+def export_again(
+    model: str,
+    manifest: Manifest | None,
+    keep: tuple[str, ...],
+    given: list[str],
+    labels: Path | None = None,
+) -> list[str]:
+    """The command that makes the same model with more of it in fp32.
+
+    Args:
+        model: its name.
+        manifest: of the bundle that was looked at; says what it takes and gives, and what was kept before.
+        keep: patterns for ``--keep-fp32``.
+        given: options that this command had for the model; where there are none, the manifest's.
+        labels: the bundle's file of them.
+    """
+    target, kept = "coreml", keep
+    options = [*given]
+    if manifest is not None:
+        weights, size = manifest.model.weights, manifest.preprocess.size
+        target = manifest.target.runtime
+        kept = tuple(dict.fromkeys((*manifest.target.keep_fp32, *keep)))
+        if not given and weights.kind != "pretrained":
+            options += ["--weights", "random" if weights.kind == "random" else weights.source]
+        if "--size" not in options and size[0] == size[1] and size != _own_size(model):
+            options += ["--size", str(size[0])]
+        options += _own_head(model, manifest, labels) if not given else []
+        options += ["--input", manifest.input.kind] if manifest.input.kind != "image" else []
+        options += ["--output", manifest.output.kind] if manifest.output.kind != "probabilities" else []
+        options += [part for name in manifest.target.rewrites for part in ("--rewrites", name)]
+    patterns = [part for pattern in kept for part in ("--keep-fp32", pattern)]
+    return ["edgevit", "export", model, *options, "-t", target, "--precision", "fp16", *patterns]
+
+
+def _own_head(model: str, manifest: Manifest, labels: Path | None) -> list[str]:
+    """What gives a model the bundle's classes, where they are not the model's usual ones."""
+    from edgevit.errors import EdgevitError
+    from edgevit.models.registry import find_model
+
+    try:
+        usual = find_model(model).num_classes
+    except EdgevitError:
+        return []
+    if manifest.output.kind == "features" or manifest.output.classes == usual:
+        return []
+    return ["--num-classes", str(manifest.output.classes)] + (["--labels", str(labels)] if labels else [])
+
+
+def _own_size(model: str) -> tuple[int, int] | None:
+    """The size of a model's input where nobody asked for another; None where nothing says it."""
+    from edgevit.errors import EdgevitError
+    from edgevit.models.registry import find_model
+
+    try:
+        return find_model(model).preprocessing.size
+    except EdgevitError:
+        return None
 
 
 def _document(one: _Checked) -> dict[str, Any]:
@@ -171,7 +254,7 @@ def _document(one: _Checked) -> dict[str, Any]:
     return document
 
 
-def _row(path: Path, verdict: VerdictInfo) -> list[str]:
+def _row(path: Path, verdict: VerdictInfo) -> list[str | Text]:
     colour = {"passed": "green", "failed": "red", "not_run": "yellow"}[verdict.status]
 
     def number(value: float | None, form: str) -> str:
@@ -179,7 +262,7 @@ def _row(path: Path, verdict: VerdictInfo) -> list[str]:
 
     return [
         str(path),
-        f"[{colour}]{verdict.status.replace('_', ' ')}[/]",
+        coloured(verdict.status.replace("_", " "), colour),
         number(verdict.error, ".1e"),
         number(verdict.tolerance, "g"),
         number(verdict.discrimination, ".3g"),

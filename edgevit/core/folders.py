@@ -2,8 +2,38 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
+import platform
+import re
 from pathlib import Path
+
+_LITTER = frozenset({".ds_store", ".localized", ".directory", "thumbs.db", "ehthumbs.db", "desktop.ini"})
+_SCRATCH = re.compile(r"\..+\.edgevit-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)")
+
+
+def is_system_litter(name: str) -> bool:
+    """Whether a file of that name is what macOS, Windows or Linux desktops leave in folders that they show."""
+    return name.startswith("._") or name.lower() in _LITTER
+
+
+def _host() -> str:
+    """This machine or container: a process's number means nothing on another one that shares the disk."""
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+
+
+def scratch_name(name: str) -> str:
+    """A name beside ``name`` for what this process has not finished writing."""
+    return f".{name}.edgevit-{_host()}-{os.getpid()}"
+
+
+def is_orphan(name: str) -> bool:
+    """Whether a name is a `scratch_name` of a process of this machine that has ended."""
+    import psutil
+
+    match = _SCRATCH.fullmatch(name)
+    return match is not None and match["host"] == _host() and not psutil.pid_exists(int(match["pid"]))
 
 
 def cache_folder() -> Path:
@@ -28,11 +58,19 @@ def targets_folder() -> Path:
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file so that it is either complete or as it was before.
 
+    A link is followed: what it points to is written. A pipe, a terminal or ``/dev/stdout`` is written to as it is.
+
     Raises:
         OSError: it cannot be written.
     """
+    if path.is_relative_to("/dev") or (path.exists() and not path.is_file() and not path.is_dir()):
+        path.write_bytes(data)
+        return
+    path = path.resolve()
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    scratch = path.with_name(scratch_name(path.name))
     try:
         scratch.write_bytes(data)
         scratch.replace(path)

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from edgevit.data.images import picture_paths, read_picture
+from edgevit.data.folders import Skip, picture_paths, refuse
+from edgevit.data.frames import MAX_FRAME, CutOff, pictures_in
+from edgevit.data.pixels import decode_picture, read_picture
 from edgevit.errors import BadFile, DeviceUnreachable, MissingDependency, UsageError
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
 VIDEO = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v"})
-_CHUNK = 1 << 16
-_JPEG, _END, _PNG = b"\xff\xd8", b"\xff\xd9", b"\x89PNG"
-_MOST_FRAME = 64 << 20
+MAX_HEADER = 1 << 18
+"""Bytes at a JPEG's start that its index of further images is looked for in."""
 _CAMERA_SIZE = (640, 480)
 
 
@@ -27,13 +29,14 @@ def is_live(source: str) -> bool:
     return source.partition(":")[0] == "camera"
 
 
-def captured_pictures(source: str) -> Iterator[tuple[str, Picture]]:
+def captured_pictures(source: str, skip: Skip = refuse) -> Iterator[tuple[str, Picture]]:
     """All pictures of a source with their names, RGB and upright.
 
     Args:
-        source: a folder, a picture, a video file, ``camera``, ``camera:1``, or ``-``: paths one a line, or a stream
-            of JPEG frames as ``rpicam-vid --codec mjpeg -o -`` writes it. A camera is read with picamera2 where that
-            is installed (Raspberry Pi OS), otherwise with OpenCV (V4L2).
+        source: a folder, a picture, a video file, ``camera``, ``camera:1``, or ``-``: paths one a line, a stream of
+            JPEG frames as ``rpicam-vid --codec mjpeg -o -`` writes it, or any picture file. A camera is read with
+            picamera2 where that is installed (Raspberry Pi OS), otherwise with OpenCV (V4L2).
+        skip: is told about pictures that cannot be read; without it the first one is an error.
 
     Raises:
         BadFile: it cannot be read.
@@ -43,27 +46,47 @@ def captured_pictures(source: str) -> Iterator[tuple[str, Picture]]:
     """
     path = Path(source)
     if source == "-":
-        yield from _standard_input(sys.stdin.buffer)
+        yield from _standard_input(sys.stdin.buffer, skip)
     elif is_live(source):
         yield from _camera(source)
     elif path.suffix.lower() in VIDEO:
         yield from _video(path)
+    elif not path.exists():
+        raise BadFile(f"there is no picture or folder {path}")
     else:
-        for one in [path] if path.is_file() else picture_paths(path):
-            yield str(one), read_picture(one)
+        for one in picture_paths(path) if path.is_dir() else [path]:
+            yield from _or_skipped(str(one), lambda name: read_picture(Path(name)), skip)
 
 
-def _standard_input(stream: IO[bytes]) -> Iterator[tuple[str, Picture]]:
+def _standard_input(stream: IO[bytes], skip: Skip) -> Iterator[tuple[str, Picture]]:
     start = stream.read(4)
-    if start[:2] == _JPEG:
-        yield from _jpegs(start, stream)
-    elif start == _PNG:
-        yield "standard input", _decoded(start + stream.read(_MOST_FRAME), "standard input")
+    if not start:
+        raise BadFile("standard input is empty", cure="write paths one a line, or JPEG or PNG files, into it")
+    if start[:2] == b"\xff\xd8" or start == b"\x89PNG":
+        yield from _stream(start, stream, skip)
+    elif _is_other_picture(start):
+        yield from _or_skipped("standard input", partial(_decoded, start + stream.read(MAX_FRAME)), skip)
     else:
         text = io.TextIOWrapper(io.BufferedReader(_Joined(start, stream)), encoding="utf-8", errors="surrogateescape")
         for line in text:
-            if line.strip():
-                yield line.strip(), read_picture(Path(line.strip()))
+            name = line.rstrip("\r\n").removeprefix("\ufeff")
+            if name.strip():
+                yield from _or_skipped(name, lambda name: read_picture(Path(name)), skip)
+
+
+def _is_other_picture(start: bytes) -> bool:
+    """Whether the first four bytes are those of a picture that is neither JPEG nor PNG; no path holds a zero byte."""
+    return start in (b"RIFF", b"GIF8", b"qoif") or b"\0" in start
+
+
+def _or_skipped(name: str, read: Callable[[str], Picture], skip: Skip) -> Iterator[tuple[str, Picture]]:
+    """One picture with its name; none where it cannot be read."""
+    try:
+        picture = read(name)
+    except BadFile as error:
+        skip(name, error)
+        return
+    yield name, picture
 
 
 class _Joined(io.RawIOBase):
@@ -84,31 +107,36 @@ class _Joined(io.RawIOBase):
         return len(data)
 
 
-def _jpegs(start: bytes, stream: IO[bytes]) -> Iterator[tuple[str, Picture]]:
-    """Frames between a start and an end marker; the markers do not occur inside a frame's data."""
-    buffer, number = start, 0
-    while True:
-        end = buffer.find(_END)
-        if end < 0:
-            more = stream.read1(_CHUNK) if hasattr(stream, "read1") else stream.read(_CHUNK)
-            if not more:
-                return
-            buffer += more
-            if len(buffer) > _MOST_FRAME:
-                raise BadFile("a frame on standard input has no end", cure="write JPEG frames, or paths one a line")
+def _stream(start: bytes, stream: IO[bytes], skip: Skip) -> Iterator[tuple[str, Picture]]:
+    """The frames of a stream; further images inside one file (MPF: gain maps, other views) are none of their own."""
+    inner = 0
+    for number, frame in enumerate(pictures_in(start, stream)):
+        if inner:
+            inner -= 1
             continue
         name = f"frame {number}"
-        yield name, _decoded(buffer[buffer.find(_JPEG) : end + 2], name)
-        buffer, number = buffer[end + 2 :], number + 1
+        if isinstance(frame, CutOff):
+            skip(name, BadFile(f"{name} is not a whole picture: {frame.message}", cure=frame.cure))
+            continue
+        inner = _further_images(frame)
+        yield from _or_skipped(name, partial(_decoded, frame), skip)
 
 
-def _decoded(data: bytes, name: str) -> Picture:
+def _further_images(frame: bytes) -> int:
+    """How many images follow a JPEG in the same file, as its multi-picture index says."""
+    if b"MPF\0" not in frame[:MAX_HEADER]:
+        return 0
     from PIL import Image
 
     try:
-        return Image.open(io.BytesIO(data), formats=("JPEG", "PNG")).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BadFile(f"{name} is not an image that can be read: {error}") from error
+        with Image.open(io.BytesIO(frame), formats=("JPEG",)) as picture:
+            return max(0, getattr(picture, "n_frames", 1) - 1)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return 0
+
+
+def _decoded(data: bytes, name: str) -> Picture:
+    return decode_picture(io.BytesIO(data), name)
 
 
 def _camera(source: str) -> Iterator[tuple[str, Picture]]:

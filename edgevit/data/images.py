@@ -1,9 +1,7 @@
-"""Read pictures from outside, and turn them into exactly what a model takes."""
+"""Turn pictures into exactly what a model takes: resize, crop, lay out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,65 +9,31 @@ from numpy.typing import NDArray
 
 from edgevit.core.manifest import InputInfo
 from edgevit.core.spec import Preprocessing
-from edgevit.errors import BadFile, MissingDependency
+from edgevit.data.folders import labelled_folder, picture_paths, readable_pictures
+from edgevit.data.pixels import MAX_MEGAPIXELS, read_picture, to_rgb
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
-MAX_MEGAPIXELS = 40.0
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-
+__all__ = [
+    "MAX_MEGAPIXELS",
+    "as_input",
+    "labelled_folder",
+    "normalise",
+    "picture_paths",
+    "read_picture",
+    "readable_pictures",
+    "resize_width_first",
+    "to_model_size",
+]
 Pixels = NDArray[np.uint8]
-
-
-def read_picture(path: Path, max_megapixels: float = MAX_MEGAPIXELS) -> Picture:
-    """Decode a picture, upright and in RGB.
-
-    Args:
-        path: any format that Pillow reads.
-        max_megapixels: larger pictures are refused before they are decoded.
-
-    Raises:
-        BadFile: missing, empty, truncated, not a picture, or too large.
-        MissingDependency: Pillow is not installed.
-    """
-    try:
-        from PIL import Image, ImageOps, UnidentifiedImageError
-    except ImportError as error:
-        raise MissingDependency("pillow", "reading pictures", extra="runtime") from error
-    if not path.is_file():
-        raise BadFile(f"there is no picture {path}")
-    if path.stat().st_size == 0:
-        raise BadFile("the picture is an empty file", where=str(path))
-    limit = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = None
-    try:
-        with Image.open(path) as picture:
-            megapixels = picture.width * picture.height / 1e6
-            if megapixels > max_megapixels:
-                raise BadFile(
-                    f"the picture has {megapixels:.1f} megapixels, more than {max_megapixels:g}",
-                    where=str(path),
-                    cure="make it smaller, or raise --max-megapixels",
-                )
-            return ImageOps.exif_transpose(picture).convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, BadFile):
-            raise
-        raise BadFile(
-            "the file is not a picture that can be read",
-            where=f"{path}: {error}",
-            cure="it may be damaged or cut off: open it in a viewer, or convert it to PNG or JPEG",
-        ) from error
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
 
 
 def to_model_size(picture: Picture, rule: Preprocessing) -> Pixels:
     """Resize and crop as timm's evaluation transform does, the width first whatever the version of Pillow.
 
     Args:
-        picture: RGB, any size.
+        picture: of any size and mode; its EXIF orientation is applied.
         rule: resize mode, filter and crop.
 
     Returns:
@@ -77,7 +41,7 @@ def to_model_size(picture: Picture, rule: Preprocessing) -> Pixels:
     """
     from PIL import Image
 
-    picture = picture.convert("RGB")
+    picture = to_rgb(picture)
     filters = {
         "bicubic": Image.Resampling.BICUBIC,
         "bilinear": Image.Resampling.BILINEAR,
@@ -153,54 +117,3 @@ def as_input(pixels: Pixels, rule: Preprocessing, source: InputInfo) -> NDArray[
     if source.layout == "NCHW":
         return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2).astype(np.float32))
     return pixels
-
-
-def picture_paths(folder: Path) -> list[Path]:
-    """All pictures below a folder, in order.
-
-    Raises:
-        BadFile: there is no such folder or it has no pictures.
-    """
-    if not folder.is_dir():
-        raise BadFile(f"there is no folder {folder}")
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if not found:
-        raise BadFile(
-            "the folder has no pictures", where=str(folder), cure=f"put {', '.join(sorted(SUFFIXES))} files in it"
-        )
-    return found
-
-
-def labelled_folder(folder: Path, labels: tuple[str, ...]) -> Iterator[tuple[Path, int]]:
-    """The pictures of a folder with one sub-folder a class, with class indices.
-
-    A sub-folder is named by a label, by an index, or, where their number is the number of
-    classes, by anything: then their sorted order is the order of the classes.
-
-    Raises:
-        BadFile: a sub-folder that stands for no class.
-    """
-    if not folder.is_dir():
-        raise BadFile(f"there is no folder {folder}")
-    names = sorted(child.name for child in folder.iterdir() if child.is_dir())
-    if not names:
-        raise BadFile(
-            "the folder has no sub-folders",
-            where=str(folder),
-            cure="put the pictures of each class in a sub-folder of its own",
-        )
-    classes = {label: index for index, label in enumerate(labels)}
-    by_index = {str(index): index for index in range(len(labels))}
-    in_order = dict(zip(names, range(len(labels)), strict=False)) if len(names) == len(labels) else {}
-    for table in (classes, by_index, in_order):
-        if all(name in table for name in names):
-            for name in names:
-                for path in picture_paths(folder / name):
-                    yield path, table[name]
-            return
-    stranger = next(name for name in names if name not in classes)
-    raise BadFile(
-        f"the sub-folder {stranger!r} stands for no class of the model",
-        where=str(folder),
-        cure="name each sub-folder by a label or a class index",
-    )

@@ -54,9 +54,14 @@ def make_certificates(fleet: Fleet, folder: Path, *, days: int = 365, renew: boo
     check_names(fleet)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     authority, fresh = _authority(fleet, folder)
+    names = (COORDINATOR, CLIENT, *(member.name for member in fleet.member))
+    for name in names:
+        _check_own(folder / f"{name}.pem", folder / f"{name}.key", authority)
+    if fresh:
+        authority.write(folder / "ca.pem", folder / "ca.key")
     found = [Certificate("ca", folder / "ca.pem", authority.certificate.not_valid_after_utc, fresh)]
     host = fleet.listen.rpartition(":")[0].strip("[]")
-    for name in (COORDINATOR, CLIENT, *(member.name for member in fleet.member)):
+    for name in names:
         path, key = folder / f"{name}.pem", folder / f"{name}.key"
         kept = None if renew or fresh else _still_good(path, key, authority)
         made = kept or issue(
@@ -92,18 +97,35 @@ def _authority(fleet: Fleet, folder: Path) -> tuple[Issued, bool]:
         purpose="certificates",
         authority=True,
     )
-    made.write(certificate, key)
     return made, True
 
 
-def _still_good(path: Path, key: Path, authority: Issued) -> Issued | None:
-    """The certificate that is there, where it is this authority's and not about to end."""
+def _read_own(path: Path, key: Path, authority: Issued) -> Issued | None:
+    """The certificate and key that are there, where they are a pair of this authority's."""
     from cryptography.exceptions import InvalidSignature
 
     try:
         kept = read_issued(path, key)
         kept.certificate.verify_directly_issued_by(authority.certificate)
     except (OSError, ValueError, TypeError, InvalidSignature):
+        return None
+    return kept
+
+
+def _check_own(path: Path, key: Path, authority: Issued) -> None:
+    """Refuse to replace a certificate or a key that this authority did not issue: a lost key cannot be made again."""
+    if (path.exists() or key.exists()) and _read_own(path, key, authority) is None:
+        raise BadFile(
+            f"{(key if key.exists() else path).name} is there and not of this authority; nothing was written",
+            where=str(path.parent),
+            cure=f"mv {path.with_suffix('')}.* elsewhere, or choose another --out folder",
+        )
+
+
+def _still_good(path: Path, key: Path, authority: Issued) -> Issued | None:
+    """The certificate that is there, where it is this authority's and not about to end."""
+    kept = _read_own(path, key, authority)
+    if kept is None:
         return None
     left = kept.certificate.not_valid_after_utc - datetime.datetime.now(datetime.UTC)
     return kept if left > datetime.timedelta(days=_SOON_DAYS) else None

@@ -9,12 +9,12 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from edgevit.bundle.deployed import Prediction
 from edgevit.core.fusion import read_head
 from edgevit.core.plan import FLEET, FUSION, Fleet, Plan, read_fleet, read_plan
-from edgevit.data.images import read_picture
+from edgevit.data.pixels import as_picture
 from edgevit.errors import DeviceUnreachable
 from edgevit.fleet.config import (
     CLOSE_S,
@@ -34,9 +34,6 @@ from edgevit.fleet.member import Serving, load_compute, serving
 from edgevit.fleet.sources import Frame, encode
 from edgevit.fleet.tally import Answer, Tally
 from edgevit.fleet.wire import Encoding
-
-if TYPE_CHECKING:
-    from PIL.Image import Image as Picture
 
 Role = Literal["coordinator", "local"]
 T = TypeVar("T")
@@ -186,13 +183,17 @@ class RunningFleet:
         for first, answer in flying:
             yield first, answer.result()
 
-    def predict(self, picture: Picture | Path | str, top: int = 5) -> list[Prediction]:
+    def predict(self, picture: Any, top: int = 5) -> list[Prediction]:
         """The most likely classes of a picture, best first; none where no member answered.
+
+        Args:
+            picture: as for `edgevit.bundle.deployed.Deployed.predict`.
+            top: how many.
 
         Raises:
             BadFile: the picture cannot be read.
         """
-        opened = read_picture(Path(picture)) if isinstance(picture, (str, Path)) else picture
+        opened = as_picture(picture)
         encoding = self.options.encoding
         return self.best(self.ask(Frame("", encode(opened, self.rule, encoding), encoding)).result(), top)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from edgevit.core.spec import Preprocessing
 from edgevit.data.capture import captured_pictures
+from edgevit.data.folders import Skip, refuse
 from edgevit.data.images import to_model_size
 from edgevit.fleet.wire import Encoding
 
@@ -49,16 +50,17 @@ def encode(picture: Picture, rule: Preprocessing, encoding: Encoding) -> bytes:
     return out.getvalue()
 
 
-def frames(source: str, rule: Preprocessing, encoding: Encoding) -> Iterator[Frame]:
+def frames(source: str, rule: Preprocessing, encoding: Encoding, skip: Skip = refuse) -> Iterator[Frame]:
     """All images of a source, as they travel.
 
     Args:
         source: as for `captured_pictures`.
         rule: the model's size.
         encoding: how images travel.
+        skip: is told about pictures that cannot be read; without it the first one is an error.
 
     Raises:
         EdgevitError: as for `captured_pictures`.
     """
-    for name, picture in captured_pictures(source):
+    for name, picture in captured_pictures(source, skip):
         yield Frame(name, encode(picture, rule, encoding), encoding)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from edgevit.core.manifest import Agreement
+from edgevit.data.folders import Skip, refuse
 from edgevit.data.images import normalise, to_model_size
 from edgevit.graph.fx import first_output
 from edgevit.verify.evaluate import pictures_of
@@ -56,11 +57,15 @@ def agreement_of(exact: Tensor, found: Tensor, dataset: str, truth: Sequence[int
 
 
 def labelled_inputs(
-    dataset: str, labels: tuple[str, ...], rule: Preprocessing, limit: int | None = None
+    dataset: str,
+    labels: tuple[str, ...],
+    rule: Preprocessing,
+    limit: int | None = None,
+    skip: Skip = refuse,
 ) -> tuple[list[Tensor], list[int]]:
     """Normalised pictures of a labelled data set, float32 [1, 3, H, W] each, and their classes."""
     inputs, truth = [], []
-    for index, (picture, label) in enumerate(pictures_of(dataset, labels)):
+    for index, (picture, label) in enumerate(pictures_of(dataset, labels, skip)):
         if index == limit:
             break
         inputs.append(torch.from_numpy(normalise(to_model_size(picture, rule)[None], rule)))

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 Advance = Callable[[int], None]
 _BATCH, _PART = 64, 256
 _NOISE = 0.05
+_MOST_SKIPPED = 0.1
+"""Share of the training pictures that may be unreadable, as in `edgevit quantize`."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,13 @@ def normalised(pixels: Tensor, rule: Preprocessing) -> Tensor:
     return (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
 
 
-def read_labelled(dataset: str, labels: tuple[str, ...], rule: Preprocessing, advance: Advance) -> Labelled:
+def read_labelled(
+    dataset: str,
+    labels: tuple[str, ...],
+    rule: Preprocessing,
+    advance: Advance,
+    warn: Callable[[str], None] = lambda text: None,
+) -> Labelled:
     """Read a data set at a model's input size.
 
     Args:
@@ -85,17 +93,30 @@ def read_labelled(dataset: str, labels: tuple[str, ...], rule: Preprocessing, ad
         labels: the model's.
         rule: resize and crop.
         advance: is told about every picture.
+        warn: is told about pictures that were skipped because they cannot be read.
 
     Raises:
         UsageError: no such split.
-        BadFile: the folder cannot be read, or a picture in it.
+        BadFile: the folder cannot be read, or more than a tenth of its pictures.
         CheckFailed: a class has no pictures.
     """
     images, classes = [], []
-    for picture, label in pictures_of(dataset, labels):
+    skipped: list[str] = []
+
+    def skip(name: str, error: BadFile) -> None:
+        skipped.append(f"{name}: {error.message}")
+        warn(f"skipped {name}: {error.message}")
+
+    for picture, label in pictures_of(dataset, labels, skip):
         images.append(to_model_size(picture, rule))
         classes.append(label)
         advance(1)
+    if len(skipped) > _MOST_SKIPPED * (len(images) + len(skipped)):
+        raise BadFile(
+            f"{len(skipped)} of {len(images) + len(skipped)} pictures cannot be read",
+            where="\n".join(skipped[:5]),
+            cure="mend or remove them",
+        )
     if not images:
         raise BadFile("the data set has no pictures", where=dataset)
     if max(classes) >= len(labels):

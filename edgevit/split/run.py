@@ -15,6 +15,7 @@ import numpy as np
 from edgevit.build.export import export
 from edgevit.build.options import ExportOptions
 from edgevit.bundle.read import Bundle, read_bundle
+from edgevit.bundle.replace import check_plan_replaceable
 from edgevit.bundle.write import MANIFEST, publish, staging
 from edgevit.core.digest import sha256_file
 from edgevit.core.fusion import FusionHead, save_head
@@ -75,7 +76,7 @@ def split_model(options: SplitOptions, out: Path, base: Path = Path(), progress:
 
     Args:
         options: how.
-        out: the plan's folder, replaced whole.
+        out: the plan's folder; an older plan there is replaced whole, where nothing in it was changed or added.
         base: the folder that the fleet's profiles are relative to.
         progress: is told about each step.
 
@@ -86,6 +87,7 @@ def split_model(options: SplitOptions, out: Path, base: Path = Path(), progress:
         EnvironmentIncomplete: the processor to train on is not there, or its memory does not suffice.
     """
     started = time.monotonic()
+    check_plan_replaceable(out)
     targets = _targets(options)
     if not options.dask:
         require(options.device)
@@ -104,7 +106,7 @@ def split_model(options: SplitOptions, out: Path, base: Path = Path(), progress:
         plan = _describe(made, head, folder, _measure(made, head), (time.monotonic() - started) / 60)
         (folder / PLAN).write_text(plan.to_json(), encoding="utf-8")
         (folder / FLEET).write_text(options.fleet.to_toml(), encoding="utf-8")
-        publish(folder, out)
+        publish(folder, out, check_plan_replaceable)
     progress("done", 1, 1)
     return plan
 

@@ -8,6 +8,7 @@ fresh lowering is right, the fault is in the file itself: it was damaged or edit
 
 from __future__ import annotations
 
+import io
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -204,7 +205,9 @@ def bisect_bundle(bundle: Bundle, loaded: LoadedModel) -> Finding:
     manifest = bundle.manifest
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
-        torch.export.save(capture(loaded.module, manifest.preprocess.size), scratch / "program.pt2")
+        held = io.BytesIO()  # torch's own writer ends the process where the disk is full
+        torch.export.save(capture(loaded.module, manifest.preprocess.size), held)
+        (scratch / "program.pt2").write_bytes(held.getbuffer())
         runtime = runtimes()[manifest.target.runtime]
         recipe = bundle.path / RECIPE if manifest.quantization else None
         return bisect(scratch / "program.pt2", manifest, runtime, inputs, scratch, scratch / "log", Limits(), recipe)

@@ -16,7 +16,8 @@ from edgevit.bundle.read import Bundle
 from edgevit.core.manifest import VerdictInfo, parse_manifest
 from edgevit.core.recipe import RECIPE, read_recipe
 from edgevit.core.spec import Preprocessing
-from edgevit.data.images import picture_paths, read_picture
+from edgevit.data.folders import Skip, readable_pictures, refuse
+from edgevit.data.pixels import read_picture
 from edgevit.errors import UsageError
 from edgevit.verify.judge import judge, not_run, run_artifact, why_not_here
 from edgevit.verify.probes import Answering, make_inputs, reference_outputs
@@ -35,6 +36,7 @@ def verify_bundle(
     images: Path | None = None,
     log: Path | None = None,
     limits: Limits | None = None,
+    skip: Skip = refuse,
 ) -> VerdictInfo:
     """Judge a bundle again.
 
@@ -48,6 +50,7 @@ def verify_bundle(
         images: a folder of further pictures; needs a reference.
         log: gets what the runtime prints.
         limits: of the process that runs the artifact.
+        skip: is told about pictures of the folder that cannot be read.
 
     Returns:
         The verdict; ``not_run`` where this machine cannot execute the format.
@@ -72,7 +75,7 @@ def verify_bundle(
             from edgevit.models.headless import Headless
 
             reference = Headless(reference, rule.size)
-        pictures += [read_picture(path) for path in (picture_paths(images) if images else [])]
+        pictures += [picture for _, picture in readable_pictures(images, skip)] if images else []
         probabilities = manifest.output.kind == "probabilities"
         expected = reference_outputs(reference, pictures, rule, probabilities=probabilities)
         if manifest.quantization:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgevit.bundle.golden import FOLDER, read_tensor
 from edgevit.bundle.read import Bundle
-from edgevit.data.images import picture_paths, read_picture
-from edgevit.errors import UsageError
-from edgevit.verify.mil.hazards import Hazard, Limits, find_hazards
+from edgevit.data.folders import Skip, readable_pictures, refuse
+from edgevit.errors import UsageError, import_failed
 from edgevit.verify.probes import make_inputs
+
+if TYPE_CHECKING:
+    from edgevit.verify.mil.hazards import Hazard, Limits
 
 
 @dataclass(frozen=True)
@@ -54,24 +56,33 @@ def file_hazards(file: Path, inputs: NDArray[Any], limits: Limits | None = None)
     Raises:
         UsageError: it is another format, or uses an operator that the evaluator does not know.
         BadFile: the package is damaged.
+        MissingDependency: torch is not installed.
     """
     if not (file / "Manifest.json").is_file():
         raise UsageError(
             f"--hazards executes ML Programs operation by operation, and {file.name} is none",
             cure="export with -t coreml; what it finds holds for the model's fp16 in other formats too",
         )
-    from edgevit.verify.mil.evaluate import load_program
-
+    try:
+        from edgevit.verify.mil.evaluate import load_program
+        from edgevit.verify.mil.hazards import find_hazards
+    except ImportError as error:
+        raise import_failed(error, "torch", "--hazards", extra="torch") from error
     program = load_program(file)
     each = [np.ascontiguousarray(inputs[index : index + 1]) for index in range(len(inputs))]
     return HazardReport(program.half, len(program.steps), len(each), find_hazards(program, each, limits))
 
 
-def bundle_hazards(bundle: Bundle, images: Path | None = None, limits: Limits | None = None) -> HazardReport:
-    """Hazards of a bundle on its golden inputs and on a folder of pictures; arguments as for `file_hazards`."""
+def bundle_hazards(
+    bundle: Bundle, images: Path | None = None, limits: Limits | None = None, skip: Skip = refuse
+) -> HazardReport:
+    """Hazards of a bundle on its golden inputs and on a folder of pictures; arguments as for `file_hazards`.
+
+    ``skip`` is told about pictures that cannot be read.
+    """
     inputs = read_tensor(bundle.path / FOLDER / "inputs.safetensors", "inputs")
     if images is not None:
-        pictures = [read_picture(path) for path in picture_paths(images)]
+        pictures = [picture for _, picture in readable_pictures(images, skip)]
         further = make_inputs(pictures, bundle.manifest.preprocess.rule(), bundle.manifest.input)
         inputs = np.concatenate([inputs, further])
     return file_hazards(bundle.entry, inputs, limits)

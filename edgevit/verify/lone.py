@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +13,18 @@ from PIL import Image
 
 from edgevit.backends.base import Backend, FileInterface, backend_of
 from edgevit.backends.jobs import Limits
-from edgevit.core.manifest import VerdictInfo, parse_manifest
+from edgevit.core.manifest import InputInfo, VerdictInfo, parse_manifest
 from edgevit.core.spec import Preprocessing
-from edgevit.data.images import picture_paths, read_picture
+from edgevit.data.folders import Skip, readable_pictures, refuse
+from edgevit.data.images import to_model_size
 from edgevit.errors import UsageError
-from edgevit.models.load import LoadedModel
 from edgevit.verify.judge import judge_outputs, run_artifact
 from edgevit.verify.probes import make_inputs, probe_pictures, reference_outputs
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+    from edgevit.models.load import LoadedModel
 
 _SUM = 1e-2
 
@@ -48,11 +53,22 @@ def _interface(backend: Backend, file: Path, loaded: LoadedModel) -> tuple[FileI
     if found is None:
         raise UsageError(
             f"{file.name} was not written by edgevit: what it takes is not known",
-            cure="export the model with edgevit, or verify an .mlpackage, which says what it takes",
+            cure=f"edgevit export {loaded.spec.name} -t {backend.name} writes one that says it",
         )
-    image = found.input.kind == "image"
-    size = found.input.shape[1:3] if image else found.input.shape[2:4]
-    return found, replace(loaded.preprocessing, size=(size[0], size[1]))
+    sides = found.input.shape[2:4] if found.input.layout == "NCHW" else found.input.shape[1:3]
+    own = loaded.preprocessing.size
+    return found, replace(loaded.preprocessing, size=(sides[0] or own[0], sides[1] or own[1]))
+
+
+def _inputs(pictures: list[Picture], rule: Preprocessing, source: InputInfo) -> NDArray[Any]:
+    """What a file is given: as edgevit's own files take it, or in the two further layouts of other tools'."""
+    if source.kind == "tensor":
+        plain = make_inputs(pictures, rule, source)
+        return np.ascontiguousarray(plain.transpose(0, 2, 3, 1)) if source.layout == "NHWC" else plain
+    if source.layout == "NCHW" and source.dtype == "uint8":
+        pixels = np.stack([to_model_size(picture, rule) for picture in pictures])
+        return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+    return make_inputs(pictures, rule, source)
 
 
 def _kind(stated: str, outputs: NDArray[np.float32]) -> str:
@@ -63,17 +79,18 @@ def _kind(stated: str, outputs: NDArray[np.float32]) -> str:
     return "probabilities" if sums else "logits"
 
 
-def verify_file(file: Path, loaded: LoadedModel, *, images: Path | None = None) -> LoneVerdict:
+def verify_file(file: Path, loaded: LoadedModel, *, images: Path | None = None, skip: Skip = refuse) -> LoneVerdict:
     """Judge a model file against a PyTorch model.
 
-    A file that edgevit wrote says in its embedded manifest what it takes. A Core ML package of
-    another tool is described by its own specification; an image is given as it is, a tensor is given
+    A file that edgevit wrote says in its embedded manifest what it takes. A Core ML package, an ONNX or a TFLite
+    file of another tool is described by its own input: bytes get the picture as it is, floating-point numbers get it
     normalised as the model's own preprocessing has it.
 
     Args:
         file: a ``.onnx``, ``.tflite``, ``.pte`` or ``.mlpackage``.
         loaded: what it should compute.
         images: a folder of further pictures.
+        skip: is told about those that cannot be read.
 
     Raises:
         UsageError: what the file takes is not known, or does not fit the model.
@@ -83,8 +100,8 @@ def verify_file(file: Path, loaded: LoadedModel, *, images: Path | None = None) 
     backend = backend_of(file)
     found, rule = _interface(backend, file, loaded)
     arrays = [Image.fromarray(picture) for picture in probe_pictures(rule.size)]
-    pictures = [*arrays, *(read_picture(path) for path in (picture_paths(images) if images else []))]
-    inputs = make_inputs(pictures, rule, found.input)
+    pictures = [*arrays, *(picture for _, picture in (readable_pictures(images, skip) if images else ()))]
+    inputs = _inputs(pictures, rule, found.input)
     with tempfile.TemporaryDirectory() as scratch:
         outputs = run_artifact(backend.name, file, inputs, Path(scratch), Path(scratch) / "run.log", Limits())
     kind = _kind(found.output, outputs)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from edgevit.core.spec import Preprocessing
-from edgevit.data.images import labelled_folder, normalise, picture_paths, read_picture, to_model_size
+from edgevit.data.images import normalise, read_picture, to_model_size
 from edgevit.errors import BadFile
 from edgevit.testing import structured_images
 from edgevit.verify.probes import timm_transform
@@ -98,32 +98,3 @@ def test_the_limit_can_be_raised(tmp_path: Path) -> None:
     with pytest.raises(BadFile):
         read_picture(tmp_path / "p.png", max_megapixels=0.01)
     assert read_picture(tmp_path / "p.png", max_megapixels=0.1).size == (300, 300)
-
-
-def folder_of(tmp_path: Path, names: list[str]) -> Path:
-    for name in names:
-        (tmp_path / name).mkdir()
-        Image.new("RGB", (8, 8)).save(tmp_path / name / "p.png")
-    return tmp_path
-
-
-@pytest.mark.parametrize(
-    ("names", "classes"), [(["cat", "dog"], [0, 1]), (["dog"], [1]), (["0", "1"], [0, 1]), (["n01", "n02"], [0, 1])]
-)
-def test_folders_of_classes(tmp_path: Path, names: list[str], classes: list[int]) -> None:
-    found = list(labelled_folder(folder_of(tmp_path, names), ("cat", "dog")))
-    assert [label for _, label in found] == classes
-
-
-def test_a_folder_that_is_no_class(tmp_path: Path) -> None:
-    with pytest.raises(BadFile, match="bird"):
-        list(labelled_folder(folder_of(tmp_path, ["bird", "cat", "dog"]), ("cat", "dog")))
-
-
-def test_folders_without_pictures(tmp_path: Path) -> None:
-    with pytest.raises(BadFile, match="no pictures"):
-        picture_paths(tmp_path)
-    with pytest.raises(BadFile, match="no sub-folders"):
-        list(labelled_folder(tmp_path, ("a",)))
-    with pytest.raises(BadFile, match="no folder"):
-        picture_paths(tmp_path / "nowhere")

@@ -84,4 +84,8 @@ def load(path: Path) -> Callable[[NDArray[Any]], NDArray[np.float32]]:
     """
     program = load_program(path)
     program.package.only_input()
-    return lambda given: predict(program, given)
+
+    def call(given: NDArray[Any]) -> NDArray[np.float32]:
+        return np.array(predict(program, given), copy=True)  # a program may end in a constant or in its input
+
+    return call

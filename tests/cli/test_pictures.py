@@ -1,0 +1,88 @@
+"""Pictures that cannot be read are named, counted and left out; the others keep their results."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from edgevit.data.digits import digits_arrays
+from tests.conftest import Exported, cli
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four digits in folders by class, a damaged one, a .heic, and what a Mac leaves."""
+    folder = tmp_path_factory.mktemp("photos")
+    images, labels = digits_arrays("test")
+    for index in range(4):
+        place = folder / str(labels[index])
+        place.mkdir(exist_ok=True)
+        Image.fromarray(images[index]).save(place / f"{index}.png")
+    (folder / str(labels[0]) / "bad [red].png").write_bytes(b"nothing")
+    (folder / str(labels[0]) / "IMG.heic").write_bytes(b"nothing")
+    (folder / str(labels[0]) / "._0.png").write_bytes(b"nothing")
+    (folder / ".DS_Store").write_bytes(b"nothing")
+    return folder
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+def test_one_bad_picture_among_many(exported: Exported, photos: Path, command: str) -> None:
+    done = cli(command, exported(), photos, "--json")
+    assert done.returncode == 2
+    document = json.loads(done.stdout)
+    assert sorted(Path(one["image"]).name for one in document["skipped"]) == ["IMG.heic", "bad [red].png"]
+    assert document["count"] == 4 if command == "evaluate" else len(document["predictions"]) == 4
+    assert "bad [red].png" in done.stderr and "2 pictures were skipped" in done.stderr and "._0" not in done.stderr
+
+
+def test_only_bad_pictures(exported: Exported, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"nothing")
+    done = cli("predict", exported(), tmp_path / "a.png")
+    assert done.returncode == 2 and "error:" in done.stderr and "not a picture that can be read" in done.stderr
+
+
+def test_a_fleet_goes_on(small_plan: Path, photos: Path) -> None:
+    done = cli("fleet", "run", small_plan, "--local", "--input", photos, "--json")
+    assert done.returncode == 2, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(lines) == 5 and len(lines[-1]["summary"]["skipped"]) == 2
+
+
+_WITHOUT_TORCH = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "timm", "torchvision", "onnx", "litert_torch", "executorch", "coremltools"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Blocked())
+"""
+
+
+@pytest.mark.parametrize("target", ["onnx", "litert"])
+@pytest.mark.parametrize("command", ["verify", "predict", "evaluate", "inspect", "bundle check"])
+def test_a_device_without_torch(exported: Exported, photos: Path, tmp_path: Path, target: str, command: str) -> None:
+    import subprocess
+
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "blocking.py").write_text(_WITHOUT_TORCH)
+    further = {"predict": [str(next(photos.rglob("[0-9].png")))], "evaluate": [str(clean(photos, tmp_path))]}
+    code = "import blocking, sys; from edgevit.cli.app import main; main()"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "site"), str(Path.cwd())])}
+    arguments = [*command.split(), str(exported("tinyvit_digits", target)), *further.get(command, [])]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def clean(photos: Path, tmp_path: Path) -> Path:
+    """The same folder with readable pictures only."""
+    return Path(shutil.copytree(photos, tmp_path / "clean", ignore=shutil.ignore_patterns("bad*", "*.heic")))
