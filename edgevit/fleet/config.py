@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgevit.core.plan import Fleet
-from edgevit.errors import BadFile, MissingDependency, UsageError
+from edgevit.errors import MissingDependency, UsageError
+from edgevit.fleet.trust import check_files
 from edgevit.fleet.wire import door_key, nudge_key
 
 Transport = Literal["quic", "tls"]
@@ -100,13 +102,8 @@ def _base(name: str, security: Security, protocol: str) -> dict[str, Any]:
 
 
 def _tls(name: str, folder: Path) -> dict[str, Any]:
+    check_files(folder, name)
     files = {leaf: folder / leaf for leaf in ("ca.pem", f"{name}.pem", f"{name}.key")}
-    for path in files.values():
-        if not path.is_file():
-            raise BadFile(
-                f"there is no {path.name} in {folder}",
-                cure=f"edgevit fleet certs makes it; this role needs ca.pem, {name}.pem and {name}.key",
-            )
     own = {"certificate": str(files[f"{name}.pem"]), "private_key": str(files[f"{name}.key"])}
     return {
         "root_ca_certificate": str(files["ca.pem"]),
@@ -268,8 +265,20 @@ def open_session(config: dict[str, Any], what: str) -> Any:
     try:
         return zenoh.open(zenoh.Config.from_json5(json.dumps(config)))
     except zenoh.ZError as error:
-        raise UsageError(
-            f"{what} failed",
-            where=str(error)[:300],
-            cure="another address? another program on that port? the certificates?",
-        ) from error
+        said = plain_reason(str(error))
+        raise UsageError(f"{what} failed", where=said, cure=_listening_cure(said)) from error
+
+
+def plain_reason(text: str) -> str:
+    """What the engine says, without the places in its own source."""
+    return re.sub(r"\s+at /\S+\.rs:\d+\.*", "", text).strip()[:300]
+
+
+def _listening_cure(said: str) -> str:
+    if re.search("in use", said, re.IGNORECASE):
+        return "another program listens there, a coordinator perhaps: edgevit fleet status PLAN asks it; or --listen"
+    if re.search("cannot assign|not available|lookup", said, re.IGNORECASE):
+        return "--listen takes an address of this machine, as `hostname -I` shows them, or 0.0.0.0:PORT for all"
+    if re.search("permission", said, re.IGNORECASE):
+        return "take a port above 1023: --listen HOST:PORT"
+    return "another address? another program on that port?"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import platform
 import queue
 import threading
 import time
@@ -285,6 +286,7 @@ class Serving:
             "edgevit": metadata.version("edgevit"),
             "bundles": self.digest.hex(),
             "up_s": round(time.time() - self.started, 1),
+            "host": platform.node(),
             "pid": os.getpid(),
             "waiting": self._jobs.qsize(),
             "compute_ms": round(self._compute_s * 1e3, 3),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from edgevit.core.plan import read_plan
-from edgevit.errors import UsageError
+from edgevit.errors import DeviceUnreachable
 from edgevit.fleet.config import Security, check_address
 from edgevit.fleet.gateway import FleetClient, MemberStatus, member_states
 from edgevit.fleet.running import FleetOptions, RunningFleet, read_fleet_of
@@ -18,6 +19,7 @@ def fleet_status(
     security: Security | None = None,
     fleet_file: Path | None = None,
     wait: float = 3.0,
+    notice: Callable[[str], None] = lambda text: None,
 ) -> list[MemberStatus]:
     """Ask every member of a plan how it is.
 
@@ -29,9 +31,10 @@ def fleet_status(
         security: certificates, transport, or neither.
         fleet_file: None for the plan's own.
         wait: seconds for members to come.
+        notice: is told in one line about what happens.
 
     Raises:
-        BadFile: no plan.
+        BadFile: no plan, or a certificate that would not be accepted.
         UsageError: the address cannot be used.
         DeviceUnreachable: the coordinator that runs does not answer.
     """
@@ -40,10 +43,10 @@ def fleet_status(
     address = address or fleet.listen
     check_address(address, security)
     try:
-        client = FleetClient(fleet, address, security)
-    except UsageError:
+        client = FleetClient(fleet, address, security, plan=fleet_file or folder, explain=False)
+    except DeviceUnreachable:
         options = FleetOptions(address=address, security=security, fleet=fleet_file)
-        with RunningFleet(folder, options) as running:
+        with RunningFleet(folder, options, notice) as running:
             running.wait_for(len(plan.members()), wait)
             return member_states(running)
     with client:
