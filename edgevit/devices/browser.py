@@ -126,9 +126,17 @@ class BrowserDevice:
         versions = {runtime: found[0].version for runtime, found in packages().items()}
         return [*said, {"event": "runtimes", "versions": versions, "meter": ""}]
 
+    def prepare(self, runtime: str) -> None:
+        """Have the page's runtime here before the link is given.
+
+        Raises:
+            DeviceFailed: it is not here, and was not to be fetched.
+            EnvironmentIncomplete: it cannot be fetched.
+        """
+        self._page.public.update(web_files(runtime, install=self._reach.install_runtime, announce=self._reach.announce))
+
     def _job(self, job: Job) -> dict[str, Any]:
-        found = web_files(job.runtime, install=self._reach.install_runtime, announce=self._reach.announce)
-        self._page.public.update(found)
+        self.prepare(job.runtime)
         number = next(self._numbers)
         model, inputs = f"model-{number}", f"inputs-{number}"
         self._page.private |= {model: job.model, inputs: job.inputs}

@@ -64,6 +64,14 @@ def _source() -> Path:
     return runner_file("linux", "executorch.cpp")
 
 
+def only_64_bit(runtime: str) -> DeviceFailed:
+    """The refusal of a 32-bit system, whose kernel may well be a 64-bit one."""
+    return DeviceFailed(
+        f"the device has a 32-bit system, and there are no wheels of {runtime} for any",
+        cure="a 64-bit system is needed: on a Raspberry Pi 3, 4, 5 or Zero 2 W the 64-bit Raspberry Pi OS",
+    )
+
+
 def prepare(wanted: Installation) -> Path:
     """An archive of the runtime's folder, kept for the next time.
 
@@ -71,6 +79,8 @@ def prepare(wanted: Installation) -> Path:
         DeviceFailed: there are no wheels for that machine.
         EnvironmentIncomplete: they cannot be fetched, or there is no compiler for it here.
     """
+    if wanted.machine.startswith("arm") and wanted.machine not in ("arm64",):
+        raise only_64_bit(wanted.runtime)
     if wanted.machine not in _MACHINES or not wanted.tag.isdigit():
         raise DeviceFailed(
             f"there are no wheels of {wanted.runtime} for {wanted.machine or 'this machine'}",
