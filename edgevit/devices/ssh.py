@@ -51,7 +51,7 @@ _REFUSALS: tuple[tuple[str, str, str], ...] = (
         "in ~/.ssh/config, below Host {host}: IdentitiesOnly yes, and IdentityFile with that key",
     ),
     (
-        r"Permission denied \((password|keyboard-interactive)[^)]*\)(?<!publickey\))",
+        r"Permission denied \((?![^)]*publickey)",
         "{host} takes no keys, only passwords",
         "there, in /etc/ssh/sshd_config: PubkeyAuthentication yes; then {copy}",
     ),
