@@ -6,6 +6,7 @@ The common name is what the access lists match: ``coordinator``, ``client``, or 
 from __future__ import annotations
 
 import datetime
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,14 +70,19 @@ def make_certificates(
 
     Raises:
         MissingDependency: cryptography is not installed.
-        BadFile: the authority that is there cannot be read, or is not valid now.
+        BadFile: the authority that is there cannot be read or is not valid now, or a certificate there is another's.
     """
     check_names(fleet)
     now = now or clock()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     authority, fresh = _authority(fleet, folder, now)
+    roles = (COORDINATOR, CLIENT, *(member.name for member in fleet.member))
+    for name in roles:
+        _check_own(folder / f"{name}.pem", authority)
+    if fresh:
+        authority.write(folder / "ca.pem", folder / "ca.key")
     found = [_listed("ca", folder, authority, fresh, days, now)]
-    for name in (COORDINATOR, CLIENT, *(member.name for member in fleet.member)):
+    for name in roles:
         path, key = folder / f"{name}.pem", folder / f"{name}.key"
         names = _names(fleet, name, [*hosts, *_names_before(path)])
         kept = None if renew or fresh else _still_good(path, key, name, names, authority, now)
@@ -129,6 +135,7 @@ def _listed(name: str, folder: Path, issued: Issued, made: bool, days: int, now:
 
 
 def _authority(fleet: Fleet, folder: Path, now: datetime.datetime) -> tuple[Issued, bool]:
+    """The authority that is there, or a new one that is not written yet."""
     certificate, key = folder / "ca.pem", folder / "ca.key"
     if certificate.is_file() != key.is_file():
         raise BadFile(
@@ -153,7 +160,6 @@ def _authority(fleet: Fleet, folder: Path, now: datetime.datetime) -> tuple[Issu
         early=_EARLY,
         now=now,
     )
-    made.write(certificate, key)
     return made, True
 
 
@@ -175,6 +181,24 @@ def _check_authority(authority: Issued, folder: Path, now: datetime.datetime) ->
             "the authority is not valid yet: most likely this machine's clock is wrong",
             where=f"{folder / 'ca.pem'}: valid from {moment(since)}; {here}",
             cure="set this machine's clock: sudo timedatectl set-ntp true",
+        )
+
+
+def _check_own(path: Path, authority: Issued) -> None:
+    """Refuse to replace a certificate that this authority did not issue: its key cannot be made again."""
+    from cryptography import x509
+
+    if not path.exists():
+        return
+    try:
+        ours = signed_by(x509.load_pem_x509_certificate(path.read_bytes()), authority.certificate)
+    except (OSError, ValueError):
+        ours = False
+    if not ours:
+        raise BadFile(
+            f"{path.name} is there and not of this authority; nothing was written",
+            where=str(path.parent),
+            cure=f"mv {shlex.quote(str(path.with_suffix('')))}.* elsewhere, or choose another --out folder",
         )
 
 

@@ -191,10 +191,28 @@ def test_the_one_who_asks_is_checked_too(role: str, made: Path) -> None:
 
 def test_certificates_that_could_not_be_used_are_made_again(made: Path) -> None:
     fleet = fleet_of(made)
-    for change in (ended, future, of_another_name, foreign_key, no_certificate):
+    for change in (ended, future, of_another_name, foreign_key, with_a_passphrase):
         change(made)
         assert [one.name for one in make_certificates(fleet, made / "certs") if one.made] == ["m0"], change.__name__
         check_role(made / "certs", "m0")
+
+
+@pytest.mark.parametrize("foreign", ["certificate", "anything"])
+@pytest.mark.parametrize("fresh", [False, True])
+def test_what_this_authority_did_not_make_is_not_replaced(foreign: str, fresh: bool, made: Path) -> None:
+    certs, fleet = made / "certs", fleet_of(made)
+    make_certificates(fleet, made / "other")
+    text = (made / "other/m1.pem").read_bytes() if foreign == "certificate" else b"hello"
+    if fresh:
+        shutil.rmtree(certs)
+        certs.mkdir()
+    (certs / "m1.pem").write_bytes(text)
+    (certs / "m1.key").write_bytes(b"precious")
+    before = {path.name: path.read_bytes() for path in certs.iterdir()}
+    with pytest.raises(BadFile, match=r"m1\.pem is there and not of this authority") as caught:
+        make_certificates(fleet, certs, renew=True)
+    assert {path.name: path.read_bytes() for path in certs.iterdir()} == before, "nothing was written"
+    assert caught.value.cure.startswith(f"mv {certs}/m1.*")
 
 
 def test_no_certificate_outlives_its_authority_and_an_ended_one_signs_nothing(tmp_path: Path, made: Path) -> None:
