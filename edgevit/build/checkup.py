@@ -190,6 +190,8 @@ def _export(backend: Backend) -> Finding:
 def _reach(name: str, kind: Kind) -> Finding:
     """Whether devices of a kind can be reached; one that is there is enough."""
     found = kind.discover()
+    if not found:
+        return Finding(f"devices by {name}", "missing", f"no device: {kind.title}")
     ready = [one for one in found if one.state == "ready"]
     state: Literal["ok", "missing"] = "ok" if ready else "missing"
     first = (ready or found)[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -130,7 +131,12 @@ def _pip(wanted: Installation, packages: list[str], folder: Path, *, fetch: bool
         ) from error
     if done.returncode == 0:
         return
-    if "No matching distribution" in done.stderr:
+    if "No module named pip" in done.stderr:
+        cure = f"{sys.executable} -m ensurepip"
+        raise EnvironmentIncomplete("this Python has no pip, which fetches the runtime", cure=cure)
+    # Without a network pip says in the end that there is no such distribution, too.
+    offline = re.search("NewConnectionError|Failed to establish|ConnectTimeout|Temporary failure", done.stderr)
+    if "No matching distribution" in done.stderr and not offline:
         raise DeviceFailed(
             f"there are no wheels of {' '.join(packages)} for {wanted.machine}, Python {wanted.python}",
             where=last_line(done.stderr),
@@ -138,7 +144,7 @@ def _pip(wanted: Installation, packages: list[str], folder: Path, *, fetch: bool
         )
     raise EnvironmentIncomplete(
         f"pip could not fetch {' '.join(packages)}",
-        where=last_line(done.stderr),
+        where=last_line(offline.string[offline.start() :].partition("\n")[0]) if offline else last_line(done.stderr),
         cure="is the package index reachable?",
     )
 

@@ -14,7 +14,7 @@ import pytest
 
 from edgevit.bundle.read import read_bundle
 from edgevit.cli.devices import runtime_lines
-from edgevit.devices import base, ios
+from edgevit.devices import base, install, ios
 from edgevit.devices.android import emulator_of, parse_battery, parse_properties, parse_thermal
 from edgevit.devices.base import Event, Kind, Reach, kinds, open_device
 from edgevit.devices.capsule import wanted_files
@@ -401,3 +401,58 @@ def test_outputs_survive_their_journey() -> None:
     ):
         with pytest.raises(DeviceFailed):
             found.take(bad)
+
+
+@pytest.mark.parametrize(
+    ("said", "message", "kind"),
+    [
+        ("ERROR: No matching distribution found for x==1", "there are no wheels of x", DeviceFailed),
+        (
+            "WARNING: Retrying ... NewConnectionError('Failed to establish a new connection')\n"
+            "ERROR: No matching distribution found for x==1",
+            "pip could not fetch x",
+            EnvironmentIncomplete,
+        ),
+        ("/usr/bin/python3: No module named pip", "this Python has no pip", EnvironmentIncomplete),
+    ],
+)
+def test_pip_without_a_network_is_not_taken_for_a_python_without_wheels(
+    said: str, message: str, kind: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = install.subprocess.CompletedProcess([], 1, "", said)
+    monkeypatch.setattr(install.subprocess, "run", lambda *_, **__: done)
+    with pytest.raises(kind, match=message):
+        install._pip(Installation("litert", "aarch64", "3.11.2"), ["x"], tmp_path)
+
+
+def test_a_mac_without_a_working_devicectl_or_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgevit.build import checkup
+
+    monkeypatch.setattr(ios, "missing", lambda: ("", ""))
+
+    def hangs(command: list[str], **_: object) -> None:
+        raise ios.subprocess.TimeoutExpired(command, 60)
+
+    monkeypatch.setattr(ios.subprocess, "run", hangs)
+    (found,) = ios.discover()
+    assert found.state == "missing" and "devicectl" in found.what
+    monkeypatch.setattr(ios, "_listed", list)
+    (found,) = ios.discover()
+    assert found.state == "none" and "cable" in found.cure
+    nothing = Kind("Nothing", "nothing:", lambda uri, reach: pytest.fail("not opened"), list)
+    assert checkup._reach("nothing", nothing).state == "missing"
+
+
+def test_what_coremltools_raises_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = ios.IOSDevice("ios:", ios.parse_devices(json.dumps(DEVICECTL))[0])
+
+    async def fails(error: Exception) -> list[Event]:
+        raise error
+
+    with pytest.raises(DeviceFailed, match="could not measure on Ada's") as caught:
+        device._driven(fails(RuntimeError("first\nThe device is locked.")))
+    assert caught.value.where == "The device is locked."
+    with pytest.raises(EnvironmentIncomplete, match="needs the package coremltools"):
+        device._driven(fails(ImportError("no")))
+    with pytest.raises(DeviceUnreachable, match="gone"):
+        device._driven(fails(DeviceUnreachable("gone")))
