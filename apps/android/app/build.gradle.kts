@@ -18,7 +18,7 @@ android {
 
     defaultConfig {
         applicationId = "dev.edgevit.app"
-        minSdk = 26
+        minSdk = 28
         targetSdk = 36
         versionCode = 1
         versionName = "1.0"
