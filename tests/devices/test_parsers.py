@@ -456,3 +456,22 @@ def test_what_coremltools_raises_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
         device._driven(fails(ImportError("no")))
     with pytest.raises(DeviceUnreachable, match="gone"):
         device._driven(fails(DeviceUnreachable("gone")))
+
+
+@pytest.mark.parametrize(
+    ("uri", "name"),
+    [("local:", "local"), ("browser:", "browser"), ("adb://", "adb"), ("ssh://pi@h", "ssh://pi@h"), ("browser:8765", "browser:8765")],
+)  # fmt: skip
+def test_a_device_is_named_inside_a_sentence(uri: str, name: str) -> None:
+    assert base.place_name(uri) == name
+
+
+def test_profile_names_this_computer_without_its_colon(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgevit.cli import profile as command
+
+    def fails(*_: object, **__: object) -> None:
+        raise DeviceFailed("no", where="there")
+
+    monkeypatch.setattr("edgevit.profiling.run.profile", fails)
+    _, (error,) = command._on_device("local:", Reach(), [read_bundle(exported())], [None], Settings(), True)
+    assert error.where == "tinyvit_digits onnx-fp32 on local: there"
