@@ -27,6 +27,7 @@ _RESERVED = (COORDINATOR, CLIENT, "ca")
 _LEASE_MS, _KEEP_ALIVE = 2000, 4
 CLOSE_S = 3.0
 _RETRY = {"period_init_ms": 200, "period_max_ms": 400, "period_increase_factor": 1.5}
+_ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):\d{1,5}")
 _OPEN_MS = 1000
 """An attempt that began while the link was down backs off for seconds; a fresh one gets through at once."""
 
@@ -54,11 +55,13 @@ def _is_loopback(host: str) -> bool:
 
 
 def check_address(address: str, security: Security) -> None:
-    """Refuse a plain connection that leaves this machine, unless it was asked for.
+    """Refuse what is no address, and a plain connection that leaves this machine, unless it was asked for.
 
     Raises:
-        UsageError: it would.
+        UsageError: it is none, or would leave.
     """
+    if not _ADDRESS.fullmatch(address) or not 0 < int(address.rpartition(":")[2]) < 1 << 16:
+        raise UsageError(f"{address!r} is no address", cure="write HOST:PORT, e.g. 192.168.1.10:7447 or [::1]:7447")
     host = address.rpartition(":")[0]
     if security.certs is None and not security.insecure and not _is_loopback(host):
         raise UsageError(

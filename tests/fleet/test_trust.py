@@ -18,11 +18,12 @@ from edgevit.core.certificates import issue, read_issued
 from edgevit.core.plan import Fleet, read_fleet
 from edgevit.errors import BadFile, DeviceUnreachable, UsageError
 from edgevit.fleet.certs import AUTHORITY_DAYS, make_certificates
-from edgevit.fleet.config import COORDINATOR, Security, client_config, member_config
+from edgevit.fleet.config import COORDINATOR, Security, check_address, client_config, member_config
 from edgevit.fleet.gateway import FleetClient, member_states
 from edgevit.fleet.reach import reason, why_not_connected
 from edgevit.fleet.running import FleetOptions, RunningFleet
 from edgevit.fleet.serve import serve
+from edgevit.fleet.status import fleet_status
 from edgevit.fleet.trust import check_role, not_covered
 from tests.conftest import cli
 from tests.fleet.lab import fleetlab, free_port
@@ -438,3 +439,20 @@ def test_what_is_not_the_coordinators_host_is_named(made: Path) -> None:
         assert "--host 127.0.0.1" in why_not_connected(config)
         plain = client_config(address, Security())
     assert why_not_connected(plain) != ""
+
+
+def test_status_beside_a_coordinator_that_refuses_says_so(made: Path) -> None:
+    """It cannot listen in the coordinator's place, and that is not what is wrong."""
+    make_certificates(fleet_of(made), made / "other")
+    address = f"127.0.0.1:{free_port()}"
+    with RunningFleet(made / "plan", FleetOptions(address=address, security=Security(made / "other", "tls"))):
+        with pytest.raises(DeviceUnreachable, match="cannot be reached") as caught:
+            fleet_status(made / "plan", address=address, security=Security(made / "certs", "tls"))
+    assert "another authority" in caught.value.where
+    assert "in use" in caught.value.where
+
+
+@pytest.mark.parametrize("address", ["abc", "1.2.3.4", "1.2.3.4:0", "1.2.3.4:99999", "::1:7447", "a b:1", ""])
+def test_what_is_no_address_is_refused(address: str) -> None:
+    with pytest.raises(UsageError, match="is no address"):
+        check_address(address, Security(insecure=True))

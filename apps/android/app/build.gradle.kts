@@ -17,7 +17,7 @@ android {
     compileSdk = 36
 
     defaultConfig {
-        applicationId = "dev.edgevit.app"
+        applicationId = "dev.edgevit.edgevit_app"
         minSdk = 28
         targetSdk = 36
         versionCode = 1
