@@ -135,7 +135,9 @@ async def main(given: argparse.Namespace) -> None:
     with contextlib.ExitStack() as stack:
         told: list[Show] = []
         running = stack.enter_context(
-            RunningFleet(given.plan, options, lambda text: told[0].notice(text) if told else None)
+            RunningFleet(
+                given.plan, options, lambda text: told[0].notice(text) if told else print(text, file=sys.stderr)
+            )
         )
         members = None
         if not given.devices:

@@ -17,6 +17,7 @@ from edgevit.core.plan import FLEET, FUSION, PLAN, read_fleet, read_plan
 from edgevit.errors import BadFile, CheckFailed, UsageError
 
 RECORD = "edgevit-app.json"
+_IDENTIFIER = "edgevit_app"
 _NAME, _CONTRACT = "edgevit-app", "<!-- the bundle's input contract -->"
 _NOT_COPIED = shutil.ignore_patterns("node_modules", "dist", "__pycache__", ".pytest_cache", ".gradle", "model", FILE)
 
@@ -146,10 +147,17 @@ def _check_own(template: Template, place: Path) -> None:
         ) from error
 
 
+def _identifier(slug: str) -> str:
+    """A name as a part of Android's application identifiers: no hyphens, a letter first."""
+    plain = slug.replace("-", "_")
+    return plain if plain[0].isalpha() else f"app_{plain}"
+
+
 def _fill(app: Path, template: Template, name: str, bundle: Bundle | None) -> None:
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or _NAME
     for path in (app / one for one in template.info.fill):
-        path.write_text(path.read_text(encoding="utf-8").replace(_NAME, slug), encoding="utf-8")
+        text = path.read_text(encoding="utf-8").replace(_NAME, slug).replace(_IDENTIFIER, _identifier(slug))
+        path.write_text(text, encoding="utf-8")
     readme = app / "README.md"
     if bundle is not None and readme.is_file():
         lines = "\n".join(contract_lines(bundle.manifest))

@@ -24,7 +24,8 @@ class TemplateInfo(Strict):
         takes: what the app is built around.
         backends: formats of bundles that it runs; empty where `takes` is a plan.
         place: where the bundle or plan goes, relative to the app.
-        fill: files in which ``edgevit-app`` becomes the app's own name.
+        fill: files in which ``edgevit-app`` becomes the app's own name, and ``edgevit_app`` the same as an identifier:
+            a phone takes two apps of one identifier for two versions of one.
         needs: what has to be installed before.
         next: the commands that start it, from inside its folder.
         tested: how far edgevit's own tests go.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -73,7 +74,7 @@ def update(
 
 
 def _tell(template: Template, app: Path, json: bool) -> None:
-    start = [f"cd {app}", *template.info.next]
+    start = [f"cd {shlex.quote(str(app))}", *template.info.next]
     if json:
         print_json(
             {"app": str(app), "template": template.name, "place": str(app / template.info.place), "start": start}

@@ -62,6 +62,7 @@ def compare(
     ratio comes with its interval: where that holds 1, no difference was found. Exit status as for profile.
     """
     from edgevit.bundle.read import read_bundle
+    from edgevit.devices.base import place_name
     from edgevit.profiling.compare import compare as run_compare
     from edgevit.profiling.contract import Settings
 
@@ -76,7 +77,7 @@ def compare(
         print_json({"comparison": found.to_dict()})
     else:
         name_a, name_b = (f"{one.model} {one.bundle}" for one in (found.a, found.b))
-        where = f"emulated {found.device.machine}, no device" if found.emulated else found.device.uri
+        where = f"emulated {found.device.machine}, no device" if found.emulated else place_name(found.device.uri)
         faster, slower = (name_a, name_b) if found.ratio > 1 else (name_b, name_a)
         times = found.ratio if found.ratio > 1 else 1 / found.ratio
         verdict = f"{faster} is {times:.3g} times as fast as {slower}" if found.different else "no difference was found"

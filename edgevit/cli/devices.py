@@ -29,6 +29,8 @@ def devices(
             raise UsageError("--clean needs a device", cure="edgevit devices URI --clean")
         _list(json)
         return
+    from edgevit.devices.shell import ShellDevice
+
     reach = reach_options(False, ssh_config, Accelerator.CPU, False, 60, json)
     with connected(uri, reach) as device:
         if clean:
@@ -38,7 +40,7 @@ def devices(
             else:
                 stdout().print(f"removed {size_text(freed)} from {uri}", markup=False)
             return
-        said = device.probe()
+        said = device.probe(imports=True) if isinstance(device, ShellDevice) else device.probe()
     _describe(uri, said, json)
 
 
@@ -57,13 +59,39 @@ def _describe(uri: str, said: list[dict[str, Any]], json: bool) -> None:
     found = next((event for event in said if event["event"] == "runtimes"), {})
     facts = {key: value for key, value in host.items() if key not in ("event", "protocol", "instructions")}
     if json:
-        print_json({"uri": uri, "device": host, "runtimes": found.get("versions", {}), "meter": found.get("meter", "")})
+        document = {
+            "uri": uri,
+            "device": host,
+            "runtimes": found.get("versions", {}),
+            "own_runtimes": found.get("own", {}),
+            "broken_runtimes": found.get("broken", {}),
+            "meter": found.get("meter", ""),
+        }
+        print_json(document)
         return
     for key, value in facts.items():
         if value not in (None, "", [], False):
             shown = ", ".join(map(str, value)) if isinstance(value, list) else value
             stdout().print(f"{key.replace('_', ' ')}: {shown}", markup=False)
-    versions = ", ".join(f"{name} {version}" for name, version in found.get("versions", {}).items())
-    stdout().print(f"runtimes: {versions or 'none; --install-runtime of profile brings one'}", markup=False)
+    for line in runtime_lines(host, found):
+        stdout().print(line, markup=False)
     if found.get("meter"):
         stdout().print(f"energy meter: {found['meter']}", markup=False)
+
+
+def runtime_lines(host: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """What a device has to run bundles with, for people.
+
+    Args:
+        host: the event of the same name.
+        found: the event ``runtimes``.
+    """
+    own, broken = found.get("own", {}), found.get("broken", {})
+    listed = [f"{name} {version}" for name, version in found.get("versions", {}).items() if name not in own]
+    listed += [f"{name} {version} (in edgevit's own folder)" for name, version in own.items()]
+    none = "none; --install-runtime of profile brings one"
+    if host.get("bits") == 32:
+        none = "none, and there are none for a 32-bit system: install a 64-bit one, e.g. the 64-bit Raspberry Pi OS"
+    usable = [one for one in listed if one.partition(" ")[0] not in ("numpy", *broken)]
+    lines = [f"runtimes: {', '.join(listed) if usable else ', '.join([none, *listed])}"]
+    return lines + [f"{name} is installed and cannot be imported: {why}" for name, why in broken.items()]

@@ -13,18 +13,20 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(json: Json = False) -> None:
-    """Check Python, toolchains, runtimes, memory, disk and cache. Exit status 5 if nothing can be exported."""
-    from edgevit.build.checkup import checkup
+    """Check Python, toolchains, runtimes, memory, disk and cache.
+
+    Exit status 5 if bundles can neither be exported nor run here.
+    """
+    from edgevit.build.checkup import checkup, useful
 
     findings = checkup()
     if json:
         print_json({"checks": [finding.to_dict() for finding in findings]})
     else:
-        colours = {"ok": "green", "missing": "yellow", "wrong": "red"}
+        colours = {"ok": "green", "untested": "yellow", "missing": "yellow", "wrong": "red"}
         print_table(
             ["check", "state", "found", "to mend it"],
             [[f.name, coloured(f.state, colours[f.state]), f.found, f.cure] for f in findings],
         )
-    exports = [finding for finding in findings if finding.name.startswith("export to")]
-    if not any(finding.state == "ok" for finding in exports):
+    if not useful(findings):
         raise typer.Exit(5)

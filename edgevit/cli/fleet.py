@@ -110,6 +110,13 @@ def _notice(quiet: bool) -> Callable[[str], None]:
     return (lambda text: None) if quiet else say
 
 
+def _warn(text: str) -> None:
+    """One line that names what is printed literally."""
+    from rich.markup import escape
+
+    stderr().print(f"[yellow]warning:[/] {escape(text)}")
+
+
 def serve(
     plan: PlanArgument,
     member: Annotated[str, typer.Option("--member", "-m", metavar="NAME", help="Which member this device is.")],
@@ -205,6 +212,8 @@ def run(
         missing = running.gather(wait)
         if missing:
             warn(f"without {', '.join(missing)}")
+            for why in running.absences().values():
+                stderr().print(f"  {why}", style="dim", markup=False)
         started, times = time.monotonic(), []
         source = islice(frames(input, running.rule, options.encoding, skipped.add), limit)
         for frame, answer in running.stream(source):
@@ -232,7 +241,7 @@ def _run_client(plan: Path, options: FleetOptions, source: str, top: int, limit:
     address = options.address or fleet.listen
     check_address(address, options.security)
     skipped = Skipped()
-    with FleetClient(fleet, address, options.security) as door:
+    with FleetClient(fleet, address, options.security, plan=options.fleet or plan) as door:
         for frame in islice(frames(source, rule, options.encoding, skipped.add), limit):
             document = door.ask(frame.payload, frame.encoding, fleet.deadline_ms / 1e3 + 5)
             _say({**document, "image": frame.name, "classes": document["classes"][:top]}, json)
@@ -290,7 +299,12 @@ def status(
     from edgevit.fleet.status import fleet_status
 
     found = fleet_status(
-        plan, address=connect, security=_security(certs, transport, insecure), fleet_file=fleet, wait=wait
+        plan,
+        address=connect,
+        security=_security(certs, transport, insecure),
+        fleet_file=fleet,
+        wait=wait,
+        notice=lambda text: _warn(text.removeprefix("warning: ")) if text.startswith("warning: ") else None,
     )
     if json:
         print_json({"plan": str(plan), "members": [asdict(one) for one in found]})
@@ -321,6 +335,9 @@ def status(
             ],
             right=("round trip ms", "image ms", "compute ms", "answered", "waiting", "load", "up s"),
         )
+        for one in found:
+            if one.why:
+                stderr().print(one.why, markup=False)
     if any(one.state != "healthy" for one in found):
         raise typer.Exit(3)
 
@@ -332,29 +349,47 @@ def certs(
     ),
     days: Annotated[int, typer.Option("--days", min=1, max=3650, help="How long they are valid.")] = 365,
     renew: Annotated[bool, typer.Option("--renew", help="Make all again, under the same authority.")] = False,
+    host: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--host", metavar="NAME|ADDRESS", help="Another one by which members dial the coordinator; repeatable."
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Make an authority and a certificate for the coordinator, a client and each member; what is there stays."""
     from edgevit.core.plan import FLEET, read_fleet
     from edgevit.fleet.certs import make_certificates
+    from edgevit.fleet.trust import certificate_host
 
     fleet = read_fleet(plan / FLEET if plan.is_dir() else plan)
-    found = make_certificates(fleet, out, days=days, renew=renew)
+    found = make_certificates(fleet, out, days=days, renew=renew, hosts=host or [])
     if json:
-        print_json(
+        document = [
             {
-                "folder": str(out),
-                "certificates": [
-                    {"name": one.name, "path": str(one.path), "until": one.until.isoformat(), "made": one.made}
-                    for one in found
-                ],
+                "name": one.name,
+                "path": str(one.path),
+                "since": one.since.isoformat(),
+                "until": one.until.isoformat(),
+                "made": one.made,
+                "note": one.note,
             }
-        )
+            for one in found
+        ]
+        print_json({"folder": str(out), "certificates": document})
         return
     print_table(
-        ["name", "valid until", "file", ""],
-        [[one.name, f"{one.until:%Y-%m-%d}", str(one.path), "made" if one.made else "kept"] for one in found],
+        ["name", "valid from", "valid until", "file", ""],
+        [
+            [one.name, f"{one.since:%Y-%m-%d}", f"{one.until:%Y-%m-%d}", str(one.path), "made" if one.made else "kept"]
+            for one in found
+        ],
     )
+    for one in found:
+        if one.note:
+            _warn(one.note)
+    if not certificate_host(fleet) and not host:
+        _warn(f"{fleet.listen} stands for all addresses: say with --host which one the members dial")
     stderr().print(
         f"give each member ca.pem, NAME.pem and NAME.key only; keep {out / 'ca.key'} off all devices",
         style="dim",

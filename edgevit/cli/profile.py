@@ -166,6 +166,7 @@ def _on_device(
     quiet: bool,
 ) -> tuple[list[Profile], list[EdgevitError]]:
     """Every bundle on one device; one that fails leaves the others alone, a lost connection ends it."""
+    from edgevit.devices.base import place_name
     from edgevit.errors import DeviceFailed, DeviceUnreachable
     from edgevit.profiling.run import profile as run_profile
 
@@ -174,7 +175,7 @@ def _on_device(
     try:
         with connected(uri, reach) as opened:
             for bundle, accuracy in zip(bundles, accuracies, strict=True):
-                title = f"{bundle.manifest.model.name} {bundle.path.name} on {uri}"
+                title = f"{bundle.manifest.model.name} {bundle.path.name} on {place_name(uri)}"
                 try:
                     with watching(title, quiet) as listen:
                         found.append(run_profile(bundle, opened, settings, listen=listen, evaluated=accuracy))

@@ -21,15 +21,26 @@ class Issued:
     key: Any
 
     def write(self, certificate: Path, key: Path) -> None:
-        """As PEM; only the owner can read the key."""
+        """As PEM, each file whole or as it was before; only the owner can read the key."""
         from cryptography.hazmat.primitives import serialization
 
-        certificate.write_bytes(self.certificate.public_bytes(serialization.Encoding.PEM))
         secret = self.key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        with os.fdopen(os.open(key, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(secret)
+        public = self.certificate.public_bytes(serialization.Encoding.PEM)
+        for path, data, mode in ((key, secret, 0o600), (certificate, public, 0o644)):
+            _write_with_mode(path, data, mode)
+
+
+def _write_with_mode(path: Path, data: bytes, mode: int) -> None:
+    """A new file in place of what is there: one that others may read must not keep that with a new key inside."""
+    scratch = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
+            file.write(data)
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def issue(
@@ -41,17 +52,21 @@ def issue(
     extra: str = "fleet",
     issuer: Issued | None = None,
     authority: bool = False,
+    early: datetime.timedelta = datetime.timedelta(hours=1),
+    now: datetime.datetime | None = None,
 ) -> Issued:
     """Make a certificate with a fresh P-256 key.
 
     Args:
         subject: common name.
         names: host names and addresses that it is valid for.
-        valid: from an hour ago until so long from now.
+        valid: until so long from now; never longer than the issuer's own certificate.
         purpose: for the error, what needs it.
         extra: for the error, what installs it.
         issuer: who signs; None signs itself.
         authority: whether it may sign others.
+        early: valid from so long before now, for clocks that are slow.
+        now: None for this machine's clock.
 
     Raises:
         MissingDependency: cryptography is not installed.
@@ -65,15 +80,20 @@ def issue(
         raise MissingDependency("cryptography", purpose, extra=extra) from error
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, subject[:64])])
-    now = datetime.datetime.now(datetime.UTC)
+    now = now or datetime.datetime.now(datetime.UTC)
+    ends = now + valid
+    if issuer is not None:
+        ends = min(ends, issuer.certificate.not_valid_after_utc)
+    # Where the issuer has ended, or the lifetime is negative: a certificate that was valid for no time that is left.
+    starts = min(now - early, ends - datetime.timedelta(seconds=1))
     builder = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(issuer.certificate.subject if issuer else name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + valid)
+        .not_valid_before(starts)
+        .not_valid_after(ends)
         .add_extension(x509.BasicConstraints(ca=authority, path_length=0 if authority else None), critical=True)
         .add_extension(_usage(x509, authority), critical=True)
     )

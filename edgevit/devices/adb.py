@@ -115,13 +115,14 @@ class ADBTransport(DeviceFolder):
         """Android's properties; none where this is no Android."""
         return parse_properties(self.shell("getprop 2>/dev/null || true"))
 
-    def send(self, path: Path, place: str) -> None:
+    def send(self, path: Path, place: str, finish: str) -> None:
         """Push a file, by adb's own program: adbutils does not say why a device refuses it."""
         command = [self._adbutils.adb_path(), "-s", self._serial, "push", str(path), place]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             self.shell("true")  # a device that went away says so here
             raise self.failed(done.stderr + done.stdout)
+        self.shell(finish)
 
     def start(self, runtime: str, arguments: list[str], deadline_s: float) -> RunnerProcess:
         """Start the capsule's Python."""
@@ -175,11 +176,11 @@ class AndroidDevice(ShellDevice):
         super().__init__(uri, "adb", transport, reach)
         self._adb = transport
 
-    def probe(self, runtime: str = "") -> list[Event]:
+    def probe(self, runtime: str = "", *, imports: bool = False) -> list[Event]:
         """What the runner says, or without a runner what Android says."""
         properties = self._adb.properties
         try:
-            said = super().probe(runtime)
+            said = super().probe(runtime, imports=imports)
         except DeviceFailed:
             said = [{"event": "host", "machine": self._adb.shell("uname -m"), "cpus": self._cores()}]
         return [self._named(event, properties) for event in said]

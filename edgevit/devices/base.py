@@ -80,6 +80,29 @@ class Device(Protocol):
         """Let go of the device."""
 
 
+@runtime_checkable
+class Prepares(Protocol):
+    """A device that needs something for a runtime before anybody is asked to do anything."""
+
+    def prepare(self, runtime: str) -> None:
+        """Fetch or refuse it.
+
+        Raises:
+            DeviceUnreachable: it is not there, and may not be fetched.
+        """
+
+
+def prepare(device: Device, runtime: str) -> None:
+    """Let a device fetch what a runtime needs, or refuse, before a person opens a link for nothing."""
+    if isinstance(device, Prepares):
+        device.prepare(runtime)
+
+
+def place_name(uri: str) -> str:
+    """A device's URI inside a sentence: ``local`` and ``browser`` rather than ``local:`` and ``browser:``."""
+    return uri.rstrip(":/") or uri
+
+
 @dataclass(frozen=True)
 class Reach:
     """How devices are reached: options of the command line, each read by the kinds it concerns.

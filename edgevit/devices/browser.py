@@ -22,7 +22,7 @@ from edgevit.devices.certificate import self_signed
 from edgevit.devices.packages import packages, web_files
 from edgevit.devices.page import PageServer
 from edgevit.devices.runner import refusal, runner_file, turn_times
-from edgevit.errors import DeviceFailed, DeviceUnreachable, UsageError
+from edgevit.errors import DeviceFailed, DeviceUnreachable, EdgevitError, UsageError
 
 _SILENT_S = 60.0
 _LOOPBACK = "127.0.0.1"
@@ -65,15 +65,19 @@ class BrowserDevice:
     def __init__(self, uri: str, port: int, reach: Reach) -> None:
         self.uri, self._reach = uri, reach
         self._scratch = Path(tempfile.mkdtemp(prefix="edgevit-"))
-        address = lan_address() if reach.lan else _LOOPBACK
-        names = [address, "localhost", _LOOPBACK]
-        tls = self_signed([address, "localhost"], self._scratch) if reach.lan else None
         public = {name: runner_file("browser", name) for name in ("index.html", "runner.js")}
         try:
+            address = lan_address() if reach.lan else _LOOPBACK
+            names = [address, "localhost", _LOOPBACK]
+            tls = self_signed([address, "localhost"], self._scratch) if reach.lan else None
             self._page = PageServer("0.0.0.0" if reach.lan else _LOOPBACK, port, frozenset(names), public, tls)
         except OSError as error:
             shutil.rmtree(self._scratch, ignore_errors=True)
-            raise UsageError(f"port {port} cannot be listened on: {error.strerror}") from error
+            cure = "leave the port out, or take a free one above 1023: browser:8765"
+            raise UsageError(f"port {port} cannot be listened on: {error.strerror}", cure=cure) from error
+        except EdgevitError:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+            raise
         scheme = "https" if reach.lan else "http"
         self.url = f"{scheme}://{address}:{self._page.port}/#t={self._page.token}"
         self._numbers = itertools.count(1)
@@ -126,9 +130,17 @@ class BrowserDevice:
         versions = {runtime: found[0].version for runtime, found in packages().items()}
         return [*said, {"event": "runtimes", "versions": versions, "meter": ""}]
 
+    def prepare(self, runtime: str) -> None:
+        """Have the page's runtime here before the link is given.
+
+        Raises:
+            DeviceFailed: it is not here, and was not to be fetched.
+            EnvironmentIncomplete: it cannot be fetched.
+        """
+        self._page.public.update(web_files(runtime, install=self._reach.install_runtime, announce=self._reach.announce))
+
     def _job(self, job: Job) -> dict[str, Any]:
-        found = web_files(job.runtime, install=self._reach.install_runtime, announce=self._reach.announce)
-        self._page.public.update(found)
+        self.prepare(job.runtime)
         number = next(self._numbers)
         model, inputs = f"model-{number}", f"inputs-{number}"
         self._page.private |= {model: job.model, inputs: job.inputs}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -64,6 +65,14 @@ def _source() -> Path:
     return runner_file("linux", "executorch.cpp")
 
 
+def only_64_bit(runtime: str) -> DeviceFailed:
+    """The refusal of a 32-bit system, whose kernel may well be a 64-bit one."""
+    return DeviceFailed(
+        f"the device has a 32-bit system, and there are no wheels of {runtime} for any",
+        cure="a 64-bit system is needed: on a Raspberry Pi 3, 4, 5 or Zero 2 W the 64-bit Raspberry Pi OS",
+    )
+
+
 def prepare(wanted: Installation) -> Path:
     """An archive of the runtime's folder, kept for the next time.
 
@@ -71,6 +80,8 @@ def prepare(wanted: Installation) -> Path:
         DeviceFailed: there are no wheels for that machine.
         EnvironmentIncomplete: they cannot be fetched, or there is no compiler for it here.
     """
+    if wanted.machine.startswith("arm") and wanted.machine not in ("arm64",):
+        raise only_64_bit(wanted.runtime)
     if wanted.machine not in _MACHINES or not wanted.tag.isdigit():
         raise DeviceFailed(
             f"there are no wheels of {wanted.runtime} for {wanted.machine or 'this machine'}",
@@ -120,7 +131,12 @@ def _pip(wanted: Installation, packages: list[str], folder: Path, *, fetch: bool
         ) from error
     if done.returncode == 0:
         return
-    if "No matching distribution" in done.stderr:
+    if "No module named pip" in done.stderr:
+        cure = f"{sys.executable} -m ensurepip"
+        raise EnvironmentIncomplete("this Python has no pip, which fetches the runtime", cure=cure)
+    # Without a network pip says in the end that there is no such distribution, too.
+    offline = re.search("NewConnectionError|Failed to establish|ConnectTimeout|Temporary failure", done.stderr)
+    if "No matching distribution" in done.stderr and not offline:
         raise DeviceFailed(
             f"there are no wheels of {' '.join(packages)} for {wanted.machine}, Python {wanted.python}",
             where=last_line(done.stderr),
@@ -128,7 +144,7 @@ def _pip(wanted: Installation, packages: list[str], folder: Path, *, fetch: bool
         )
     raise EnvironmentIncomplete(
         f"pip could not fetch {' '.join(packages)}",
-        where=last_line(done.stderr),
+        where=last_line(offline.string[offline.start() :].partition("\n")[0]) if offline else last_line(done.stderr),
         cure="is the package index reachable?",
     )
 

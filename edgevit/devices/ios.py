@@ -14,13 +14,14 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgevit.devices.base import Event, Events, Found, Job, Kind, Reach, Turns
 from edgevit.devices.runner import last_line
-from edgevit.errors import DeviceFailed, DeviceUnreachable, UsageError
+from edgevit.errors import DeviceFailed, DeviceUnreachable, EdgevitError, MissingDependency, UsageError
 
 TEAM = "EDGEVIT_APPLE_TEAM"
 _LIST_S = 60
@@ -80,7 +81,11 @@ def _listed() -> list[AppleDevice]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "devices.json"
         command = ["xcrun", "devicectl", "list", "devices", "--json-output", str(out)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_LIST_S, check=False)
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_LIST_S, check=False)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            cure = "unlock the devices; then, in a terminal: xcrun devicectl list devices"
+            raise DeviceUnreachable("devicectl does not answer", where=last_line(str(error)), cure=cure) from error
         if done.returncode != 0 or not out.is_file():
             raise DeviceUnreachable(
                 "devicectl does not list devices", where=last_line(done.stderr), cure="xcode-select -p"
@@ -119,11 +124,29 @@ class IOSDevice:
 
     def profile(self, job: Job) -> Events:
         """Times of loading and predicting on the device, from coremltools' benchmarker."""
-        yield from asyncio.run(_measured(self._found.identifier, job, self._found.system))
+        yield from self._driven(_measured(self._found.identifier, job, self._found.system))
 
     def operators(self, job: Job) -> Events:
         """Operations' times, from coremltools' benchmarker."""
-        yield from asyncio.run(_operations(self._found.identifier, job))
+        yield from self._driven(_operations(self._found.identifier, job))
+
+    def _driven(self, work: Coroutine[Any, Any, list[Event]]) -> list[Event]:
+        """What coremltools reports.
+
+        Raises:
+            MissingDependency: it is not installed.
+            DeviceUnreachable: the device is gone, or coremltools failed, whatever it raises.
+        """
+        try:
+            return asyncio.run(work)
+        except ImportError as error:
+            raise MissingDependency("coremltools", "devices attached to a Mac", extra="coreml") from error
+        except EdgevitError:
+            raise
+        except Exception as error:
+            said = last_line(str(error)) or type(error).__name__
+            cure = "unlock it, keep its screen on, and look whether Xcode runs an app on it"
+            raise DeviceFailed(f"coremltools could not measure on {self._found.name}", where=said, cure=cure) from error
 
     def turns(self, job: Job) -> Turns:  # noqa: ARG002
         """Not here: coremltools loads one model at a time."""
@@ -142,7 +165,9 @@ async def _benchmarker(identifier: str, job: Job) -> Any:
     from coremltools.models.ml_program.experimental.perf_utils import MLModelBenchmarker
     from coremltools.models.ml_program.experimental.remote_device import AppSigningCredentials, Device
 
-    device = next(one for one in Device.get_devices() if one.identifier == identifier)
+    device = next((one for one in Device.get_devices() if one.identifier == identifier), None)
+    if device is None:
+        raise DeviceUnreachable("the device is not attached any more", cure="attach it by cable and unlock it")
     ready = await device.prepare_for_model_debugging(AppSigningCredentials(development_team=os.environ[TEAM]))
     return MLModelBenchmarker(MLModel(str(job.model), skip_model_load=True), ready)
 
@@ -216,9 +241,16 @@ def discover() -> list[Found]:
     lacking, cure = missing()
     if lacking:
         return [Found("ios:", "missing", lacking, cure)]
-    return [
+    try:
+        listed = _listed()
+    except DeviceUnreachable as error:
+        return [Found("ios:", "missing", error.message, error.cure)]
+    found = [
         Found(f"ios://{one.identifier}", "ready" if one.connected else "away", f"{one.name}, {one.model}, {one.system}")
-        for one in _listed()
+        for one in listed
+    ]
+    return found or [
+        Found("ios:", "none", "no iPhone or iPad is known here", "attach one by cable, and trust this Mac")
     ]
 
 

@@ -12,6 +12,8 @@ from edgevit.devices.runner import RunnerProcess
 from edgevit.devices.shell import ShellDevice
 from edgevit.errors import UsageError
 
+_CURES = {"runtime-missing": "pip install 'edgevit[runtime]'; ExecuTorch files: pip install 'edgevit[executorch]'"}
+
 
 class LocalTransport:
     """Nothing has to be carried anywhere."""
@@ -23,7 +25,11 @@ class LocalTransport:
     def start(self, runtime: str, arguments: list[str], deadline_s: float) -> RunnerProcess:  # noqa: ARG002
         """This Python, away from edgevit's own folder."""
         env = {**os.environ, "ORT_DISABLE_TELEMETRY": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-        return RunnerProcess([sys.executable, *arguments], deadline_s, lambda code, said: None, env)
+        return RunnerProcess([sys.executable, *arguments], deadline_s, lambda code, said: None, env, cures=_CURES)
+
+    def own(self) -> dict[str, str]:
+        """None: nothing is put anywhere."""
+        return {}
 
     def library(self, runtime: str) -> tuple[str, str]:  # noqa: ARG002
         """None: here ExecuTorch comes with its own Python bindings."""

@@ -7,8 +7,9 @@ import json
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from edgevit.core.folders import targets_folder
 from edgevit.devices.base import Event
@@ -36,12 +37,22 @@ class RunnerProcess:
         deadline_s: of the runner itself; it is killed from here some seconds later.
         explain: what an exit status and standard error mean where this runner runs, or None.
         env: of the program; None: this process's.
+        after: a line before the runner's first; what comes earlier is a login shell's greeting. Empty: there is none.
+        cures: by kind of the runner's own errors, where they differ from the usual ones.
     """
 
     def __init__(
-        self, command: list[str], deadline_s: float, explain: Explain, env: dict[str, str] | None = None
+        self,
+        command: list[str],
+        deadline_s: float,
+        explain: Explain,
+        env: dict[str, str] | None = None,
+        after: str = "",
+        cures: Mapping[str, str] | None = None,
     ) -> None:
+        self._cures = cures or {}
         self._explain, self._deadline = explain, deadline_s
+        self._after, self._greeting = after.encode(), b""
         self._late = threading.Event()
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env
@@ -72,20 +83,32 @@ class RunnerProcess:
         assert self._process.stdout is not None
         done = False
         while line := self._process.stdout.readline(_LONGEST_LINE):
+            if self._after:
+                self._await(line)
+                continue
             event = parse_line(line)
             if event["event"] == "error":
                 yield event
-                raise refusal(event)
+                raise refusal(event, self._cures)
             done = done or event["event"] == "done"
             yield event
         if done:
             return
         raise self._ending()
 
+    def _await(self, line: bytes) -> None:
+        # Not the whole line: a greeting need not end with a line break.
+        if line.rstrip().endswith(self._after):
+            self._after = b""
+        elif not self._greeting:
+            self._greeting = line
+
     def _ending(self) -> EdgevitError:
         code = self._process.wait()
         self._listener.join(_ENDS_S)
         said = "".join(self._said)
+        if self._after and code != 255:  # ssh's own
+            return no_commands(self._greeting.decode("utf-8", "replace") or said)
         if self._late.is_set() or code in (DEADLINE, 124):
             return DeviceFailed(
                 f"the model was stopped on the device at its limit of {self._deadline:.0f} s",
@@ -150,18 +173,25 @@ def turn_times(said: list[Event], runs: int) -> list[int]:
     return [int(ns) for ns in taken]
 
 
+_NO_CURES: Mapping[str, str] = MappingProxyType({})
 _CURES = {
     "runtime-missing": "edgevit profile ... --install-runtime puts it into edgevit's own folder on the device",
     "memory": "take a smaller model or a quantized one, or split it",
+    "system-32-bit": "install a 64-bit system: on a Raspberry Pi 3, 4, 5 or Zero 2 W the 64-bit Raspberry Pi OS",
     "load": "edgevit verify says whether the file is good; an old runtime may not know its operators",
 }
 
 
-def refusal(event: Event) -> DeviceFailed:
-    """A runner's own error."""
+def refusal(event: Event, cures: Mapping[str, str] = _NO_CURES) -> DeviceFailed:
+    """A runner's own error.
+
+    Args:
+        event: its last one.
+        cures: by kind of error, where they differ from those of a device that is reached from here.
+    """
     kind, message = str(event.get("kind", "")), str(event.get("message", "")).strip()
     first, _, rest = message.partition("\n")
-    return DeviceFailed(first, where=rest[:500], cure=_CURES.get(kind, ""))
+    return DeviceFailed(first, where=rest[:500], cure=cures.get(kind, _CURES.get(kind, "")))
 
 
 def crashed(code: int, said: str) -> EdgevitError:
@@ -188,6 +218,19 @@ def crashed(code: int, said: str) -> EdgevitError:
         cure = "sudo apt install python3"
         return DeviceFailed("the device cannot start edgevit's runner: it needs Python 3.9", where=where, cure=cure)
     return DeviceUnreachable(f"the runner ended early with status {code}", where=where)
+
+
+def no_commands(said: str) -> DeviceFailed:
+    """A login that ran something else than the command, e.g. a start-up file of the shell that ends it.
+
+    Args:
+        said: what the login printed.
+    """
+    return DeviceFailed(
+        "the login on the device does not run commands: its shell, or a start-up file of it, ends before",
+        where=f"it says: {last_line(said)}" if said.strip() else "",
+        cure="at the top of ~/.bashrc there: case $- in *i*) ;; *) return ;; esac",
+    )
 
 
 def last_line(text: str) -> str:

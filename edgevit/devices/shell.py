@@ -23,6 +23,9 @@ class Transport(Protocol):
     def start(self, runtime: str, arguments: list[str], deadline_s: float) -> RunnerProcess:
         """Start Python with arguments, a runtime's own folder on its path."""
 
+    def own(self) -> dict[str, str]:
+        """Runtimes in edgevit's own folder: their names, and where they lie."""
+
     def library(self, runtime: str) -> tuple[str, str]:
         """Path and version of edgevit's native library for a runtime, or empty."""
 
@@ -50,9 +53,15 @@ class ShellDevice:
         self._installed: set[str] = set()
         self._host: Event = {}
 
-    def probe(self, runtime: str = "") -> list[Event]:
-        """Events ``host`` and ``runtimes``; with a runtime, its own folder is looked into."""
-        said = self._all(runtime, {"mode": "probe"}, _PROBE_S)
+    def probe(self, runtime: str = "", *, imports: bool = False) -> list[Event]:
+        """Events ``host`` and ``runtimes``; with a runtime, its own folder is looked into.
+
+        Args:
+            runtime: a runner's name of one, or empty.
+            imports: also look into edgevit's own folder, and say which runtimes are there and cannot be imported.
+        """
+        further = {"imports": True, "own": self._transport.own()} if imports else {}
+        said = self._all(runtime, {"mode": "probe", **further}, _PROBE_S)
         self._host = next((event for event in said if event["event"] == "host"), {})
         return said
 

@@ -8,6 +8,7 @@ cannot even do that.
 from __future__ import annotations
 
 import re
+import secrets
 import shlex
 import shutil
 import subprocess
@@ -19,8 +20,8 @@ from urllib.parse import urlsplit
 
 from edgevit.devices.base import Event, Found, Kind, Reach
 from edgevit.devices.folder import COMMAND_S, KILL_AFTER_S, LATER_S, DeviceFolder
-from edgevit.devices.install import Installation
-from edgevit.devices.runner import RunnerProcess, last_line
+from edgevit.devices.install import Installation, only_64_bit
+from edgevit.devices.runner import RunnerProcess, last_line, no_commands
 from edgevit.devices.shell import ShellDevice
 from edgevit.errors import DeviceFailed, DeviceUnreachable, EdgevitError, EnvironmentIncomplete, UsageError
 
@@ -32,7 +33,7 @@ _REFUSALS: tuple[tuple[str, str, str], ...] = (
     (
         "REMOTE HOST IDENTIFICATION HAS CHANGED",
         "the host key of {host} has changed: it was set up anew, or it is another computer",
-        "if you know that it was set up anew: ssh-keygen -R {key}",
+        "if you know that it was set up anew: ssh-keygen -R {key}{known}",
     ),
     (
         r"Host key verification failed|No \S+ host key is known",
@@ -40,23 +41,102 @@ _REFUSALS: tuple[tuple[str, str, str], ...] = (
         "look at it and accept it once: {ssh}",
     ),
     (
-        "Permission denied|Too many authentication failures",
-        "{host} refused the login",
-        "ssh-copy-id {target} puts your key there",
+        "UNPROTECTED PRIVATE KEY FILE|bad permissions",
+        "ssh does not use a private key that others can read",
+        "chmod 600 {unprotected}",
+    ),
+    (
+        "Too many authentication failures",
+        "{host} ended the login: the agent offered too many keys before the right one",
+        "in ~/.ssh/config, below Host {host}: IdentitiesOnly yes, and IdentityFile with that key",
+    ),
+    (
+        r"Permission denied \((?![^)]*publickey)",
+        "{host} takes no keys, only passwords",
+        "there, in /etc/ssh/sshd_config: PubkeyAuthentication yes; then {copy}",
     ),
     (
         "Could not resolve hostname",
         "there is no host {host}",
         "is it on this network? try its address in place of its name",
     ),
-    ("Connection refused", "{host} does not listen for SSH", "on a Raspberry Pi: raspi-config, Interface Options, SSH"),
     (
-        "timed out|Timeout, server|No route to host|Network is unreachable|Connection closed|Connection reset|"
-        "Broken pipe|mux_client",
+        "Connection refused",
+        "{host} does not listen for SSH at port {port}",
+        "on a Raspberry Pi: raspi-config, Interface Options, SSH",
+    ),
+    (
+        "No route to host|Network is unreachable",
+        "there is no way from this computer to {host}",
+        "are both on the same network? is it switched on? {ssh}",
+    ),
+    (
+        "kex_exchange_identification|Connection reset by|Connection closed by|banner exchange",
+        "{host} closed the connection before the login: no SSH at port {port}, or it lets no more logins in for now",
+        "{ssh}; its own log says why: journalctl -u ssh",
+    ),
+    (
+        "Unable to negotiate|no matching",
+        "{host} and this computer's ssh have no method in common: one of the two is old",
+        "{ssh}",
+    ),
+    (
+        "Bad configuration option|Bad owner or permissions|terminating, .* bad configuration|Can't open user config",
+        "this computer's ssh does not accept its own configuration",
+        "{ssh}",
+    ),
+    (
+        "timed out|Timeout, server|Connection closed|Connection reset|Broken pipe|mux_client",
         "{host} does not answer",
         "is it switched on and on this network? {ssh}",
     ),
 )
+
+
+@dataclass(frozen=True)
+class KeyFile:
+    """A private key of this computer that ssh offers.
+
+    Attributes:
+        path: of the file.
+        locked: whether a passphrase protects it.
+        in_agent: whether an agent holds it unlocked.
+    """
+
+    path: str
+    locked: bool
+    in_agent: bool
+
+
+def _said(*command: str) -> str:
+    """What a program prints; empty where it fails."""
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=5, check=False
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout if done.returncode == 0 else ""
+
+
+def _agent_keys() -> set[str]:
+    """Fingerprints of the keys in the agent."""
+    return {words[1] for line in _said("ssh-add", "-l").splitlines() if len(words := line.split()) > 1}
+
+
+def offered_keys(options: list[str], target: str) -> list[KeyFile]:
+    """The key files that ssh would offer and that exist."""
+    held, found = _agent_keys(), []
+    for line in _said("ssh", "-G", *options, "--", target).splitlines():
+        name, _, value = line.partition(" ")
+        path = Path(value).expanduser()
+        if name == "identityfile" and path.is_file():
+            # No output: a passphrase protects it. An empty one is tried, never asked for.
+            locked = not _said("ssh-keygen", "-y", "-P", "", "-f", str(path))
+            public = path.with_name(f"{path.name}.pub")
+            print_of = _said("ssh-keygen", "-lf", str(public if public.is_file() else path)).split()
+            found.append(KeyFile(str(path), locked, len(print_of) > 1 and print_of[1] in held))
+    return found
 
 
 @dataclass(frozen=True)
@@ -108,9 +188,11 @@ class SSHTransport(DeviceFolder):
         options = ["-T", "-o", "BatchMode=yes", "-o", "LogLevel=ERROR", "-o", f"ConnectTimeout={_CONNECT_S}"]
         options += ["-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=4"]
         options += ["-o", "ControlMaster=auto", "-o", f"ControlPath={self._scratch}/c", "-o", "ControlPersist=60"]
-        options += ["-F", str(reach.ssh_config)] if reach.ssh_config else []
-        options += ["-p", str(address.port)] if address.port else []
-        self._ssh = ["ssh", *options, "--", address.target]
+        self._where = ["-F", str(reach.ssh_config)] if reach.ssh_config else []
+        self._where += ["-p", str(address.port)] if address.port else []
+        self._ssh = ["ssh", *options, *self._where, "--", address.target]
+        # A login that greets its user prints before this line; what commands print comes after it.
+        self._mark = f"edgevit-{secrets.token_hex(8)}"
         try:
             self._greet()
         except EdgevitError:
@@ -119,46 +201,75 @@ class SSHTransport(DeviceFolder):
 
     def _greet(self) -> None:
         tools = "command -v timeout sha256sum tar >/dev/null && echo tools || echo none"
-        # The last lines: a login that greets its user prints before them.
-        said = self.shell(f'uname -s; {tools}; echo "$HOME"').split("\n")[-3:]
-        if said[:2] != ["Linux", "tools"]:
+        said = self.shell(f'uname -s; {tools}; echo "$HOME"').split("\n")
+        if said[:2] != ["Linux", "tools"] or len(said) < 3:
             host, where = self._address.host, f"it says: {', '.join(said)}"
             raise DeviceFailed(f"{host} is not a Linux computer with coreutils and tar", where=where)
         self.folder = f"{said[2]}/.cache/edgevit"
 
+    def _words(self, said: str) -> dict[str, str]:
+        """What messages are filled in with."""
+        address, where = self._address, " ".join(map(shlex.quote, self._where))
+        offending = re.search(r"Offending \S+ key in (\S+):\d+", said)
+        unprotected = re.search(r"(?:Load key|for) [\"'](\S+?)[\"'](?: are too open|: bad permissions)", said)
+        return {
+            "host": address.host,
+            "port": str(address.port or 22),
+            "ssh": " ".join(filter(None, ("ssh", where, address.target))),
+            "copy": " ".join(filter(None, ("ssh-copy-id", where, address.target))),
+            "key": f"'[{address.host}]:{address.port}'" if address.port else address.host,
+            "known": f" -f {shlex.quote(offending[1])}" if offending else "",
+            "unprotected": shlex.quote(unprotected[1]) if unprotected else "~/.ssh/id_*",
+        }
+
     def _refused(self, said: str) -> DeviceUnreachable:
-        address = self._address
-        port = f" -p {address.port}" if address.port else ""
-        key = f"'[{address.host}]:{address.port}'" if address.port else address.host
-        words = {"host": address.host, "target": address.target, "ssh": f"ssh{port} {address.target}", "key": key}
+        words, where = self._words(said), f"ssh says: {last_line(said) or 'the connection was closed'}"
         for pattern, message, cure in _REFUSALS:
             if re.search(pattern, said):
-                where = f"ssh says: {last_line(said)}"
                 return DeviceUnreachable(message.format(**words), where=where, cure=cure.format(**words))
-        shown = last_line(said) or "the connection was closed"
-        return DeviceUnreachable(f"{address.host} does not answer", where=f"ssh says: {shown}", cure=words["ssh"])
+        if "Permission denied" in said:
+            message, cure = self._why_denied(words)
+            return DeviceUnreachable(message, where=where, cure=cure)
+        return DeviceUnreachable(f"{self._address.host} does not answer", where=where, cure=words["ssh"])
+
+    def _why_denied(self, words: dict[str, str]) -> tuple[str, str]:
+        host, keys = words["host"], offered_keys(self._where, self._address.target)
+        locked = [key.path for key in keys if key.locked and not key.in_agent]
+        if locked:
+            return (
+                f"{host} refused the login: the key {locked[0]} is protected by a passphrase, and no agent holds it",
+                f'eval "$(ssh-agent)" && ssh-add {shlex.quote(locked[0])}; if it is new there: {words["copy"]}',
+            )
+        if not keys and not _agent_keys():
+            return f"{host} refused the login: this computer has no SSH key", f"ssh-keygen -t ed25519; {words['copy']}"
+        return f"{host} refused the login", f"{words['copy']} puts your key there; is the user right?"
 
     def shell(self, command: str, *, limit_s: float = COMMAND_S) -> str:
         """Run a command for `sh` and give what it prints."""
         return self._run(command, None, limit_s)
 
-    def send(self, path: Path, place: str) -> None:
-        """Write a file there through the connection."""
-        self._run(f"cat >{shlex.quote(place)}", path, _SEND_S)
+    def send(self, path: Path, place: str, finish: str) -> None:
+        """Write a file there through the connection, and finish it in the same command: it may break in between."""
+        part = shlex.quote(place)
+        tidy = f"trap 'rm -f {part}' EXIT; trap 'exit 1' HUP INT TERM PIPE"
+        self._run(f"{tidy}; cat >{part} || exit 1; {finish}", path, _SEND_S)
 
     def _run(self, command: str, source: Path | None, limit_s: float) -> str:
-        line = [*self._ssh, f"sh -c {shlex.quote(command)}"]
+        line = [*self._ssh, f"sh -c {shlex.quote(f'echo {self._mark}; {command}')}"]
         with (source or Path("/dev/null")).open("rb") as file:
             try:
                 done = subprocess.run(line, stdin=file, capture_output=True, timeout=limit_s, check=False)
             except subprocess.TimeoutExpired as error:
                 raise DeviceUnreachable(f"{self._address.host} did not answer within {limit_s:.0f} s") from error
         said = done.stderr.decode("utf-8", "replace")
+        greeting, marked, answer = done.stdout.decode("utf-8", "replace").partition(f"{self._mark}\n")
         if done.returncode == 255:
             raise self._refused(said)
+        if not marked:
+            raise no_commands(greeting or said)
         if done.returncode != 0:
             raise self.failed(said)
-        return done.stdout.decode("utf-8", "replace").rstrip("\n")
+        return answer.rstrip("\n")
 
     def start(self, runtime: str, arguments: list[str], deadline_s: float) -> RunnerProcess:
         """Start Python there."""
@@ -166,16 +277,23 @@ class SSHTransport(DeviceFolder):
         words = " ".join(shlex.quote(argument) for argument in arguments)
         # Not exec: a shell turns the signal that ended Python into an exit status, which ssh does not.
         script = (
-            f"ORT_DISABLE_TELEMETRY=1 PYTHONDONTWRITEBYTECODE=1 PYTHONPATH={own} "
+            f"echo {self._mark}; ORT_DISABLE_TELEMETRY=1 PYTHONDONTWRITEBYTECODE=1 PYTHONPATH={own} "
             f"timeout -k {KILL_AFTER_S} {int(deadline_s) + LATER_S} python3 {words}; exit $?"
         )
-        return RunnerProcess([*self._ssh, f"sh -c {shlex.quote(script)}"], deadline_s, self._explain)
+        command = [*self._ssh, f"sh -c {shlex.quote(script)}"]
+        return RunnerProcess(command, deadline_s, self._explain, after=self._mark)
 
     def _explain(self, code: int, said: str) -> EdgevitError | None:
         return self._refused(said) if code == 255 else None
 
     def install(self, runtime: str, host: Event) -> None:
-        """Bring a runtime's wheels for that machine and unpack them in edgevit's own folder."""
+        """Bring a runtime's wheels for that machine and unpack them in edgevit's own folder.
+
+        Raises:
+            DeviceFailed: there are none for it; also for a 32-bit system on a 64-bit processor.
+        """
+        if host.get("bits") == 32:
+            raise only_64_bit(runtime)
         self.bring(Installation(runtime, str(host.get("machine", "")), str(host.get("python", ""))))
 
     @cached_property

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgevit.core.plan import Fleet
-from edgevit.errors import BadFile, MissingDependency, UsageError
+from edgevit.errors import MissingDependency, UsageError
+from edgevit.fleet.trust import check_files
 from edgevit.fleet.wire import door_key, nudge_key
 
 Transport = Literal["quic", "tls"]
@@ -25,6 +27,7 @@ _RESERVED = (COORDINATOR, CLIENT, "ca")
 _LEASE_MS, _KEEP_ALIVE = 2000, 4
 CLOSE_S = 3.0
 _RETRY = {"period_init_ms": 200, "period_max_ms": 400, "period_increase_factor": 1.5}
+_ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):\d{1,5}")
 _OPEN_MS = 1000
 """An attempt that began while the link was down backs off for seconds; a fresh one gets through at once."""
 
@@ -52,11 +55,13 @@ def _is_loopback(host: str) -> bool:
 
 
 def check_address(address: str, security: Security) -> None:
-    """Refuse a plain connection that leaves this machine, unless it was asked for.
+    """Refuse what is no address, and a plain connection that leaves this machine, unless it was asked for.
 
     Raises:
-        UsageError: it would.
+        UsageError: it is none, or would leave.
     """
+    if not _ADDRESS.fullmatch(address) or not 0 < int(address.rpartition(":")[2]) < 1 << 16:
+        raise UsageError(f"{address!r} is no address", cure="write HOST:PORT, e.g. 192.168.1.10:7447 or [::1]:7447")
     host = address.rpartition(":")[0]
     if security.certs is None and not security.insecure and not _is_loopback(host):
         raise UsageError(
@@ -100,13 +105,8 @@ def _base(name: str, security: Security, protocol: str) -> dict[str, Any]:
 
 
 def _tls(name: str, folder: Path) -> dict[str, Any]:
+    check_files(folder, name)
     files = {leaf: folder / leaf for leaf in ("ca.pem", f"{name}.pem", f"{name}.key")}
-    for path in files.values():
-        if not path.is_file():
-            raise BadFile(
-                f"there is no {path.name} in {folder}",
-                cure=f"edgevit fleet certs makes it; this role needs ca.pem, {name}.pem and {name}.key",
-            )
     own = {"certificate": str(files[f"{name}.pem"]), "private_key": str(files[f"{name}.key"])}
     return {
         "root_ca_certificate": str(files["ca.pem"]),
@@ -268,8 +268,20 @@ def open_session(config: dict[str, Any], what: str) -> Any:
     try:
         return zenoh.open(zenoh.Config.from_json5(json.dumps(config)))
     except zenoh.ZError as error:
-        raise UsageError(
-            f"{what} failed",
-            where=str(error)[:300],
-            cure="another address? another program on that port? the certificates?",
-        ) from error
+        said = plain_reason(str(error))
+        raise UsageError(f"{what} failed", where=said, cure=_listening_cure(said)) from error
+
+
+def plain_reason(text: str) -> str:
+    """What the engine says, without the places in its own source."""
+    return re.sub(r"\s+at /\S+\.rs:\d+\.*", "", text).strip()[:300]
+
+
+def _listening_cure(said: str) -> str:
+    if re.search("in use", said, re.IGNORECASE):
+        return "another program listens there, a coordinator perhaps: edgevit fleet status PLAN asks it; or --listen"
+    if re.search("cannot assign|not available|lookup", said, re.IGNORECASE):
+        return "--listen takes an address of this machine, as `hostname -I` shows them, or 0.0.0.0:PORT for all"
+    if re.search("permission", said, re.IGNORECASE):
+        return "take a port above 1023: --listen HOST:PORT"
+    return "another address? another program on that port?"

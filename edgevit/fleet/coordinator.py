@@ -105,6 +105,7 @@ class Coordinator:
         self._flights: dict[int, _Flight] = {}
         self._loop = asyncio.get_running_loop()
         self._usual: dict[str, float] = {}
+        self._twice: set[str] = set()
         self._lossy_until = 0.0
         self._inbox: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._woken = False
@@ -331,6 +332,9 @@ class Coordinator:
             self._notice(f"{member} answers again")
         if flight is None or member not in flight.waiting:
             self.tally.late[member] += flight is None
+            if flight is not None and member in flight.features and member not in self._twice:
+                self._twice.add(member)
+                self._notice(f"{member} answers twice: it runs more than once, on two devices perhaps; stop one")
             return
         flight.features[member] = values
         flight.compute[member], flight.waited[member] = reply.compute, reply.waited

@@ -10,14 +10,17 @@ import struct
 import time
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgevit.core.plan import Fleet
 from edgevit.data.images import MAX_MEGAPIXELS
-from edgevit.errors import DeviceUnreachable, EdgevitError
-from edgevit.fleet.config import Security, client_config, leave, open_session
+from edgevit.errors import DeviceUnreachable, EdgevitError, UsageError
+from edgevit.fleet.config import CLIENT, Security, client_config, leave, open_session
 from edgevit.fleet.health import State
+from edgevit.fleet.reach import why_not_connected
 from edgevit.fleet.sources import Frame
+from edgevit.fleet.trust import check_role
 from edgevit.fleet.wire import Encoding, Malformed, digest_of, door_key, status_key
 
 if TYPE_CHECKING:
@@ -41,6 +44,7 @@ class MemberStatus:
         latency_ms: of its last answer about an image, as the coordinator saw it.
         rejoined: how often it came back.
         said: what it says of itself.
+        why: where it is not healthy, why not, as far as the coordinator can know; or that it runs twice.
     """
 
     member: str
@@ -49,6 +53,7 @@ class MemberStatus:
     latency_ms: float | None = None
     rejoined: int = 0
     said: dict[str, Any] = field(default_factory=dict)
+    why: str = ""
 
 
 def member_states(running: RunningFleet) -> list[MemberStatus]:
@@ -58,27 +63,35 @@ def member_states(running: RunningFleet) -> list[MemberStatus]:
         said = dict(
             zip(there, pool.map(lambda name: _ask(running.session, running.fleet.name, name), there), strict=True)
         )
-    found = []
+    found, absences = [], running.absences()
     for name, health in running.health.items():
-        took, document = said.get(name, (None, {}))
+        took, document, twice = said.get(name, (None, {}, ""))
         state: State = "suspect" if health.state == "healthy" and took is None else health.state
         latency = None if health.latency is None else round(health.latency * 1e3, 3)
-        found.append(MemberStatus(name, state, took, latency, health.rejoined, document))
+        found.append(
+            MemberStatus(name, state, took, latency, health.rejoined, document, twice or absences.get(name, ""))
+        )
     return found
 
 
-def _ask(session: Any, fleet: str, member: str) -> tuple[float | None, dict[str, Any]]:
-    start = time.monotonic()
-    for reply in session.get(status_key(fleet, member), timeout=_ASK_S):
+def _ask(session: Any, fleet: str, member: str) -> tuple[float | None, dict[str, Any], str]:
+    """How long a member took to say how it is, what it said, and whether several answer to its name."""
+    import zenoh
+
+    start, took, heard = time.monotonic(), None, []
+    every = {"target": zenoh.QueryTarget.ALL, "consolidation": zenoh.ConsolidationMode.NONE}
+    for reply in session.get(status_key(fleet, member), timeout=_ASK_S, **every):
         if reply.ok is not None:
-            took = round((time.monotonic() - start) * 1e3, 3)
+            took = took or round((time.monotonic() - start) * 1e3, 3)
             try:
                 said = json.loads(bytes(reply.ok.payload))
             except ValueError:
                 continue
             if isinstance(said, dict):
-                return took, said
-    return None, {}
+                heard.append(said)
+    places = {f"{one.get('host', '')} (process {one.get('pid', '')})" for one in heard}
+    twice = f"{member}: runs more than once, on {' and '.join(sorted(places))}: stop one" if len(places) > 1 else ""
+    return (took, heard[0], twice) if heard else (None, {}, "")
 
 
 def answer_document(running: RunningFleet, name: str, answer: Answer, top: int) -> dict[str, Any]:
@@ -169,12 +182,34 @@ class FleetClient:
     """Asks a fleet that another process runs; use it as a context manager.
 
     Raises:
-        UsageError: nobody listens there, or the certificates are refused.
+        BadFile: the client's certificate would not be accepted.
+        DeviceUnreachable: nobody listens there, or the certificates are refused.
     """
 
-    def __init__(self, fleet: Fleet, address: str, security: Security) -> None:
+    def __init__(
+        self, fleet: Fleet, address: str, security: Security, *, plan: Path | None = None, explain: bool = True
+    ) -> None:
+        """Connect.
+
+        Args:
+            fleet: its name counts.
+            address: HOST:PORT of the coordinator.
+            security: certificates, transport, or neither.
+            plan: for what is said about certificates.
+            explain: whether to find out why nobody could be reached, which takes two seconds more.
+        """
         self._fleet, self._address = fleet.name, address
-        self._session = open_session(client_config(address, security), f"reaching the coordinator at {address}")
+        if security.certs is not None:
+            check_role(security.certs, CLIENT, plan=plan)
+        config = client_config(address, security)
+        try:
+            self._session = open_session(config, f"reaching the coordinator at {address}")
+        except UsageError as error:
+            raise DeviceUnreachable(
+                f"the coordinator at {address} cannot be reached",
+                where=why_not_connected(config) if explain else error.where,
+                cure="edgevit fleet run PLAN is the coordinator",
+            ) from error
 
     def status(self) -> dict[str, Any]:
         """Members and counts.

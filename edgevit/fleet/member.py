@@ -8,7 +8,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import platform
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -30,7 +32,7 @@ from edgevit.core.fusion import as_sent
 from edgevit.core.plan import Plan, SubModel
 from edgevit.core.spec import Preprocessing
 from edgevit.data.images import MAX_MEGAPIXELS, as_input, to_model_size
-from edgevit.errors import CheckFailed, UnknownName
+from edgevit.errors import CheckFailed, EnvironmentIncomplete, UnknownName
 from edgevit.fleet.config import CLOSE_S
 from edgevit.fleet.wire import (
     BAD_REQUEST,
@@ -89,7 +91,7 @@ def _load(folder: Path, sub_model: SubModel) -> Compute:
     why_not = why_not_here(manifest)
     if why_not:
         raise CheckFailed(f"{sub_model.name} cannot run here: {why_not}", where=str(bundle.path))
-    run = find_backend(manifest.target.backend).load(bundle.entry)
+    run = _runner(manifest.target.backend, bundle.entry)
     golden = bundle.path / FOLDER
     inputs, outputs = (
         read_tensor(golden / "inputs.safetensors", "inputs"),
@@ -105,6 +107,24 @@ def _load(folder: Path, sub_model: SubModel) -> Compute:
         )
     rule = manifest.preprocess.rule()
     return lambda pixels: run(as_input(pixels[None], rule, manifest.input))[0]
+
+
+def _runner(backend: str, entry: Path) -> Callable[[NDArray[Any]], NDArray[np.float32]]:
+    """Load a model.
+
+    Raises:
+        EnvironmentIncomplete: its runtime is missing; on a 32-bit system it cannot be had.
+    """
+    try:
+        return find_backend(backend).load(entry)
+    except EnvironmentIncomplete as error:
+        if sys.maxsize > 1 << 32:
+            raise
+        raise EnvironmentIncomplete(
+            f"this is a 32-bit system, and the runtimes of {backend} files have no packages for it",
+            where=error.message,
+            cure="install a 64-bit system: on a Raspberry Pi 3, 4, 5 or Zero 2 W the 64-bit Raspberry Pi OS",
+        ) from error
 
 
 def decode(payload: bytes, encoding: Encoding, rule: Preprocessing) -> NDArray[np.uint8]:
@@ -285,6 +305,7 @@ class Serving:
             "edgevit": metadata.version("edgevit"),
             "bundles": self.digest.hex(),
             "up_s": round(time.time() - self.started, 1),
+            "host": platform.node(),
             "pid": os.getpid(),
             "waiting": self._jobs.qsize(),
             "compute_ms": round(self._compute_s * 1e3, 3),

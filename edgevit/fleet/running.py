@@ -18,6 +18,7 @@ from edgevit.data.pixels import as_picture
 from edgevit.errors import DeviceUnreachable
 from edgevit.fleet.config import (
     CLOSE_S,
+    COORDINATOR,
     Security,
     check_address,
     check_names,
@@ -29,14 +30,17 @@ from edgevit.fleet.config import (
 )
 from edgevit.fleet.coordinator import WINDOW, Coordinator
 from edgevit.fleet.gateway import Door
-from edgevit.fleet.health import Health
+from edgevit.fleet.health import Health, State
 from edgevit.fleet.member import Serving, load_compute, serving
 from edgevit.fleet.sources import Frame, encode
 from edgevit.fleet.tally import Answer, Tally
+from edgevit.fleet.trust import Credentials, check_role, clock, not_covered, why_refused
 from edgevit.fleet.wire import Encoding
 
 Role = Literal["coordinator", "local"]
 T = TypeVar("T")
+_LOOK_S = 60.0
+"""A clock may be set while a fleet runs: how long it takes at most to be seen."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,7 @@ class RunningFleet:
         Raises:
             BadFile: no plan, or no fleet's file.
             CheckFailed: the plan's files were changed.
+            BadFile: a certificate that members would not accept.
             UsageError: the address cannot be used, or would be reached without protection.
             MissingDependency: the engine is not installed.
         """
@@ -98,8 +103,9 @@ class RunningFleet:
         self.fleet = read_fleet_of(folder, options.fleet)
         self.rule = self.plan.preprocess.rule()
         self._head = read_head(folder / FUSION, [one.classes for one in self.plan.sub_models])
-        address = options.address or self.fleet.listen
-        self.session = _open(self.fleet, address, options)
+        self._trusted = _trusted(options, options.fleet or folder)
+        self.session = _open(self.fleet, self.address, options)
+        self._say_of_certificates()
         self._members = [_local_member(self.session, folder, self.fleet, self.plan, name) for name in self._local()]
         for member in self._members:
             member.open()
@@ -107,10 +113,31 @@ class RunningFleet:
         self._thread = threading.Thread(target=self._loop.run_forever, name="fleet", daemon=True)
         self._thread.start()
         self.coordinator = self.call(self._start())
+        if self._trusted is not None:
+            self._submit(self._watch_certificates(self._trusted))
         self._door = Door(self) if options.role == "coordinator" else None
 
     def _local(self) -> tuple[str, ...]:
         return self.plan.members() if self.options.role == "local" else ()
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT that members dial."""
+        return self.options.address or self.fleet.listen
+
+    def _say_of_certificates(self) -> None:
+        if self._trusted is None:
+            return
+        for text in (self._trusted.warning(), not_covered(self._trusted.path.parent, self.address)):
+            if text:
+                self._notice(f"warning: {text}")
+
+    async def _watch_certificates(self, trusted: Credentials) -> None:
+        """Say when the coordinator's certificate ends while it runs: members are no longer connected then."""
+        while not trusted.ended():
+            left = (trusted.ends - clock()).total_seconds()
+            await asyncio.sleep(max(0.0, min(left, _LOOK_S)))
+        self._notice(f"warning: {trusted.warning()}; then start again")
 
     async def _start(self) -> Coordinator:
         return Coordinator(
@@ -161,10 +188,21 @@ class RunningFleet:
         if len(missing) == len(self.health):
             raise DeviceUnreachable(
                 f"no member came within {seconds:g} s",
-                where=f"waited at {self.options.address or self.fleet.listen}",
-                cure=f"edgevit fleet serve PLAN --member {missing[0]} on its device",
+                where="\n".join((f"waited at {self.address}", *self.absences().values())),
+                cure=f"edgevit fleet serve PLAN --member {missing[0]} on its device; what it prints says why it cannot "
+                "connect",
             )
         return missing
+
+    def absences(self) -> dict[str, str]:
+        """Why each member that is not healthy is not, as far as that can be known here; one line each."""
+        linked = {link.auth_identifier for link in self.session.info.links()}
+        certs = self.options.security.certs
+        found = {}
+        for name, one in self.health.items():
+            if one.state != "healthy":
+                found[name] = f"{name}: {_absence(name, one.state, name in linked, certs)}"
+        return found
 
     def ask(self, frame: Frame) -> Future[Answer]:
         """Ask about one image; the future is done by the deadline, and waits first where the window is full."""
@@ -226,11 +264,32 @@ class RunningFleet:
         self.close()
 
 
+def _absence(name: str, state: State, linked: bool, certs: Path | None) -> str:
+    """Why a member is not there, in one line."""
+    if state == "another plan":
+        return "is there with bundles of another plan: copy the plan's folder to its device again"
+    if state == "suspect":
+        return "is connected and does not answer in time"
+    if linked:
+        return "is connected, and has not said yet that it can answer"
+    refused = why_refused(certs, name) if certs is not None else ""
+    if refused:
+        return f"cannot connect with its certificate: {refused}"
+    secured = ", or its certificate or its clock is not accepted" if certs is not None else ""
+    return f"is not connected: not started, no way through the network{secured}"
+
+
 async def _cancel_others() -> None:
     others = asyncio.all_tasks() - {asyncio.current_task()}
     for task in others:
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)
+
+
+def _trusted(options: FleetOptions, plan: Path) -> Credentials | None:
+    if options.role == "local" or options.security.certs is None:
+        return None
+    return check_role(options.security.certs, COORDINATOR, plan=plan)
 
 
 def _open(fleet: Fleet, address: str, options: FleetOptions) -> Any:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from edgevit.core.plan import read_plan
 from edgevit.errors import UnknownName, UsageError
 from edgevit.fleet.config import Security, check_address, leave, member_config, open_session
-from edgevit.fleet.member import Compute, load_compute, serving
+from edgevit.fleet.member import Compute, Counts, load_compute, serving
+from edgevit.fleet.reach import Connection
 from edgevit.fleet.running import read_fleet_of
+from edgevit.fleet.trust import Credentials, check_role
 
+_WARN_EVERY_S = 86_400.0
 _LOOK_S = 0.5
 """A signal that one of the engine's threads receives does not wake the thread that waits; it has to look."""
 
@@ -43,7 +47,7 @@ def serve(
 
     Raises:
         UnknownName: the plan has no such member.
-        BadFile: no plan or no bundle.
+        BadFile: no plan, no bundle, or a certificate that would not be accepted; also later, once that has ended.
         CheckFailed: a bundle is not the plan's, or computes something else here.
         UsageError: the address would be dialled without protection.
     """
@@ -53,18 +57,46 @@ def serve(
         raise UnknownName("member", member, plan.members())
     address = address or fleet.listen
     check_address(address, security)
+    _trusted(member, security, fleet_file or folder)  # before bundles are loaded, which may take a while
     loaded = compute or load_compute(folder, plan, member)
     if fleet.of(member) is None:
         raise UsageError(f"the fleet's file has no member {member!r}", where=str(fleet_file or folder))
-    notice(f"{member}: {len(plan.of(member))} sub-model(s) loaded and checked; dialling {address}")
-    session = open_session(member_config(fleet, member, address, security), f"dialling {address}")
-    at_work = serving(session, fleet.name, plan, member, loaded, notice=notice)
-    at_work.open()
-    notice(f"{member}: ready")
+    notice(f"{member}: {len(plan.of(member))} sub-model(s) loaded and checked")
+    config, stop = member_config(fleet, member, address, security), stop or threading.Event()
+    counts = Counts()
     try:
-        stop = stop or threading.Event()
-        while not stop.wait(_LOOK_S):
-            pass
+        while not stop.is_set():
+            # Also once a certificate has ended: new files that were copied meanwhile are taken, or it is refused.
+            trusted = _trusted(member, security, fleet_file or folder)
+            session = open_session(config, f"dialling {address}")
+            at_work = serving(session, fleet.name, plan, member, loaded, notice=notice, counts=counts)
+            connection = Connection(session, address, config, f"{member}: ready", notice)
+            try:
+                at_work.open()
+                connection.open(time.monotonic())
+                _stay(stop, connection, trusted, notice)
+            finally:
+                leave(connection.close, at_work.close, session.close)
     finally:
-        notice(f"{member}: answered {at_work.counts.answered}")
-        leave(at_work.close, session.close)
+        notice(f"{member}: answered {counts.answered}")
+
+
+def _trusted(member: str, security: Security, plan: Path) -> Credentials | None:
+    return check_role(security.certs, member, plan=plan) if security.certs is not None else None
+
+
+def _stay(
+    stop: threading.Event, connection: Connection, trusted: Credentials | None, notice: Callable[[str], None]
+) -> None:
+    """Until told to stop, or the certificate has ended; warns of its end once a day."""
+    warned = -_WARN_EVERY_S
+    while not stop.wait(_LOOK_S):
+        now = time.monotonic()
+        connection.look(now)
+        if trusted is None:
+            continue
+        if now - warned >= _WARN_EVERY_S and (warning := trusted.warning()):
+            notice(f"warning: {warning}")
+            warned = now
+        if trusted.ended():
+            return

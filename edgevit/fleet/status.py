@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from edgevit.core.plan import read_plan
-from edgevit.errors import UsageError
-from edgevit.fleet.config import Security, check_address
+from edgevit.errors import BadFile, DeviceUnreachable, UsageError
+from edgevit.fleet.config import Security, check_address, client_config
 from edgevit.fleet.gateway import FleetClient, MemberStatus, member_states
+from edgevit.fleet.reach import why_not_connected
 from edgevit.fleet.running import FleetOptions, RunningFleet, read_fleet_of
 
 
@@ -18,6 +20,7 @@ def fleet_status(
     security: Security | None = None,
     fleet_file: Path | None = None,
     wait: float = 3.0,
+    notice: Callable[[str], None] = lambda text: None,
 ) -> list[MemberStatus]:
     """Ask every member of a plan how it is.
 
@@ -29,9 +32,10 @@ def fleet_status(
         security: certificates, transport, or neither.
         fleet_file: None for the plan's own.
         wait: seconds for members to come.
+        notice: is told in one line about what happens.
 
     Raises:
-        BadFile: no plan.
+        BadFile: no plan, or a certificate that would not be accepted.
         UsageError: the address cannot be used.
         DeviceUnreachable: the coordinator that runs does not answer.
     """
@@ -40,11 +44,30 @@ def fleet_status(
     address = address or fleet.listen
     check_address(address, security)
     try:
-        client = FleetClient(fleet, address, security)
-    except UsageError:
+        client = FleetClient(fleet, address, security, plan=fleet_file or folder, explain=False)
+    except DeviceUnreachable:
         options = FleetOptions(address=address, security=security, fleet=fleet_file)
-        with RunningFleet(folder, options) as running:
+        with _in_its_place(folder, options, address, notice) as running:
             running.wait_for(len(plan.members()), wait)
             return member_states(running)
     with client:
         return [MemberStatus(**one) for one in client.status()["members"]]
+
+
+def _in_its_place(folder: Path, options: FleetOptions, address: str, notice: Callable[[str], None]) -> RunningFleet:
+    """A coordinator for a moment, where none lets this client in.
+
+    Raises:
+        DeviceUnreachable: the address is another machine's, or what listens there refuses this client.
+    """
+    try:
+        return RunningFleet(folder, options, notice)
+    except BadFile:
+        raise
+    except UsageError as error:
+        why = why_not_connected(client_config(address, options.security))
+        raise DeviceUnreachable(
+            f"the coordinator at {address} cannot be reached, and its place cannot be taken here",
+            where=f"{why}\n{error.where}" if why else error.where,
+            cure="edgevit fleet run PLAN on that machine is the coordinator; --connect HOST:PORT names another",
+        ) from error

@@ -9,7 +9,7 @@ import numpy as np
 
 from edgevit.bundle.read import Bundle
 from edgevit.core.report import Comparison, Conditions
-from edgevit.devices.base import Device, Event, Turns
+from edgevit.devices.base import Device, Event, Turns, prepare
 from edgevit.errors import DeviceFailed, UsageError
 from edgevit.profiling import collect
 from edgevit.profiling.collect import Collected
@@ -86,6 +86,8 @@ def compare(
         DeviceUnreachable: it went away, or cannot run one.
     """
     settings = settings or Settings()
+    for bundle in (a, b):
+        prepare(device, runtime_for(bundle, device).engine)
     sides = (introduced(device), Collected())
     turns: list[Turns] = []
     try:

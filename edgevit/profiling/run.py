@@ -14,7 +14,7 @@ from edgevit.bundle.golden import FOLDER, read_tensor
 from edgevit.bundle.read import Bundle
 from edgevit.core.report import Answers, ArtifactInfo, Profile
 from edgevit.core.target import Runtime, engine_for, runtimes
-from edgevit.devices.base import Device, Event, Job
+from edgevit.devices.base import Device, Event, Job, prepare
 from edgevit.errors import DeviceFailed, DeviceUnreachable, UsageError
 from edgevit.profiling import collect
 from edgevit.profiling.collect import Collected
@@ -111,7 +111,9 @@ def profile(
         DeviceUnreachable: it went away before there was a run, or cannot run the model.
     """
     settings = settings or Settings()
-    wanted, found = runtime_for(bundle, device), introduced(device)
+    wanted = runtime_for(bundle, device)
+    prepare(device, wanted.engine)
+    found = introduced(device)
     job = job_for(bundle, device, settings, found.processors)
     lost: DeviceUnreachable | None = None
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -41,7 +42,7 @@ def test_a_new_app_holds_the_bundle_and_its_contract(
     bundle, app = exported("tinyvit_digits", backend), tmp_path / "My App"
     told = cli_json("app", "new", template, bundle, app)
     info = templates()[template].info
-    assert told["start"] == [f"cd {app}", *info.next]
+    assert told["start"] == [f"cd {shlex.quote(str(app))}", *info.next]
     assert len(info.next) <= 2, "with `edgevit app new`, three commands"
     assert digest(app / info.place) == digest(bundle)
     read_bundle(app / info.place)
@@ -56,8 +57,24 @@ def test_a_new_app_holds_the_bundle_and_its_contract(
     assert "float32 [1x10], probabilities" in readme and "<!--" not in readme
     for name in info.fill:
         text = (app / name).read_text()
-        assert "my-app" in text and "edgevit-app" not in text
+        assert "my-app" in text or "my_app" in text
+        assert "edgevit-app" not in text and "edgevit_app" not in text
     assert json.loads((app / RECORD).read_text())["template"] == template
+
+
+def test_apps_of_different_names_can_be_on_one_phone_and_one_origin(exported: Exported, tmp_path: Path) -> None:
+    for template, backend, name, line in (
+        ("android", "litert", "2 Cats!", 'applicationId = "dev.edgevit.app_2_cats"'),
+        ("android", "litert", "my-Dogs", 'applicationId = "dev.edgevit.my_dogs"'),
+        ("ios", "coreml", "2 Cats!", 'PRODUCT_BUNDLE_IDENTIFIER = "dev.edgevit.2-cats";'),
+    ):
+        app = tmp_path / template / name
+        app.parent.mkdir(exist_ok=True)
+        new_app(template, exported("tinyvit_digits", backend), app)
+        assert any(line in (app / one).read_text() for one in templates()[template].info.fill)
+    worker = (APPS / "web/src/offline.js").read_text()
+    assert "self.registration.scope" in worker.partition("const CACHE")[0]
+    assert "startsWith(OWN)" in worker, "another app's caches are not removed"
 
 
 def test_a_fleet_page_takes_a_plan(small_plan: Path, exported: Exported, tmp_path: Path) -> None:

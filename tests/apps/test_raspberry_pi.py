@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import os
 import queue
+import shlex
 import shutil
 import signal
 import socket
@@ -198,8 +200,8 @@ def test_picamera2_is_used_where_it_is(app: Path) -> None:
     ("change", "says"),
     [
         ({"input": {"sauce": "x"}}, "input.sauce"),
-        ({"model": {"folder": "nowhere"}}, "there is no bundle nowhere"),
-        ({"input": {"source": "nowhere.mp4"}}, "there is no video nowhere.mp4"),
+        ({"model": {"folder": "nowhere"}}, "/app/nowhere"),
+        ({"input": {"source": "nowhere.mp4"}}, "/app/nowhere.mp4"),
         ({"http": {"port": 70000}}, "http.port"),
     ],
     ids=["unknown key", "no bundle", "no video", "port"],
@@ -250,15 +252,88 @@ def test_the_unit_and_the_installer_are_valid(app: Path) -> None:
     unit.read(app / "edgevit-classifier.service")
     assert unit["Service"]["Type"] == "notify" and unit["Service"]["WatchdogSec"] == "60"
     assert subprocess.run(["sh", "-n", str(app / "install.sh")], check=False).returncode == 0
+
+
+NAMES = ["app", "my app", 'a"b', "100%h", "cost$HOME", "back\\slash", "Küche \u2603", "it's", "%n %% $$ ;"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_unit_is_right_in_a_folder_of_any_name(name: str, tmp_path: Path) -> None:
+    """Read back by systemd's rules; where systemd is here, it reads the unit too."""
+    template = (ROOT / "apps/raspberry-pi/edgevit-classifier.service").read_text()
+    folder = tmp_path / name
+    (folder / ".venv/bin").mkdir(parents=True)
+    found = classifier("systemd").unit(template, "root", str(folder))
+    lines = dict(line.split("=", 1) for line in found.splitlines() if "=" in line and not line.startswith("#"))
+    assert lines["WorkingDirectory"].replace("%%", "%") == str(folder)
+    (writable,) = shlex.split(lines["ReadWritePaths"])
+    assert writable.replace("%%", "%") == str(folder)
+    assert shlex.split(lines["ExecStart"]) == ["/bin/sh", "-c", "exec .venv/bin/python -m classifier"]
+    assert lines["User"] == "root" and "@" not in found
     if shutil.which("systemd-analyze"):
-        text = (app / "edgevit-classifier.service").read_text()
-        (app / "t.service").write_text(
-            text.replace("USER", "root").replace("FOLDER/.venv/bin/python", sys.executable).replace("FOLDER", str(app))
-        )
-        done = subprocess.run(
-            ["systemd-analyze", "verify", str(app / "t.service")], capture_output=True, text=True, check=False
-        )
+        (tmp_path / "t.service").write_text(found)
+        command = ["systemd-analyze", "verify", str(tmp_path / "t.service")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert "t.service" not in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("name", ["a\nb", "ends in a space ", "ends in a backslash\\"])
+def test_a_folder_that_systemd_cannot_be_told_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="move the app"):
+        classifier("systemd").unit("WorkingDirectory=@FOLDER@", "pi", f"/home/pi/{name}")
+
+
+def classifier(name: str) -> Any:
+    """A module of the template."""
+    sys.path.insert(0, str(ROOT / "apps/raspberry-pi"))
+    try:
+        return importlib.import_module(f"classifier.{name}")
+    finally:
+        sys.path.pop(0)
+
+
+def test_paths_are_relative_to_the_configuration_wherever_it_is_started(tmp_path: Path) -> None:
+    (tmp_path / "app").mkdir()
+    path = tmp_path / "app/classifier.toml"
+    path.write_text(
+        '[input]\nsource = "photos"\n[mqtt]\npassword_file = "secret"\nca_file = "/etc/ca.pem"\n[log]\nfile = "log.txt"\n'
+    )
+    found = classifier("config").read_config(path)
+    assert found.model.folder == tmp_path / "app/model"
+    assert found.input.source == str(tmp_path / "app/photos")
+    assert found.mqtt.password_file == str(tmp_path / "app/secret")
+    assert (found.mqtt.ca_file, found.log.file) == ("/etc/ca.pem", str(tmp_path / "app/log.txt"))
+    for source in ("camera", "camera:1", "-", "/photos"):
+        path.write_text(f'[input]\nsource = "{source}"\n')
+        assert classifier("config").read_config(path).input.source == source
+    assert classifier("config").read_config(path).log.file == ""
+
+
+def test_every_app_has_a_name_of_its_own_with_the_broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = classifier("config")
+    template = (ROOT / "apps/raspberry-pi/classifier.toml").read_text()
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "classifier.toml").write_text(template)
+    first, again, second = (
+        config.read_config(tmp_path / one / "classifier.toml").mqtt for one in ("one", "one", "two")
+    )
+    assert first == again, "the same each time that it starts"
+    assert first.name != second.name and first.topic != second.topic
+    assert first.topic == f"edgevit/classifier/{first.name}"
+    board = tmp_path / "serial-number"
+    monkeypatch.setattr(config, "_MACHINE_FILES", (str(board),))
+    names = set()
+    for serial in ("10000000aaaaaaaa\0", "10000000bbbbbbbb\0"):  # two copies of one card in two boards
+        board.write_text(serial)
+        for host in ("raspberrypi", "a-host-with-a-very-long-name.example.org", "Küche", ""):
+            monkeypatch.setattr(config.platform, "node", lambda host=host: host)
+            names.add(found := config.machine_name(tmp_path / "classifier.toml"))
+            assert len(found) <= 23 and found.isascii()
+    assert len(names) == 8
+    (tmp_path / "classifier.toml").write_text('[mqtt]\nname = "door"\ntopic = "home/{name}"\n')
+    own = config.read_config(tmp_path / "classifier.toml").mqtt
+    assert (own.name, own.topic) == ("door", "home/door")
 
 
 def test_the_log_is_rotated(app: Path, digits: Path) -> None:
@@ -368,7 +443,8 @@ def test_a_broker_that_comes_later_is_found(app: Path, digits: Path, tmp_path: P
         until(port, lambda one: one["pictures"] > 10)
         with broker(tmp_path / "broker", later):
             listener = Listener(later)
-            listener.wait_for("edgevit/classifier/availability", lambda text: text == "online")
+            name = classifier("config").machine_name(app / "classifier.toml")
+            listener.wait_for(f"edgevit/classifier/{name}/availability", lambda text: text == "online")
             listener.client.disconnect()
             listener.client.loop_stop()
             said = stop(process)

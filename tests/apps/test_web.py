@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from edgevit.data.digits import digits_arrays
 from tests.apps.pages import browser, page, served
 from tests.apps.toolboxes import node_modules, npm
 from tests.conftest import Exported, cli_json
+from tests.devices.services import ROOT
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -260,3 +262,48 @@ _CONTRAST = """(selector) => {
   const [a, b] = [getComputedStyle(one).color, getComputedStyle(ground).backgroundColor].map(parse).map(light);
   return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
 }"""
+
+
+def hidden_colours() -> np.ndarray[Any, Any]:
+    """RGBA with colours of its own behind every degree of transparency."""
+    rgba = np.zeros((64, 48, 4), np.uint8)
+    rgba[..., 0], rgba[..., 1], rgba[..., 2] = 200, np.arange(64)[:, None] * 4, np.arange(48)[None] * 5
+    rgba[..., 3] = np.arange(48)[None] * 5
+    return rgba
+
+
+def test_files_are_decoded_by_the_contract(tmp_path: Path, shared_folder: Path) -> None:
+    """Upright, alpha dropped with what is behind it kept, 16 bits scaled and not clipped."""
+    rolldown = node_modules(shared_folder) / ".bin/rolldown"
+    source = str(ROOT / "apps/web/src/pictures.ts")
+    subprocess.run([str(rolldown), source, "--file", str(tmp_path / "pictures.mjs"), "--format", "esm"], check=True)
+    (tmp_path / "index.html").write_text("<!doctype html><input type=file id=file>")
+    rgba, grey = hidden_colours(), (np.arange(64 * 48).reshape(64, 48) * 21).astype(np.uint16)
+    Image.fromarray(rgba).save(tmp_path / "alpha.png")
+    Image.fromarray(grey).save(tmp_path / "grey16.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = np.kron(np.array([[250, 20, 120], [60, 180, 5]], np.uint8), np.ones((16, 16), np.uint8))
+    Image.fromarray(turned).save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    expected = {
+        "alpha.png": (rgba[..., :3], 0),
+        "grey16.png": (np.repeat((grey >> 8).astype(np.uint8)[..., None], 3, 2), 1),
+        "turned.jpg": (np.repeat(np.rot90(turned, -1)[..., None], 3, 2), 12),
+    }
+    script = """async () => {
+        const { readFile } = await import("/pictures.mjs");
+        const file = document.getElementById("file").files[0];
+        const { rgba, width, height } = await readFile(file, URL.createObjectURL(file));
+        return { pixels: Array.from(new Uint8Array(rgba)), width, height };
+    }"""
+    with (
+        served(tmp_path) as address,
+        browser("--enable-unsafe-swiftshader", "--use-angle=swiftshader") as chrome,
+        page(chrome, address) as found,
+    ):
+        for name, (pixels, most) in expected.items():
+            found.locator("#file").set_input_files(tmp_path / name)
+            said = found.evaluate(script)
+            assert (said["height"], said["width"]) == pixels.shape[:2], name
+            got = np.array(said["pixels"], np.uint8).reshape(*pixels.shape[:2], 4)[..., :3]
+            assert np.abs(got.astype(int) - pixels).max() <= most, name

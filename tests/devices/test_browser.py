@@ -21,6 +21,7 @@ from edgevit.devices.base import Reach, open_device
 from edgevit.devices.browser import BrowserDevice
 from edgevit.devices.packages import Package, unpack, web_files
 from edgevit.errors import DeviceFailed, DeviceUnreachable, EnvironmentIncomplete, UsageError
+from edgevit.profiling.compare import compare
 from edgevit.profiling.contract import Settings
 from edgevit.profiling.run import profile
 from tests.conftest import Exported
@@ -165,11 +166,30 @@ def test_only_listed_files_are_served_and_only_to_our_own_names(page: BrowserDev
     assert ask(page, "POST", "/events", b"", Content_Length="99999999999")[0] == 413
 
 
-def test_nobody_opens_the_link(exported: Exported) -> None:
+def test_nobody_opens_the_link(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgevit.devices.browser.web_files", lambda *_, **__: {})
     device = open_device("browser:", Reach(wait_s=0.5))
     with pytest.raises(DeviceUnreachable, match="nobody opened the link"):
         profile(read_bundle(exported(target="litert")), device, Settings())
     device.close()
+
+
+@pytest.mark.parametrize("install", [False, True])
+def test_the_link_is_given_once_the_pages_runtime_is_here(
+    install: bool, exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody fetches a phone to be told that something has to be fetched first."""
+    monkeypatch.setenv("EDGEVIT_CACHE", str(tmp_path))
+    monkeypatch.setenv("NPM_CONFIG_REGISTRY", "http://127.0.0.1:1")
+    asked: list[str] = []
+    device = open_device("browser:", Reach(wait_s=0.5, ask=asked.append, install_runtime=install))
+    bundle = read_bundle(exported())
+    said = "could not be fetched" if install else "is not here yet"
+    for measure in (lambda: profile(bundle, device, Settings()), lambda: compare(bundle, bundle, device, Settings())):
+        with pytest.raises(EnvironmentIncomplete if install else DeviceFailed, match=said):
+            measure()
+    device.close()
+    assert asked == []
 
 
 def test_a_stalled_handshake_does_not_stop_others() -> None:

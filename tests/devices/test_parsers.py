@@ -13,13 +13,16 @@ import numpy as np
 import pytest
 
 from edgevit.bundle.read import read_bundle
-from edgevit.devices import base, ios
+from edgevit.cli.devices import runtime_lines
+from edgevit.devices import base, install, ios
 from edgevit.devices.android import emulator_of, parse_battery, parse_properties, parse_thermal
 from edgevit.devices.base import Event, Kind, Reach, kinds, open_device
 from edgevit.devices.capsule import wanted_files
 from edgevit.devices.install import Installation, compiler, prepare
-from edgevit.devices.runner import RunnerProcess, crashed, parse_line
+from edgevit.devices.local import LocalTransport
+from edgevit.devices.runner import RunnerProcess, crashed, parse_line, refusal
 from edgevit.devices.shell import ShellDevice
+from edgevit.devices.ssh import Address, SSHTransport
 from edgevit.errors import DeviceFailed, DeviceUnreachable, EnvironmentIncomplete, UsageError
 from edgevit.profiling.contract import Settings
 from edgevit.profiling.run import profile
@@ -193,11 +196,102 @@ def test_exit_statuses(code: int, said: str) -> None:
     assert said in crashed(code, "last words\n").message
 
 
-def test_machines_without_wheels() -> None:
+def test_machines_without_wheels(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DeviceFailed, match="no wheels"):
-        prepare(Installation("litert", "armv7l", "3.11.2"))
+        prepare(Installation("litert", "riscv64", "3.11.2"))
+    for machine in ("armv7l", "armv6l"):
+        with pytest.raises(DeviceFailed, match="has a 32-bit system") as caught:
+            prepare(Installation("litert", machine, "3.11.2"))
+        assert "64-bit Raspberry Pi OS" in caught.value.cure
+    transport = object.__new__(SSHTransport)  # 32-bit programs on a 64-bit kernel
+    with pytest.raises(DeviceFailed, match="has a 32-bit system"):
+        transport.install("litert", {"machine": "aarch64", "bits": 32, "python": "3.11.2"})
+    monkeypatch.setattr(RUNNER, "BITS", 32)
+    with pytest.raises(RUNNER.Refused, match="32-bit system") as refused:
+        RUNNER.imported("no_such_runtime", "LiteRT")
+    assert "64-bit Raspberry Pi OS" in refusal({"kind": refused.value.kind, "message": str(refused.value)}).cure
+    none, *_ = runtime_lines({"bits": 32}, {"versions": {"numpy": "2.0"}})
+    assert "none for a 32-bit system" in none
     with pytest.raises(EnvironmentIncomplete, match="needs a C\\+\\+ compiler"):
         compiler("riscv64")
+
+
+def test_what_a_device_can_run_is_listed_with_what_cannot_be_imported() -> None:
+    found = {"versions": {"numpy": "2.1", "onnxruntime": "1.20.0"}, "own": {"onnxruntime": "1.31.1"}, "broken": {}}
+    assert runtime_lines({"bits": 64}, found) == ["runtimes: numpy 2.1, onnxruntime 1.31.1 (in edgevit's own folder)"]
+    first, second = runtime_lines({}, {**found, "broken": {"onnxruntime": "ImportError: no libatomic"}})
+    assert first.startswith("runtimes: none; --install-runtime")
+    assert second == "onnxruntime is installed and cannot be imported: ImportError: no libatomic"
+
+
+def test_why_a_module_cannot_be_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in {
+        "good": "",
+        "broken": "raise AttributeError('_ARRAY_API not found')",
+        "crashing": "import os, signal\nos.kill(os.getpid(), signal.SIGILL)",
+    }.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    assert RUNNER.import_fault("good", str(tmp_path)) == ""
+    assert RUNNER.import_fault("broken", str(tmp_path)) == "AttributeError: _ARRAY_API not found"
+    assert RUNNER.import_fault("crashing", str(tmp_path)) == "the import ends with signal 4"
+    monkeypatch.setattr(RUNNER.sys, "executable", "/nonexistent")
+    assert RUNNER.import_fault("broken", str(tmp_path)) == "", "not this machine's way to start Python"
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(RUNNER.Refused, match="cannot be imported: _ARRAY_API not found"):
+        RUNNER.imported("broken", "LiteRT")
+
+
+def started(script: str) -> RunnerProcess:
+    return RunnerProcess(["sh", "-c", script], 5, lambda code, said: None, after="MARK")
+
+
+def test_what_a_login_prints_before_the_runner_is_passed_over() -> None:
+    runner = started("""printf 'hi\\n{"event": "done"}\\nno break'; echo MARK; echo '{"event": "done"}'""")
+    assert [event["event"] for event in runner.events()] == ["done"]
+    runner.close()
+    runner = started("echo welcome; exit 0")
+    with pytest.raises(DeviceFailed, match="does not run commands") as caught:
+        list(runner.events())
+    runner.close()
+    assert "welcome" in caught.value.where and ".bashrc" in caught.value.cure
+
+
+def test_here_a_missing_runtime_is_not_mended_by_an_option_for_other_computers() -> None:
+    with pytest.raises(UsageError):
+        LocalTransport().install("litert", {})
+    runner = LocalTransport().start(
+        "", ["-c", 'print(\'{"event": "error", "kind": "runtime-missing", "message": "x"}\')'], 5
+    )
+    with pytest.raises(DeviceFailed) as caught:
+        list(runner.events())
+    runner.close()
+    assert "pip install 'edgevit[runtime]'" in caught.value.cure and "--install-runtime" not in caught.value.cure
+
+
+@pytest.mark.parametrize(
+    ("said", "message", "cure"),
+    [
+        ("pi@h: Permission denied (password).", "takes no keys, only passwords", "PubkeyAuthentication yes"),
+        ("pi@h: Permission denied (password,keyboard-interactive).", "takes no keys", "ssh-copy-id -p 2222 pi@h"),
+        ("Received disconnect from h: Too many authentication failures", "offered too many keys", "IdentitiesOnly"),
+        ("ssh: connect to host h port 2222: Connection refused", "for SSH at port 2222", "raspi-config"),
+        ("ssh: connect to host h port 2222: Connection timed out", "does not answer", "ssh -p 2222 pi@h"),
+        ("ssh: connect to host h port 2222: No route to host", "no way from this computer", "same network"),
+        ("ssh: Could not resolve hostname h: Name or service not known", "there is no host h", "address"),
+        ("kex_exchange_identification: read: Connection reset by peer", "closed the connection before", "journalctl"),
+        ("Unable to negotiate with h port 22: no matching host key type found.", "no method in common", "ssh -p"),
+        ("/home/a/.ssh/config: line 3: Bad configuration option: foo", "its own configuration", "ssh -p"),
+        ("Load key \"/home/a/k y\": bad permissions", "that others can read", "chmod 600 ~/.ssh/id_*"),
+        ("Offending ED25519 key in /home/a/known:7\nREMOTE HOST IDENTIFICATION HAS CHANGED!", "has changed",
+         "ssh-keygen -R '[h]:2222' -f /home/a/known"),
+    ],
+)  # fmt: skip
+def test_what_ssh_says_is_told_with_its_cure(said: str, message: str, cure: str) -> None:
+    transport = object.__new__(SSHTransport)
+    transport._address, transport._where = Address("h", "pi", 2222), ["-p", "2222"]
+    error = transport._refused(said)
+    assert message in error.message and cure in error.cure
+    assert error.where.startswith("ssh says: ")
 
 
 def deb(files: dict[str, bytes], links: dict[str, str]) -> bytes:
@@ -307,3 +401,77 @@ def test_outputs_survive_their_journey() -> None:
     ):
         with pytest.raises(DeviceFailed):
             found.take(bad)
+
+
+@pytest.mark.parametrize(
+    ("said", "message", "kind"),
+    [
+        ("ERROR: No matching distribution found for x==1", "there are no wheels of x", DeviceFailed),
+        (
+            "WARNING: Retrying ... NewConnectionError('Failed to establish a new connection')\n"
+            "ERROR: No matching distribution found for x==1",
+            "pip could not fetch x",
+            EnvironmentIncomplete,
+        ),
+        ("/usr/bin/python3: No module named pip", "this Python has no pip", EnvironmentIncomplete),
+    ],
+)
+def test_pip_without_a_network_is_not_taken_for_a_python_without_wheels(
+    said: str, message: str, kind: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = install.subprocess.CompletedProcess([], 1, "", said)
+    monkeypatch.setattr(install.subprocess, "run", lambda *_, **__: done)
+    with pytest.raises(kind, match=message):
+        install._pip(Installation("litert", "aarch64", "3.11.2"), ["x"], tmp_path)
+
+
+def test_a_mac_without_a_working_devicectl_or_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgevit.build import checkup
+
+    monkeypatch.setattr(ios, "missing", lambda: ("", ""))
+
+    def hangs(command: list[str], **_: object) -> None:
+        raise ios.subprocess.TimeoutExpired(command, 60)
+
+    monkeypatch.setattr(ios.subprocess, "run", hangs)
+    (found,) = ios.discover()
+    assert found.state == "missing" and "devicectl" in found.what
+    monkeypatch.setattr(ios, "_listed", list)
+    (found,) = ios.discover()
+    assert found.state == "none" and "cable" in found.cure
+    nothing = Kind("Nothing", "nothing:", lambda uri, reach: pytest.fail("not opened"), list)
+    assert checkup._reach("nothing", nothing).state == "missing"
+
+
+def test_what_coremltools_raises_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = ios.IOSDevice("ios:", ios.parse_devices(json.dumps(DEVICECTL))[0])
+
+    async def fails(error: Exception) -> list[Event]:
+        raise error
+
+    with pytest.raises(DeviceFailed, match="could not measure on Ada's") as caught:
+        device._driven(fails(RuntimeError("first\nThe device is locked.")))
+    assert caught.value.where == "The device is locked."
+    with pytest.raises(EnvironmentIncomplete, match="needs the package coremltools"):
+        device._driven(fails(ImportError("no")))
+    with pytest.raises(DeviceUnreachable, match="gone"):
+        device._driven(fails(DeviceUnreachable("gone")))
+
+
+@pytest.mark.parametrize(
+    ("uri", "name"),
+    [("local:", "local"), ("browser:", "browser"), ("adb://", "adb"), ("ssh://pi@h", "ssh://pi@h"), ("browser:8765", "browser:8765")],
+)  # fmt: skip
+def test_a_device_is_named_inside_a_sentence(uri: str, name: str) -> None:
+    assert base.place_name(uri) == name
+
+
+def test_profile_names_this_computer_without_its_colon(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgevit.cli import profile as command
+
+    def fails(*_: object, **__: object) -> None:
+        raise DeviceFailed("no", where="there")
+
+    monkeypatch.setattr("edgevit.profiling.run.profile", fails)
+    _, (error,) = command._on_device("local:", Reach(), [read_bundle(exported())], [None], Settings(), True)
+    assert error.where == "tinyvit_digits onnx-fp32 on local: there"

@@ -112,9 +112,12 @@ def three_lines(text: str) -> None:
 @pytest.mark.parametrize(
     ("change", "said", "cure"),
     [
-        ("unknown", "is not known yet", "accept it once: ssh -p"),
+        ("unknown", "is not known yet", "accept it once: ssh -F"),
         ("changed", "has changed", "ssh-keygen -R '[127.0.0.1]:"),
-        ("refused", "refused the login", "ssh-copy-id"),
+        ("refused", "refused the login", "ssh-copy-id -F"),
+        ("locked", "is protected by a passphrase, and no agent holds it", "ssh-add "),
+        ("keyless", "this computer has no SSH key", "ssh-keygen -t ed25519"),
+        ("open", "that others can read", "chmod 600 "),
         ("closed", "does not listen for SSH", "raspi-config"),
     ],
 )
@@ -129,11 +132,22 @@ def test_a_refused_connection_says_why(server: Server, exported: Exported, chang
         config = client_config(server.folder, known="old")
     elif change == "refused":
         config = client_config(server.folder, key="other")
+    elif change == "locked":
+        # the very key that is known there: nothing has to be copied
+        subprocess.run(["ssh-keygen", "-q", "-p", "-P", "", "-N", "secret", "-f", server.folder / "user"], check=True)
+        cure = f"ssh-add {server.folder / 'user'}"
+    elif change == "keyless":
+        config = client_config(server.folder, key="nowhere")
+    elif change == "open":
+        (server.folder / "user").chmod(0o644)
+        cure = f"chmod 600 {server.folder / 'user'}"
     else:
         uri = "ssh://127.0.0.1:1"
     done = cli("profile", exported(), "-d", uri, "--ssh-config", config)
     assert done.returncode == 6
     assert said in done.stderr and cure in done.stderr
+    if change == "changed":
+        assert f"-f {server.folder / 'old'}" in done.stderr, "where the old key is"
     three_lines(done.stderr)
 
 
@@ -307,3 +321,102 @@ def test_one_bundle_that_fails_leaves_the_other(server: Server, exported: Export
     assert [one["artifact"]["backend"] for one in document["profiles"]] == ["litert"]
     assert "not enough memory" in document["errors"][0]["message"]
     shutil.rmtree(server.own)
+
+
+BANNERS = {
+    "hi": "echo hi",
+    "a banner": "printf '\\n  *** welcome ***\\n\\n'; echo '{\"event\": \"host\"}'",
+    "no line break": "printf 'uptime 3 days'",
+    "colours": "printf '\\033[31mLinux\\033[0m tools /root\\n'; echo Linux; echo tools; echo /root",
+    "to standard error": "echo warning >&2",
+}
+
+
+@pytest.fixture
+def greeting(server: Server) -> Iterator[object]:
+    """Makes the login run lines first, as a ``.bashrc`` that prints does."""
+
+    def change(lines: str) -> None:
+        script = server.folder / "login"
+        script.write_text(f'#!/bin/sh\n{lines}\nexec sh -c "$SSH_ORIGINAL_COMMAND"\n')
+        script.chmod(0o755)
+        key = (server.folder / "user.pub").read_text()
+        (server.folder / "user.pub").write_text(f'command="{script}" {key}')
+
+    yield change
+
+
+@pytest.mark.parametrize("banner", BANNERS)
+def test_a_login_that_greets_its_user_changes_nothing(
+    server: Server, exported: Exported, greeting: object, banner: str
+) -> None:
+    greeting(BANNERS[banner])  # type: ignore[operator]
+    device = open_device(server.uri, reach(server))
+    found = profile(read_bundle(exported()), device, QUICK)
+    size = device.clean()
+    device.close()
+    assert found.answers is not None and found.answers.equal
+    assert size > 100_000
+
+
+@pytest.mark.parametrize("lines", ["echo maintenance; exit 0", "echo maintenance >&2; exit 1"])
+def test_a_login_that_runs_no_commands_is_named(server: Server, greeting: object, lines: str) -> None:
+    greeting(lines)  # type: ignore[operator]
+    done = cli("devices", server.uri, "--ssh-config", server.config)
+    assert done.returncode == 6
+    assert "does not run commands" in done.stderr and "maintenance" in done.stderr and ".bashrc" in done.stderr
+    three_lines(done.stderr)
+
+
+def leftovers(server: Server) -> list[str]:
+    folder = server.own / "files"
+    return [path.name for path in folder.iterdir() if ".part-" in path.name] if folder.is_dir() else []
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_upload_that_is_broken_off_leaves_nothing(server: Server, tmp_path: Path, how: signal.Signals) -> None:
+    large = tmp_path / "large.bin"
+    with large.open("wb") as file:
+        file.truncate(4 << 30)  # sparse: it takes no disk here, and long enough to be interrupted
+    code = (
+        "import sys; from pathlib import Path; from edgevit.devices import ssh, folder; from edgevit.devices.base import Reach\n"
+        "folder.sha256_file = lambda path: '0' * 64\n"
+        f"there = ssh.SSHTransport(ssh.parse_address({server.uri!r}), Reach(ssh_config=Path({str(server.config)!r})))\n"
+        f"there.put(Path({str(large)!r}))\n"
+    )
+    asking = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        assert eventually(lambda: leftovers(server), 30)
+        os.killpg(asking.pid, how)
+        asking.wait(20)
+        assert eventually(lambda: not leftovers(server), 20)
+    finally:
+        asking.kill()
+        asking.wait()
+    assert [path.name for path in (server.own / "files").iterdir()] == []
+
+
+def test_what_a_lost_device_kept_is_removed_at_the_next_upload(server: Server, exported: Exported) -> None:
+    files = server.own / "files"
+    files.mkdir(parents=True)
+    for name, minutes in (("0-a.onnx.part-00000000", 11), ("0-b.onnx.part-11111111", 1), ("0-c.onnx", 99)):
+        (files / name).write_text("x")
+        os.utime(files / name, (time.time() - 60 * minutes,) * 2)
+    device = open_device(server.uri, reach(server))
+    device.probe()
+    device.close()
+    names = {path.name for path in files.iterdir()}
+    assert "0-a.onnx.part-00000000" not in names
+    assert {"0-b.onnx.part-11111111", "0-c.onnx"} <= names, "another edgevit's, and a whole one"
+
+
+def test_runtimes_in_edgevits_own_folder_are_listed_and_broken_ones_named(server: Server) -> None:
+    plant(server.own, "slow")
+    own = server.own / "runtimes/onnxruntime"
+    (own / ".edgevit.json").write_text('{"version": "1.31.1"}')
+    done = cli("devices", server.uri, "--ssh-config", server.config)
+    assert "onnxruntime 1.31.1 (in edgevit's own folder)" in done.stdout and "none" not in done.stdout
+    (own / "onnxruntime/__init__.py").write_text("raise ImportError('libatomic.so.1: cannot open shared object file')")
+    said = cli_json("devices", server.uri, "--ssh-config", server.config)
+    assert said["own_runtimes"] == {"onnxruntime": "1.31.1"}
+    assert said["broken_runtimes"] == {"onnxruntime": "ImportError: libatomic.so.1: cannot open shared object file"}

@@ -268,3 +268,19 @@ def test_a_closed_member_is_done_with_its_query(tmp_path: Path) -> None:
     assert not [thread.name for thread in threading.enumerate() if thread.name.endswith("-m0")]
     assert [sum(1 for reply in one if reply.ok is not None) for one in asked] == [1, 0, 0]
     session.close()
+
+
+def test_a_member_on_a_32_bit_system_says_that_it_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgevit.errors import EnvironmentIncomplete, MissingDependency
+    from edgevit.fleet import member
+
+    def missing(path: Path) -> None:
+        raise MissingDependency("onnxruntime", "running .onnx files", extra="onnx")
+
+    monkeypatch.setattr(member, "find_backend", lambda name: type("Backend", (), {"load": staticmethod(missing)}))
+    with pytest.raises(MissingDependency):
+        member._runner("onnx", Path("x.onnx"))
+    monkeypatch.setattr(member.sys, "maxsize", (1 << 31) - 1)
+    with pytest.raises(EnvironmentIncomplete, match="this is a 32-bit system") as caught:
+        member._runner("onnx", Path("x.onnx"))
+    assert "64-bit Raspberry Pi OS" in caught.value.cure

@@ -17,8 +17,8 @@ android {
     compileSdk = 36
 
     defaultConfig {
-        applicationId = "dev.edgevit.app"
-        minSdk = 26
+        applicationId = "dev.edgevit.edgevit_app"
+        minSdk = 28
         targetSdk = 36
         versionCode = 1
         versionName = "1.0"

@@ -59,7 +59,25 @@ private func milliseconds(_ duration: Duration) -> Double {
     return Double(seconds) * 1e3 + Double(attoseconds) / 1e15
 }
 
-private func pixels(of image: CGImage) throws -> Pixels {
+/// The same picture with alpha left out, where its colours were not multiplied by it: the contract drops alpha.
+private func withoutAlpha(_ image: CGImage) -> CGImage {
+    let opaque: CGImageAlphaInfo
+    switch image.alphaInfo {
+    case .last: opaque = .noneSkipLast
+    case .first: opaque = .noneSkipFirst
+    default: return image
+    }
+    let others = image.bitmapInfo.rawValue & ~CGBitmapInfo.alphaInfoMask.rawValue
+    guard let space = image.colorSpace, let provider = image.dataProvider else { return image }
+    return CGImage(
+        width: image.width, height: image.height, bitsPerComponent: image.bitsPerComponent,
+        bitsPerPixel: image.bitsPerPixel, bytesPerRow: image.bytesPerRow, space: space,
+        bitmapInfo: CGBitmapInfo(rawValue: others | opaque.rawValue), provider: provider, decode: image.decode,
+        shouldInterpolate: false, intent: image.renderingIntent) ?? image
+}
+
+private func pixels(of picture: CGImage) throws -> Pixels {
+    let image = withoutAlpha(picture)
     let (width, height) = (image.width, image.height)
     var rgba = [UInt8](repeating: 0, count: width * height * 4)
     let drawn = rgba.withUnsafeMutableBytes { memory -> Bool in

@@ -121,6 +121,9 @@ private func decode(_ data: Data) throws -> CGImage {
     guard megapixels <= mostMegapixels else {
         throw Unusable("The picture has \(megapixels) megapixels, more than \(mostMegapixels).")
     }
+    // The thumbnail turns a picture upright, and multiplies its colours by alpha: only where it has to be turned.
+    let orientation = facts[kCGImagePropertyOrientation] as? UInt32 ?? 1
+    if orientation == 1, let image = CGImageSourceCreateImageAtIndex(source, 0, nil) { return image }
     let options: [CFString: Any] = [
         kCGImageSourceCreateThumbnailFromImageAlways: true,
         kCGImageSourceCreateThumbnailWithTransform: true,

@@ -17,7 +17,7 @@ from classifier.state import State
 from classifier.systemd import notify
 
 log = logging.getLogger("classifier")
-_DEFAULT = Path("classifier.toml")
+_DEFAULT = Path(__file__).resolve().parents[1] / "classifier.toml"
 
 
 def start_log(config: Log) -> None:
@@ -51,7 +51,11 @@ async def serve(config: Config) -> None:
         "source": config.input.source,
     }
     state = State(about, config.answer)
-    port = listen(state, config.http.bind, config.http.port)
+    try:
+        port = listen(state, config.http.bind, config.http.port)
+    except OSError as error:
+        where = f"{config.http.bind}:{config.http.port}"
+        raise BadConfig(f"the page cannot be served at {where}: {error.strerror}; [http] says where") from error
     publisher = Publisher(config.mqtt, state) if config.mqtt.host else None
     log.info("%s; http://%s:%s/", about["model"], config.http.bind, port)
     notify("READY=1")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import platform
+import re
 import tomllib
 from pathlib import Path
 
@@ -50,7 +53,8 @@ class Mqtt(_Part):
 
     host: str = ""
     port: int = Field(1883, ge=1, le=65535)
-    topic: str = Field("edgevit/classifier", pattern=r"^[^#+\x00]+$")
+    name: str = Field("", pattern=r"^[A-Za-z0-9_-]{0,64}$")
+    topic: str = Field("edgevit/classifier/{name}", pattern=r"^[^#+\x00]+$")
     username: str = ""
     password_file: str = ""
     tls: bool = False
@@ -78,15 +82,70 @@ class Config(_Part):
 
 
 def read_config(path: Path) -> Config:
-    """Read and check a file.
+    """Read and check a file; relative paths in it are relative to its folder, and a machine without a name gets one.
 
     Raises:
         BadConfig: missing, not TOML, an unknown key or a wrong value.
     """
     try:
-        return Config.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        config = Config.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except ValidationError as error:
         first = error.errors()[0]
         raise BadConfig(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
     except (OSError, ValueError) as error:
         raise BadConfig(f"{path}: {error}") from error
+    return _completed(config, path.resolve())
+
+
+def _completed(config: Config, path: Path) -> Config:
+    folder = path.parent
+
+    def beside(text: str) -> str:
+        return str(folder / text) if text else ""
+
+    mqtt, source = config.mqtt, config.input.source
+    name = mqtt.name or machine_name(path)
+    return config.model_copy(
+        update={
+            "model": Model(folder=folder / config.model.folder),
+            "input": config.input.model_copy(update={"source": source if _no_path(source) else beside(source)}),
+            "mqtt": mqtt.model_copy(
+                update={
+                    "name": name,
+                    "topic": mqtt.topic.replace("{name}", name),
+                    "password_file": beside(mqtt.password_file),
+                    "ca_file": beside(mqtt.ca_file),
+                }
+            ),
+            "log": config.log.model_copy(update={"file": beside(config.log.file)}),
+        }
+    )
+
+
+def _no_path(source: str) -> bool:
+    """Whether a source is a camera or standard input."""
+    return source == "-" or source.partition(":")[0] == "camera"
+
+
+def machine_name(path: Path) -> str:
+    """A name for one app on one machine, at most 23 letters long, as the strictest brokers want it.
+
+    A broker lets one connection of a name in and throws the other out. The host's name is not enough: Raspberry Pis
+    are called alike, and are often copies of one card with one machine-id; their boards have serial numbers. The same
+    app in two folders of one machine is two apps.
+    """
+    seen = [platform.node(), *map(_text, _MACHINE_FILES), str(path)]
+    # The machine-id is to be kept from the network: only a digest of all is told.
+    digest = hashlib.sha256("\n".join(["edgevit-classifier", *seen]).encode()).hexdigest()[:8]
+    host = re.sub(r"[^A-Za-z0-9_-]+", "-", platform.node().partition(".")[0])[:14].strip("-") or "host"
+    return f"{host}-{digest}"
+
+
+_MACHINE_FILES = ("/etc/machine-id", "/sys/firmware/devicetree/base/serial-number", "/proc/device-tree/serial-number")
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_bytes().decode("utf-8", "replace").strip("\0\n ")
+    except OSError:
+        return ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from classifier.state import State
 
 log = logging.getLogger("classifier.mqtt")
 _ONLINE, _OFFLINE = "online", "offline"
+_SHORT_S, _OFTEN = 10.0, 3
 
 
 class Publisher:
@@ -23,8 +25,9 @@ class Publisher:
 
     def __init__(self, config: Mqtt, state: State) -> None:
         self._config, self._state = config, state
+        self._since, self._short = 0.0, 0
         self._identity = re.sub(r"[^A-Za-z0-9_-]+", "_", config.topic)
-        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=self._identity)
+        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=config.name)
         self._client.will_set(f"{config.topic}/availability", _OFFLINE, qos=1, retain=True)
         if config.username:
             password = Path(config.password_file).read_text(encoding="utf-8").strip() if config.password_file else None
@@ -42,7 +45,8 @@ class Publisher:
         if reason.is_failure:
             log.error("the broker refused the connection: %s", reason)
             return
-        log.info("connected to the broker at %s", self._config.host)
+        self._since = time.monotonic()
+        log.info("connected to the broker at %s as %s", self._config.host, self._config.name)
         if self._config.home_assistant:
             self._announce()
         self._client.publish(f"{self._config.topic}/availability", _ONLINE, qos=1, retain=True)
@@ -51,6 +55,18 @@ class Publisher:
     def _lost(self, _client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         if reason.is_failure:
             log.warning("the connection to the broker was lost: %s", reason)
+            self._ask_who_else()
+
+    def _ask_who_else(self) -> None:
+        """A broker that throws a client out right after it let it in most likely has another one of the same name."""
+        self._short = self._short + 1 if time.monotonic() - self._since < _SHORT_S else 0
+        if self._short == _OFTEN:
+            name = self._config.name
+            log.error(
+                "thrown out %s times: does another client use the name %s? [mqtt] name gives this one its own",
+                _OFTEN,
+                name,
+            )
 
     def _announce(self) -> None:
         topic = self._config.topic
@@ -64,7 +80,7 @@ class Publisher:
             "icon": "mdi:eye",
             "device": {
                 "identifiers": [self._identity],
-                "name": "Classifier",
+                "name": f"Classifier {self._config.name}",
                 "manufacturer": "edgevit",
                 "model": self._state.about["model"],
             },

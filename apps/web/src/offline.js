@@ -1,7 +1,9 @@
 // Keeps the built app in the browser: all files of one version together, or the version before.
 
 const FILES = "__FILES__";
-const CACHE = "edgevit-app-__VERSION__";
+// Other apps of this origin have caches too, which are theirs: a name begins with where this one is.
+const OWN = `edgevit-app ${self.registration.scope} `;
+const CACHE = `${OWN}__VERSION__`;
 
 self.addEventListener("install", (event) => {
   // reload: what the browser kept by itself may be of another version
@@ -10,7 +12,7 @@ self.addEventListener("install", (event) => {
 });
 
 self.addEventListener("activate", (event) => {
-  const old = (names) => names.filter((name) => name.startsWith("edgevit-app-") && name !== CACHE);
+  const old = (names) => names.filter((name) => name.startsWith(OWN) && name !== CACHE);
   const clean = caches.keys().then((names) => Promise.all(old(names).map((name) => caches.delete(name))));
   event.waitUntil(clean.then(() => self.clients.claim()));
 });

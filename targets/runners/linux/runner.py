@@ -22,6 +22,8 @@ import threading
 import time
 
 PROTOCOL = 1
+# Of this Python, whatever the kernel is: Raspberry Pi OS runs 32-bit programs on a 64-bit one.
+BITS = struct.calcsize("P") * 8
 # onnxruntime's Linux wheel sends telemetry unless this is set before it is imported.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
@@ -108,6 +110,7 @@ def host_facts():
         "event": "host",
         "protocol": PROTOCOL,
         "machine": platform.machine(),
+        "bits": BITS,
         "model": read("/proc/device-tree/model") or read("/sys/firmware/devicetree/base/model") or "",
         "os": release.get("PRETTY_NAME", "").strip('"') or platform.system(),
         "kernel": platform.release(),
@@ -221,8 +224,11 @@ def find_meter():
 def imported(name, runtime):
     try:
         return importlib.import_module(name)
-    except ImportError as error:
-        raise Refused("runtime-missing", f"{runtime} cannot be imported: {error}") from None
+    except Exception as error:  # a broken installation raises whatever it likes
+        said = f"{runtime} cannot be imported: {error or type(error).__name__}"
+    if BITS == 32:
+        raise Refused("system-32-bit", f"{said}\nthis is a 32-bit system, and there are no packages of it for any")
+    raise Refused("runtime-missing", said)
 
 
 class LiteRT:
@@ -810,8 +816,57 @@ def operators(job, emit, turns):
     emit(event="operators", runs=runs, rows=summed(rows, runs))
 
 
+MODULES = {"litert": "ai_edge_litert.interpreter", "onnxruntime": "onnxruntime", "numpy": "numpy"}
+IMPORT_S = 40
+
+
+def import_fault(name, folder=""):
+    """Why a module cannot be imported, from a process of its own, as some crash; an empty string if it can."""
+    env = {**os.environ, "PYTHONPATH": folder or os.environ.get("PYTHONPATH", "")}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", "import " + name],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=IMPORT_S,
+            env=env,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""  # this Python is started in another way: nothing is known
+    if done.returncode < 0:
+        return f"the import ends with signal {-done.returncode}"
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    # Anything else than Python's own end of a failed import says nothing of the module.
+    return lines[-1][:300] if done.returncode == 1 and "Traceback" in done.stderr and lines else ""
+
+
+def own_version(folder):
+    """Of a runtime that edgevit put into its own folder."""
+    try:
+        return str(json.loads(read(folder + "/.edgevit.json") or "{}").get("version", ""))
+    except (ValueError, AttributeError):
+        return ""
+
+
 def probe(job, emit, turns):
-    emit(event="runtimes", versions=versions(), meter=getattr(find_meter(), "name", ""))
+    found, own = versions(), job.get("own", {})
+    broken = {}
+    if job.get("imports"):
+        places = {**dict.fromkeys(found, ""), **own}
+        for runtime, folder in places.items():
+            fault = import_fault(MODULES[runtime], folder) if runtime in MODULES else ""
+            if fault:
+                broken[runtime] = fault
+    emit(
+        event="runtimes",
+        versions=found,
+        own={runtime: own_version(folder) for runtime, folder in own.items()},
+        broken=broken,
+        meter=getattr(find_meter(), "name", ""),
+    )
 
 
 # ---------------------------------------------------------------- life and death

@@ -7,9 +7,7 @@ import android.graphics.Bitmap
 import android.graphics.ImageDecoder
 import android.graphics.Matrix
 import android.net.Uri
-import android.os.Build
 import android.os.Bundle
-import android.provider.MediaStore
 import androidx.activity.ComponentActivity
 import androidx.activity.compose.rememberLauncherForActivityResult
 import androidx.activity.compose.setContent
@@ -178,11 +176,8 @@ private fun upright(frame: ImageProxy): Bitmap {
     return Bitmap.createBitmap(bitmap, 0, 0, bitmap.width, bitmap.height, matrix, false)
 }
 
+/** Upright, which ImageDecoder sees to, and with the colours behind transparent parts: the contract drops alpha. */
 private fun decode(resolver: ContentResolver, uri: Uri): Bitmap {
-    if (Build.VERSION.SDK_INT < Build.VERSION_CODES.P) {
-        @Suppress("DEPRECATION")
-        return MediaStore.Images.Media.getBitmap(resolver, uri)
-    }
     return try {
         ImageDecoder.decodeBitmap(ImageDecoder.createSource(resolver, uri)) { decoder, info, _ ->
             val megapixels = info.size.width.toLong() * info.size.height / 1_000_000
@@ -190,6 +185,7 @@ private fun decode(resolver: ContentResolver, uri: Uri): Bitmap {
                 throw Unusable("The picture has $megapixels megapixels, more than $MAX_MEGAPIXELS.")
             }
             decoder.allocator = ImageDecoder.ALLOCATOR_SOFTWARE
+            decoder.isUnpremultipliedRequired = true
         }
     } catch (error: java.io.IOException) {
         throw Unusable("This is not a picture that can be read; it may be damaged.")
