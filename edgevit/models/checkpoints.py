@@ -9,6 +9,7 @@ from __future__ import annotations
 import pickle
 import re
 import threading
+import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -145,8 +146,10 @@ def _read_torch(path: Path) -> Any:
     try:
         with _ALLOWING:
             known = torch.serialization.get_safe_globals()  # leaving the block removes what was there before, too
-            with torch.serialization.safe_globals([kind for kind in _harmless_globals() if kind not in known]):
-                return torch.load(path, map_location="cpu", weights_only=True)
+            added = [kind for kind in _harmless_globals() if kind not in known]
+            # opened here: by its name torch would take the suffix for the format
+            with torch.serialization.safe_globals(added), path.open("rb") as file:
+                return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise _refused(path, str(error)) from error
     except Exception as error:  # on bytes that are no pickle torch's unpickler fails in any way
@@ -234,11 +237,10 @@ def _refused(path: Path, text: str) -> BadFile:
     if not any(word in text for word in ("Unsupported global", "Unsupported class", "GLOBAL", "allowlisted", "reduce")):
         return damaged(path) if _begins_like_torch(path) else not_a_checkpoint(path)
     names = _foreign_names(path, text)
-    whole = [name for name in names if _MODULE.match(name)]
-    if whole:
+    if _is_module(path):
         return BadFile(
             "the file is a whole model, pickled: reading it would run code; it was not loaded",
-            where=f"{path}: {whole[0]}",
+            where=f"{path}: {', '.join(names[:2])}",
             cure="where it was trained: torch.save(model.state_dict(), 'weights.pth')",
         )
     return BadFile(
@@ -248,7 +250,23 @@ def _refused(path: Path, text: str) -> BadFile:
     )
 
 
-_MODULE: Final = re.compile(r"(torch\.nn\.modules|torchvision\.models|timm|transformers|ultralytics\.nn|models?)\.")
+_MODULE_PARTS: Final = (b"_parameters", b"_buffers", b"_modules")
+"""What every pickled `torch.nn.Module` has among its attributes."""
+
+
+def _is_module(path: Path) -> bool:
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            record = next((name for name in archive.namelist() if name.endswith("data.pkl")), None)
+            pickled = archive.read(record) if record else b""
+    else:
+        with path.open("rb") as file:
+            pickled = file.read(_PICKLE_HEAD)
+    return all(part in pickled for part in _MODULE_PARTS)
+
+
+_PICKLE_HEAD: Final = 1 << 20
+"""Bytes of an old file, in which the objects come before the tensors' values."""
 
 
 def _foreign_names(path: Path, text: str) -> list[str]:
@@ -256,13 +274,14 @@ def _foreign_names(path: Path, text: str) -> list[str]:
     import torch
 
     try:
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        with path.open("rb") as file:
+            names = torch.serialization.get_unsafe_globals_in_checkpoint(file)
     except Exception:  # not a zip archive, or one that is damaged
         names = re.findall(r"GLOBAL ([\w.]+)", text)
     harmless = {
         kind[1] if isinstance(kind, tuple) else f"{kind.__module__}.{kind.__qualname__}" for kind in _harmless_globals()
     }
-    return sorted(set(names) - harmless, key=lambda name: (_MODULE.match(name) is None, "modules" in name, name))
+    return sorted(set(names) - harmless, key=lambda name: (name.startswith("torch."), name))
 
 
 def _culprit(text: str) -> str:

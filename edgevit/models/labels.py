@@ -6,6 +6,7 @@ import codecs
 import json
 import re
 from collections import Counter
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -176,6 +177,7 @@ def distinct(names: list[str], synsets: list[str]) -> list[str]:
     return [f"{name} ({synset})" if count[name] > 1 else name for name, synset in zip(names, synsets, strict=True)]
 
 
+@lru_cache(maxsize=2)
 def _imagenet(kind: str) -> tuple[str, ...]:
     from timm.data import ImageNetInfo
 

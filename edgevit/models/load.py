@@ -490,6 +490,9 @@ def _filled(
     own = module.state_dict()
     if spec.labels == EMBEDDING and request.output == "probabilities" and request.classes is None:
         raise _embedding(spec)
+    whole_numbers = [key for key, value in own.items() if value.is_floating_point() and key in found.state]
+    if any(not found.state[key].is_floating_point() for key in whole_numbers):
+        raise _misfit(request, path, checkpoint, attempt)
     others = copies(checkpoint.tensors, own, _computed(module), found)
     if others:
         raise WeightsMismatch(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
 
 _SHOWN = 3
-_FLOATS_ONLY = 2
+_FLOATS_ONLY = 1
 """Fewest integer matrices that make a checkpoint a quantized one."""
 
 
