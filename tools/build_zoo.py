@@ -41,7 +41,7 @@ def zoo_rows() -> list[ModelSpec]:
         for name, source, top1, top1_source in facts["models"]:
             cfg = get_pretrained_cfg(source, allow_unregistered=False)
             assert cfg is not None and cfg.tag == source.partition(".")[2], source
-            model = timm.create_model(source.partition(".")[0], num_classes=1000)
+            model = timm.create_model(source.partition(".")[0], num_classes=cfg.num_classes)
             cost = measure_cost(model.eval().requires_grad_(False), cfg.input_size[1:])
             specs.append(
                 spec_from_cfg(

@@ -21,6 +21,7 @@ from edgevit.core.manifest import (
 )
 from edgevit.core.target import Runtime, check_precision, resolve_target
 from edgevit.errors import UsageError
+from edgevit.models.checkpoints import weights_digest
 from edgevit.models.load import LoadedModel
 
 SHARED_PACKAGES = ("torch", "timm", "numpy")
@@ -71,8 +72,8 @@ def cache_key(options: ExportOptions, runtime: Runtime) -> str | None:
     weights: Any = options.weights
     if options.weights == "random":
         weights = ["random", options.seed]
-    elif options.weights != "pretrained" and Path(options.weights).is_file():
-        weights = [sha256_file(Path(options.weights)), Path(options.weights).name]
+    elif options.weights != "pretrained":
+        weights = [weights_digest(Path(options.weights)), Path(options.weights).name]
     return sha256_value(
         {
             "model": options.model,

@@ -172,11 +172,10 @@ def _build(options: ExportOptions, wanted: list[Runtime], home: Path, listen: Li
             labels=options.labels,
             size=options.size,
             seed=options.seed,
+            output=options.output,
         )
-        if options.output == "features":
-            from edgevit.models.headless import headless
-
-            loaded = headless(loaded)
+        for note in loaded.notes:
+            listen(Event(options.model, "note", note))
         shared = _capture(loaded, options, wanted, scratch, home, limits, stop, listen, workers)
         with ThreadPoolExecutor(jobs) as pool:
             futures = {runtime.name: pool.submit(_one_target, shared, runtime, home) for runtime in longest_first}

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from edgevit.core.spec import OutputKind
 from edgevit.core.target import Precision
 
 InputKind = Literal["image", "tensor"]
-OutputKind = Literal["probabilities", "logits", "features"]
 
 
 @dataclass(frozen=True)

@@ -176,17 +176,32 @@ def _quantization_row(found: dict[str, Any] | None) -> dict[str, str]:
     return {"quantized": f"{bits} by {found['quantizer']}{dynamic}: {found['layers']} layers{kept}"}
 
 
+def _no_weights(spec: dict[str, Any]) -> str:
+    return "none published" if spec["origin"] in ("timm", "zoo", "hf-hub") else "on this machine"
+
+
+def _classes_text(spec: dict[str, Any]) -> str:
+    """What the published head gives."""
+    from edgevit.models.published import EMBEDDING, NO_CLASSIFIER
+
+    if spec["labels"] == NO_CLASSIFIER:
+        return "none: these weights have no classifier (export with --output features)"
+    if spec["labels"] == EMBEDDING:
+        return f"none: an embedding of {spec['num_classes']} numbers (export with --output logits or features)"
+    return f"{spec['num_classes']} ({spec['labels']})"
+
+
 def _show_model(document: dict[str, Any]) -> None:
     spec = document["model"]
     rule = spec["preprocessing"]
     rows = {
         "name": spec["name"],
         "family": f"{spec['family']} ({spec['paper']})" if spec["paper"] else spec["family"],
-        "weights": f"{spec['source']}, licence {spec['licence']}",
+        "weights": f"{spec['source']}, {spec['weights'] or _no_weights(spec)}; licence {spec['licence']}",
         "parameters": quantity(spec["parameters"]),
         "MACs": quantity(spec["macs"]),
         "input": f"{rule['size'][0]}x{rule['size'][1]} RGB",
-        "classes": f"{spec['num_classes']} ({spec['labels']})",
+        "classes": _classes_text(spec),
         "preprocess": _rule_text(rule),
         "top-1": f"{spec['top1']:.2f} % ({spec['top1_source']})" if spec["top1"] is not None else "no figure recorded",
     }

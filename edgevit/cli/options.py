@@ -44,13 +44,31 @@ WeightsOption = Annotated[
         help="Weights: from the hub, live random ones, or a .safetensors or .pth file.",
     ),
 ]
-ClassesOption = Annotated[
-    int | None, typer.Option("--num-classes", min=1, help="Head size, where it is not the model's own.")
-]
+ClassesOption = Annotated[int | None, typer.Option("--num-classes", help="Head size, where it is not the model's own.")]
 LabelsOption = Annotated[
-    Path | None, typer.Option("--labels", metavar="FILE", help="Class names, one a line, in output order.")
+    Path | None,
+    typer.Option("--labels", metavar="FILE", help="Class names in output order: one a line, or a JSON list."),
 ]
-SizeOption = Annotated[int | None, typer.Option("--size", min=1, help="Side of the square input in pixels.")]
+
+
+def _side(given: str | int) -> int:
+    """The side of a square: ``224`` or ``224x224``; any other shape is refused by its own name."""
+    from edgevit.errors import UsageError
+
+    height, _, width = str(given).lower().partition("x")
+    if width and height.isdecimal() and width.isdecimal() and int(height) != int(width):
+        raise UsageError(
+            f"this version takes square inputs only, not {given}",
+            cure=f"give one number: --size {max(int(height), int(width))}",
+        )
+    if not height.isdecimal() or width not in ("", height):
+        raise UsageError(f"{given!r} is not a size in pixels", cure="give one number: --size 224")
+    return int(height)
+
+
+SizeOption = Annotated[
+    int | None, typer.Option("--size", parser=_side, metavar="PIXELS", help="Side of the square input in pixels.")
+]
 SeedOption = Annotated[int, typer.Option("--seed", help="Of random weights.")]
 
 

@@ -49,6 +49,9 @@ def _live() -> Iterator[Listener]:
 
         def show(event: Event) -> None:
             with lock:
+                if event.stage == "note":
+                    progress.console.print(f"note: {event.detail}", markup=False, soft_wrap=True)
+                    return
                 if event.target not in tasks:
                     tasks[event.target] = progress.add_task(literal(event.target), total=1, stage="")
                 ended = event.stage in _ENDED

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-Stage = Literal["waiting", "loading", "lowering", "judging", "done", "cached", "rejected", "failed"]
+Stage = Literal["waiting", "loading", "lowering", "judging", "done", "cached", "rejected", "failed", "note"]
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Event:
 
     Attributes:
         target: the bundle's folder name, or the model's name for what all targets share.
-        stage: what is happening now.
+        stage: what is happening now; ``note`` is no step, but something that a person should know.
         detail: one line for people.
     """
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 Origin = Literal["zoo", "bundled", "timm", "hf-hub", "local"]
 CropMode = Literal["center", "squash", "border"]
 Interpolation = Literal["bicubic", "bilinear", "nearest", "lanczos"]
+OutputKind = Literal["probabilities", "logits", "features"]
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,15 @@ class ModelSpec:
         parameters: how many, with the default head; 0 where it was not measured.
         macs: multiply-accumulates of one image, attention products included; 0 if not measured.
         preprocessing: the evaluation transform.
-        num_classes: of the default head.
-        labels: ``imagenet-1k``, ``digits`` or ``numbers``.
+        num_classes: outputs of the published head; 0 where the published weights have no classifier.
+        labels: what the outputs are: a set that has names (``imagenet-1k``, ``imagenet-12k``, ``imagenet-21k-goog``,
+            ``imagenet-21k-miil``, ``imagenet-22k``, ``imagenet-22k-ms``, ``digits``), ``numbers`` for classes without
+            names, ``embedding`` for a projection that is no classifier, ``none`` for no head.
         top1: published accuracy in percent, or None.
         top1_source: who published it.
         licence: of the published weights.
         paper: where the architecture was introduced.
+        weights: where the published weights lie: ``hf-hub:OWNER/REPO``, a URL, or empty for none or a local folder.
     """
 
     name: str
@@ -66,6 +70,7 @@ class ModelSpec:
     top1_source: str
     licence: str
     paper: str
+    weights: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from edgevit.errors import UsageError
-from edgevit.models.load import LoadedModel
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from edgevit.models.load import LoadedModel
 
 
 class Headless(nn.Module):
