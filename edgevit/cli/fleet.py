@@ -110,13 +110,6 @@ def _notice(quiet: bool) -> Callable[[str], None]:
     return (lambda text: None) if quiet else say
 
 
-def _warn(text: str) -> None:
-    """One line that names what is printed literally."""
-    from rich.markup import escape
-
-    stderr().print(f"[yellow]warning:[/] {escape(text)}")
-
-
 def serve(
     plan: PlanArgument,
     member: Annotated[str, typer.Option("--member", "-m", metavar="NAME", help="Which member this device is.")],
@@ -304,7 +297,7 @@ def status(
         security=_security(certs, transport, insecure),
         fleet_file=fleet,
         wait=wait,
-        notice=lambda text: _warn(text.removeprefix("warning: ")) if text.startswith("warning: ") else None,
+        notice=lambda text: warn(text.removeprefix("warning: ")) if text.startswith("warning: ") else None,
     )
     if json:
         print_json({"plan": str(plan), "members": [asdict(one) for one in found]})
@@ -387,9 +380,9 @@ def certs(
     )
     for one in found:
         if one.note:
-            _warn(one.note)
+            warn(one.note)
     if not certificate_host(fleet) and not host:
-        _warn(f"{fleet.listen} stands for all addresses: say with --host which one the members dial")
+        warn(f"{fleet.listen} stands for all addresses: say with --host which one the members dial")
     stderr().print(
         f"give each member ca.pem, NAME.pem and NAME.key only; keep {out / 'ca.key'} off all devices",
         style="dim",
