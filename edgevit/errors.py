@@ -86,10 +86,15 @@ class CheckFailed(EdgevitError):
 
 
 class ConversionFailed(EdgevitError):
-    """A toolchain refused, crashed or exceeded its limits."""
+    """A toolchain refused, crashed or exceeded its limits.
+
+    Attributes:
+        at_limit: it was ended for its time or memory; another try would be too.
+    """
 
     code = "E_CONVERSION"
     exit_code = 4
+    at_limit = False
 
 
 class EnvironmentIncomplete(EdgevitError):

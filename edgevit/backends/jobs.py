@@ -125,11 +125,13 @@ def run_job(
         raise EnvironmentIncomplete(**result["incomplete"])
     if _ran_out_of_disk(result, folder, log):
         raise disk_full(folder.parent)
-    raise ConversionFailed(
+    failed = ConversionFailed(
         broken or _reason(result, worker.process.returncode, log),
         where=f"log: {log}",
         cure="read the log; edgevit doctor checks the toolchain's version",
     )
+    failed.at_limit = bool(broken)
+    raise failed
 
 
 def _read_result(path: Path) -> dict[str, Any] | None:

@@ -155,7 +155,7 @@ class Lowering(Strict):
 
     ``delegated_share`` is the part of the multiply-accumulate operations that the runtime's accelerated part
     executes, 0 to 1; absent where the runtime decides that on the device. ``integer_share`` is the part that
-    integer kernels execute.
+    integer kernels execute. ``note`` says what was done otherwise than asked for, and why.
     """
 
     seconds: float
@@ -164,6 +164,7 @@ class Lowering(Strict):
     delegated_share: float | None = None
     integer_share: float | None = None
     log: str = ""
+    note: str = ""
 
 
 class VerdictInfo(Strict):

@@ -78,7 +78,7 @@ def make_certificates(
     authority, fresh = _authority(fleet, folder, now)
     roles = (COORDINATOR, CLIENT, *(member.name for member in fleet.member))
     for name in roles:
-        _check_own(folder / f"{name}.pem", folder / f"{name}.key", authority)
+        _check_own(folder / f"{name}.pem", folder / f"{name}.key", authority, fresh)
     if fresh:
         authority.write(folder / "ca.pem", folder / "ca.key")
     found = [_listed("ca", folder, authority, fresh, days, now)]
@@ -184,11 +184,11 @@ def _check_authority(authority: Issued, folder: Path, now: datetime.datetime) ->
         )
 
 
-def _check_own(path: Path, key: Path, authority: Issued) -> None:
-    """Refuse to replace a certificate or a key that this authority did not issue: a lost key cannot be made again."""
+def _check_own(path: Path, key: Path, authority: Issued, fresh: bool) -> None:
+    """Refuse to replace a certificate that this authority did not issue, or a key that was there before a fresh one."""
     from cryptography import x509
 
-    if not path.exists() and not key.exists():
+    if not path.exists() and not (fresh and key.exists()):
         return
     try:
         ours = signed_by(x509.load_pem_x509_certificate(path.read_bytes()), authority.certificate)

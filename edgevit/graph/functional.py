@@ -247,7 +247,7 @@ def _part_write_back(make: Builder, whole: Node, part: Node, steps: tuple[Node, 
     if several.target not in (aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default):
         raise _NotFunctional(str(several.target))
     starts = torch.arange(size[axis])
-    parts = several.target(starts, *several.args[1:2], 0)  # type: ignore[operator]
+    parts = several.target(starts, *several.args[1:2], 0)
     start = int(parts[index][0]) if len(parts[index]) else 0
     return make.call(aten.slice_scatter.default, whole, part, axis, start, start + len(parts[index]), 1)
 

@@ -139,6 +139,13 @@ def judge(
     )
 
 
+def noise_name(manifest: Manifest) -> str:
+    """Which noise of `edgevit.verify.probes.Golden` an artifact is measured by."""
+    if manifest.target.precision != "fp16":
+        return manifest.target.precision
+    return f"fp16 {find_backend(manifest.target.backend).half}"
+
+
 def not_run(manifest: Manifest, probes: int, reason: str) -> VerdictInfo:
     """The verdict on an artifact that was not executed."""
     return VerdictInfo(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +61,15 @@ def probe_pictures(size: tuple[int, int]) -> list[NDArray[np.uint8]]:
 def make_inputs(pictures: list[Picture], rule: Preprocessing, source: InputInfo) -> NDArray[Any]:
     """What a model with that input is given for these pictures."""
     return as_input(np.stack([to_model_size(picture, rule) for picture in pictures]), rule, source)
+
+
+def normalised(pictures: Sequence[NDArray[np.uint8]], rule: Preprocessing) -> torch.Tensor:
+    """Pictures as the PyTorch model takes them: float32 [N, 3, H, W]."""
+    import torch
+    from PIL import Image
+
+    transform = timm_transform(rule)
+    return torch.stack([transform(Image.fromarray(picture)) for picture in pictures])
 
 
 def timm_transform(rule: Preprocessing) -> Callable[[Picture], torch.Tensor]:
