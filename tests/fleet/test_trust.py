@@ -387,7 +387,7 @@ def test_a_certificate_that_ends_while_it_is_used_is_noticed_or_renewed(made: Pa
         renewed.until("m0: ready")
         renewed.until("warning: ")
         reissue(made, "m0", until=DAY)  # before it ends
-        renewed.until("not connected yet", 10)
+        renewed.until(f"ends in 24.0 hours, at {check_role(certs, 'm0').ends:%Y-%m-%d}")
         assert renewed.problem is None, "new files are taken"
         ends = time.monotonic() + 10
         while not any("coordinator.pem ended" in line for line in told_here) and time.monotonic() < ends:
@@ -445,9 +445,11 @@ def test_status_beside_a_coordinator_that_refuses_says_so(made: Path) -> None:
     """It cannot listen in the coordinator's place, and that is not what is wrong."""
     make_certificates(fleet_of(made), made / "other")
     address = f"127.0.0.1:{free_port()}"
-    with RunningFleet(made / "plan", FleetOptions(address=address, security=Security(made / "other", "tls"))):
-        with pytest.raises(DeviceUnreachable, match="cannot be reached") as caught:
-            fleet_status(made / "plan", address=address, security=Security(made / "certs", "tls"))
+    with (
+        RunningFleet(made / "plan", FleetOptions(address=address, security=Security(made / "other", "tls"))),
+        pytest.raises(DeviceUnreachable, match="cannot be reached") as caught,
+    ):
+        fleet_status(made / "plan", address=address, security=Security(made / "certs", "tls"))
     assert "another authority" in caught.value.where
     assert "in use" in caught.value.where
 
