@@ -142,7 +142,7 @@ def _bug(error: Exception) -> None:
     log = cache_folder() / "logs" / f"crash-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text(text, encoding="utf-8")
+        log.write_text(text, encoding="utf-8", errors="backslashreplace")
         kept = f"traceback: {log}"
     except OSError:
         kept = "the traceback could not be written; run again with -vv"

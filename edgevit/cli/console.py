@@ -113,7 +113,9 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], ri
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in columns:
-        table.add_column(Text(column), justify="right" if column in right else "left", no_wrap=column == columns[0])
+        table.add_column(
+            Text(literal(column)), justify="right" if column in right else "left", no_wrap=column == columns[0]
+        )
     for row in rows:
         table.add_row(*(one if isinstance(one, Text) else Text(literal(one)) for one in row))
     wide = _console(to_stderr=False, soft_wrap=False)

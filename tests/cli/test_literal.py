@@ -66,12 +66,12 @@ def test_a_picture_and_a_label_that_look_like_markup(exported: Exported, tmp_pat
     manifest = json.loads(text)
     manifest["labels"] = [f"cat [/cat] {number} é" for number in range(10)]
     (bundle / "manifest.json").write_text(json.dumps(manifest))
-    picture = tmp_path / "IMG [copy] [/].png"
+    picture = tmp_path / "IMG [copy] [red].png"
     shutil.copy(bundle / "golden" / "probe_0.png", picture)
     for encoding in ("utf-8", "ascii"):
         done = cli("predict", bundle, picture, env={"PYTHONIOENCODING": encoding})
         assert done.returncode == 0, done.stderr
-        assert "IMG [copy] [/].png" in done.stdout and "cat [/cat] 8" in done.stdout
+        assert "IMG [copy] [red].png" in done.stdout and "cat [/cat] 8" in done.stdout
     for command in (["inspect", bundle], ["bundle", "show", bundle], ["predict", bundle, tmp_path / "no [/].png"]):
         done = cli(*command)
         assert "Traceback" not in done.stderr and "went wrong" not in done.stderr
