@@ -14,6 +14,7 @@ from edgevit.cli.options import ClassesOption, LabelsOption, SeedOption, SizeOpt
 if TYPE_CHECKING:
     from edgevit.bundle.read import Bundle
     from edgevit.core.manifest import VerdictInfo
+    from edgevit.core.spec import OutputKind
     from edgevit.models.load import LoadedModel
     from edgevit.verify.hazards import HazardReport
 
@@ -67,11 +68,20 @@ def verify(
     if reference is not None:
         from edgevit.models.load import load_model
 
-        loaded = load_model(reference, **model_options(weights, num_classes, labels, size, seed))
+        output: OutputKind = "features" if _all_features(artifact) else "logits"
+        loaded = load_model(reference, **model_options(weights, num_classes, labels, size, seed), output=output)
     checked = [_check(path, loaded, images, bisect, hazards) for path in artifact]
     _report(checked, json, quiet)
     if any(one.verdict.status == "failed" or (one.hazards and one.hazards.broken) for one in checked):
         raise typer.Exit(3)
+
+
+def _all_features(artifacts: list[Path]) -> bool:
+    """Whether the reference needs no classifier: there may be none in its weights."""
+    from edgevit.bundle.read import bundle_at
+
+    bundles = [bundle_at(path) for path in artifacts]
+    return all(bundle is not None and bundle.manifest.output.kind == "features" for bundle in bundles)
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def verify_bundle(
         if manifest.output.kind == "features":
             from edgevit.models.headless import Headless
 
-            reference = Headless(reference, rule.size)
+            reference = reference if isinstance(reference, Headless) else Headless(reference, rule.size)
         pictures += [read_picture(path) for path in (picture_paths(images) if images else [])]
         probabilities = manifest.output.kind == "probabilities"
         expected = reference_outputs(reference, pictures, rule, probabilities=probabilities)
