@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from edgevit.bundle.read import Bundle
     from edgevit.core.manifest import Manifest, VerdictInfo
+    from edgevit.core.spec import OutputKind
     from edgevit.models.load import LoadedModel
     from edgevit.verify.hazards import HazardReport
 
@@ -72,7 +73,8 @@ def verify(
     if reference is not None:
         from edgevit.models.load import load_model
 
-        loaded = load_model(reference, **model_options(weights, num_classes, labels, size, seed))
+        output: OutputKind = "features" if _all_features(artifact) else "logits"
+        loaded = load_model(reference, **model_options(weights, num_classes, labels, size, seed), output=output)
     checked = [_check(path, loaded, images, bisect, hazards, skipped) for path in artifact]
     export = _export_options(weights, num_classes, labels, size, seed)
     _report(checked, export, skipped, json, quiet)
@@ -88,6 +90,14 @@ def _export_options(
     given: dict[str, Any] = {"--weights": weights if weights != "pretrained" else None, "--num-classes": num_classes}
     given |= {"--labels": labels, "--size": size, "--seed": seed or None}
     return [part for name, value in given.items() if value is not None for part in (name, str(value))]
+
+
+def _all_features(artifacts: list[Path]) -> bool:
+    """Whether the reference needs no classifier: there may be none in its weights."""
+    from edgevit.bundle.read import bundle_at
+
+    bundles = [bundle_at(path) for path in artifacts]
+    return all(bundle is not None and bundle.manifest.output.kind == "features" for bundle in bundles)
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,7 @@ def load_model(
     _require_torch()
     _check_request(num_classes, labels, size, output)
     spec = find_model(name)
-    request = _Request(spec, (size, size) if size else spec.preprocessing.size, num_classes, labels, output)
+    request = _Request(spec, (size, size) if size is not None else spec.preprocessing.size, num_classes, labels, output)
     _check_side(request.side)
     notes: tuple[str, ...] = ()
     if weights == "random":

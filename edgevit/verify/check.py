@@ -74,7 +74,7 @@ def verify_bundle(
         if manifest.output.kind == "features":
             from edgevit.models.headless import Headless
 
-            reference = Headless(reference, rule.size)
+            reference = reference if isinstance(reference, Headless) else Headless(reference, rule.size)
         pictures += [picture for _, picture in readable_pictures(images, skip)] if images else []
         probabilities = manifest.output.kind == "probabilities"
         expected = reference_outputs(reference, pictures, rule, probabilities=probabilities)
