@@ -80,7 +80,7 @@ def export(
         list[str] | None,
         typer.Option(
             metavar="PATTERN",
-            help="With fp16: an operator type, operation or module that stays in fp32; may be repeated (Core ML).",
+            help="With fp16: an operator type, operation or module that stays in fp32; may be repeated (not LiteRT).",
         ),
     ] = None,
     recipe: Annotated[
@@ -195,13 +195,17 @@ def _report(results: list[ExportResult], json: bool, quiet: bool) -> None:
         print_json({"results": [_document(result) for result in results]})
     elif not quiet or any(result.ok for result in results):
         print_table(
-            ["target", "verdict", "error", "discrimination", "size", "seconds", "peak memory", "bundle"],
+            ["target", "verdict", "error", "limit", "discrimination", "size", "seconds", "peak memory", "bundle"],
             [_row(result) for result in results],
-            right=("error", "discrimination", "size", "seconds", "peak memory"),
+            right=("error", "limit", "discrimination", "size", "seconds", "peak memory"),
         )
     for result in results:
         if result.error:
             print_error(result.error)
+    if not json:
+        for result in results:
+            if result.manifest and result.manifest.lowering and result.manifest.lowering.note:
+                warn(f"{result.target}: {result.manifest.lowering.note}")
     if not quiet and not json:
         _warn_of_fallbacks(results)
     waiting = [
@@ -235,7 +239,7 @@ def artifact_bytes(result: ExportResult) -> int:
 def _row(result: ExportResult) -> list[str | Text]:
     manifest = result.manifest
     if manifest is None or manifest.verdict is None or manifest.lowering is None:
-        return [result.target, coloured("conversion failed", "red"), "", "", "", "", "", ""]
+        return [result.target, coloured("conversion failed", "red"), "", "", "", "", "", "", ""]
     verdict, lowering = manifest.verdict, manifest.lowering
     colours = {"passed": "green", "failed": "red", "not_run": "yellow"}
     word = verdict.status.replace("_", " ")
@@ -243,6 +247,7 @@ def _row(result: ExportResult) -> list[str | Text]:
         result.target,
         coloured(word, colours[verdict.status]),
         f"{verdict.error:.1e}" if verdict.error is not None else "–",
+        f"{verdict.tolerance:.1e}" if verdict.tolerance is not None else "–",
         f"{verdict.discrimination:.3g}" if verdict.discrimination is not None else "–",
         size_text(artifact_bytes(result)),
         "cached" if result.cached else f"{lowering.seconds:.1f}",

@@ -166,7 +166,7 @@ def _stale(memory: _Memory, write: Node, order: dict[Node, int]) -> list[Node]:
     if not late:
         return []
     places = _places(memory)
-    return [value for value in late if bool(torch.isin(places[value], places[write]).any())]
+    return [value for value in late if bool(torch.isin(places[value].flatten(), places[write].flatten()).any())]
 
 
 def _plain_form(make: Builder, write: Node, given: Node) -> Node:

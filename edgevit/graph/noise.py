@@ -87,7 +87,11 @@ def _wider_dtypes(values: Any) -> Any:
 
 def exact(program: Any) -> Function:
     """A captured program in float64: normalised [1, 3, H, W] to float64 logits [1, classes]."""
-    core = _open_graph(program)
+    return exact_graph(_open_graph(program))
+
+
+def exact_graph(core: GraphModule) -> Function:
+    """The same of a program's graph."""
 
     @torch.no_grad()
     def run(inputs: torch.Tensor) -> torch.Tensor:

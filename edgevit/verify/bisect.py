@@ -25,7 +25,7 @@ from edgevit.backends.lowering import chosen_rewrites, interface_of, lower_job
 from edgevit.core.manifest import Manifest
 from edgevit.core.recipe import RECIPE, read_recipe
 from edgevit.core.target import Runtime, runtimes
-from edgevit.verify.compare import TOLERANCE
+from edgevit.verify.compare import tolerance_of
 from edgevit.verify.judge import run_artifact
 
 if TYPE_CHECKING:
@@ -108,8 +108,8 @@ def bisect(
         chosen = _spaced(taps, good, bad)
         errors = _errors(search, [taps[index] for index in chosen])
         lowerings += 1
-        for index, found in zip(chosen, errors, strict=True):
-            if found > TOLERANCE[manifest.target.precision]:
+        for index, (found, limit) in zip(chosen, errors, strict=True):
+            if found > limit:
                 bad, error = index, found
                 break
             good = index
@@ -128,15 +128,22 @@ def _spaced(taps: Sequence[Tap], good: int, bad: int) -> list[int]:
     return kept[::-1]
 
 
-def _errors(search: _Search, chosen: list[Tap]) -> list[float]:
+def _errors(search: _Search, chosen: list[Tap]) -> list[tuple[float, float]]:
+    """For each value its error, and what that may be: by the value's own rounding noise, as in a verdict."""
     names = [tap.node for tap in chosen]
     expected = _reference(search, names)
     found = _artifact(search, names, expected.shape[1])
-    edges = np.cumsum([0, *(tap.numel for tap in chosen)])
-    return [_departure(expected[:, start:stop], found[:, start:stop]) for start, stop in pairwise(edges)]
+    precision = search.manifest.target.precision
+    exact = _reference(search, names, exact=True) if precision == "fp32" and search.recipe is None else None
+    errors = []
+    for start, stop in pairwise(np.cumsum([0, *(tap.numel for tap in chosen)])):
+        wanted = expected[:, start:stop]
+        noise = None if exact is None else _departure(wanted, exact[:, start:stop])
+        errors.append((_departure(wanted, found[:, start:stop]), tolerance_of(precision, noise)))
+    return errors
 
 
-def _departure(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
+def _departure(expected: NDArray[np.floating[Any]], found: NDArray[np.floating[Any]]) -> float:
     if not np.isfinite(found).all():
         return float("inf")
     spread = float(expected.max() - expected.min()) or 1.0
@@ -161,10 +168,11 @@ def _core(search: _Search) -> GraphModule:
     return rewritten_quantized(search.program, read_recipe(search.recipe), chosen, form)
 
 
-def _reference(search: _Search, names: list[str]) -> NDArray[np.float32]:
-    """The values in PyTorch, in float32."""
+def _reference(search: _Search, names: list[str], *, exact: bool = False) -> NDArray[np.floating[Any]]:
+    """The values in PyTorch, in float32 or, exactly, in float64."""
     import torch
 
+    from edgevit.graph.noise import exact_graph
     from edgevit.graph.taps import tap
     from edgevit.graph.wrap import Interface, Wrapped
 
@@ -176,6 +184,9 @@ def _reference(search: _Search, names: list[str]) -> NDArray[np.float32]:
     if given["layout"] == "image_nchw_float" and search.manifest.input.layout == "NHWC":
         pictures = pictures.permute(0, 3, 1, 2).float()  # Core ML takes an image, its program a tensor
     with torch.no_grad():
+        if exact:
+            run = exact_graph(core)
+            return torch.cat([run(wrapped.normalise(one[None])) for one in pictures]).numpy()
         return torch.cat([wrapped(one[None]) for one in pictures]).numpy()
 
 

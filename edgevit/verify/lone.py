@@ -19,7 +19,7 @@ from edgevit.data.folders import Skip, readable_pictures, refuse
 from edgevit.data.images import to_model_size
 from edgevit.errors import UsageError
 from edgevit.verify.judge import judge_outputs, run_artifact
-from edgevit.verify.probes import make_inputs, probe_pictures, reference_outputs
+from edgevit.verify.probes import make_inputs, measured_noise, probe_pictures, reference_outputs
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -106,4 +106,26 @@ def verify_file(file: Path, loaded: LoadedModel, *, images: Path | None = None, 
         outputs = run_artifact(backend.name, file, inputs, Path(scratch), Path(scratch) / "run.log", Limits())
     kind = _kind(found.output, outputs)
     expected = reference_outputs(loaded.module, pictures, rule, probabilities=kind == "probabilities")
-    return LoneVerdict(judge_outputs(backend.name, expected, outputs, kind=kind, precision=found.precision), inputs)
+    noise = _noise(loaded, found.precision, backend, expected, pictures, rule, kind)
+    verdict = judge_outputs(backend.name, expected, outputs, kind=kind, precision=found.precision, noise=noise)
+    return LoneVerdict(verdict, inputs)
+
+
+def _noise(
+    loaded: LoadedModel,
+    precision: str,
+    backend: Backend,
+    expected: NDArray[np.float32],
+    pictures: list[Picture],
+    rule: Preprocessing,
+    kind: str,
+) -> float | None:
+    """What rounding alone does to the model in a file's precision; None where that cannot be told."""
+    from edgevit.graph.capture import capture
+    from edgevit.graph.noise import rounded_forms
+
+    if precision not in ("fp32", "fp16"):
+        return None
+    forms = rounded_forms(capture(loaded.module, rule.size), precision, (backend.half,), ())
+    found = measured_noise(expected, forms, pictures, rule, probabilities=kind == "probabilities")
+    return next(iter(found.values()), None)

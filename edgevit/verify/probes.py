@@ -153,14 +153,32 @@ def make_golden(
     exact = reference_outputs(module, pictures, rule, probabilities=probabilities)
     if quantized is not None:
         return Golden(tuple(arrays), reference_outputs(quantized, pictures, rule, probabilities=probabilities), exact)
-    kind = "probabilities" if probabilities else "logits"
-    noise = {
-        name: difference(
-            exact,
-            reference_outputs(other, pictures, rule, probabilities=probabilities),
-            kind=kind,
-            precision=name.partition(" ")[0],
-        )
-        for name, other in (rounded or {}).items()
-    }
-    return Golden(tuple(arrays), exact, noise={name: found for name, found in noise.items() if np.isfinite(found)})
+    noise = measured_noise(exact, rounded or {}, pictures, rule, probabilities=probabilities)
+    return Golden(tuple(arrays), exact, noise=noise)
+
+
+def measured_noise(
+    reference: NDArray[np.float32],
+    rounded: Mapping[str, Answering],
+    pictures: list[Picture],
+    rule: Preprocessing,
+    *,
+    probabilities: bool,
+) -> dict[str, float]:
+    """What rounding alone does to a model's outputs, as a share of their range, by name of the form that rounds.
+
+    Args:
+        reference: [N, classes] of the model in float32.
+        rounded: see `edgevit.graph.noise.rounded_forms`.
+        pictures: that the reference answered to.
+        rule: how they become the input.
+        probabilities: whether softmax is applied.
+
+    Returns:
+        One share a form; a form whose answers are not finite is left out.
+    """
+    kind, found = "probabilities" if probabilities else "logits", {}
+    for name, form in rounded.items():
+        answers = reference_outputs(form, pictures, rule, probabilities=probabilities)
+        found[name] = difference(reference, answers, kind=kind, precision=name.partition(" ")[0])
+    return {name: noise for name, noise in found.items() if np.isfinite(noise)}
