@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.resources import files
+from inspect import signature
 from math import isqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -475,7 +476,8 @@ def _by_timm(spec: ModelSpec, module: nn.Module, found: Fit, own: State) -> Stat
         return None
     state: State | None = None
     with suppress(Exception):  # written for one layout each, it fails in any way on others
-        state = dict(convert(dict(found.state), module))
+        options = {"adapt_layer_scale": True} if "adapt_layer_scale" in signature(convert).parameters else {}
+        state = dict(convert(dict(found.state), module, **options))
     if state is None:
         return None
     sizes = {value.numel() for value in found.state.values()}

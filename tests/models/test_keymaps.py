@@ -71,3 +71,13 @@ def test_two_distilled_heads_become_their_mean() -> None:
 def test_another_layout_passes_unchanged() -> None:
     state = {"a.weight": torch.zeros(1)}
     assert to_timm_layout(state) == state
+
+
+def test_an_official_layout_that_timm_reads(tmp_path: Path) -> None:
+    """DeiT III keeps its layer scales as ``gamma_1``: timm's own reader of the architecture renames them."""
+    state = load_model("deit3_small_patch16_224", weights="random").module.state_dict()
+    official = {re.sub(r"ls([12])\.gamma", r"gamma_\1", key): value for key, value in state.items()}
+    assert official.keys() != state.keys()
+    torch.save({"model": official}, tmp_path / "deit3.pth")
+    found = load_model("deit3_small_patch16_224", weights=str(tmp_path / "deit3.pth")).module.state_dict()
+    assert all(torch.equal(found[key], value) for key, value in state.items())
