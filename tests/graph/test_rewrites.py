@@ -526,6 +526,98 @@ CASES = {
         4,
         aten.squeeze.dim,
     ),
+    "gelu by tanh": (
+        "plain_gelu",
+        Wrap(lambda s, x: F.gelu(x * 3, approximate="tanh") + F.gelu(x)),
+        IMAGE,
+        2,
+        None,
+    ),
+    "casts to the captured dtype": (
+        "drop_checks",
+        Wrap(lambda s, x: x.float().softmax(-1).to(x.dtype) * 2),
+        IMAGE,
+        2,
+        aten._assert_tensor_metadata.default,
+    ),
+    "norms and sums": (
+        "guard_sums",
+        Wrap(lambda s, x: s.norm(x).mean(1) + x.sum((0, 1, 2)) + x.mean((2, 3)).sum(), norm=nn.LayerNorm(9)),
+        IMAGE,
+        4,
+        None,
+    ),
+    "dropout in training": ("drop_noops", Wrap(lambda s, x: F.dropout(x, 0.0, True) + 1), IMAGE, 1, None),
+    "a vector as a weight": (
+        "split_projections",
+        Wrap(lambda s, x: F.linear(x, s.row).relu() + 1, row=torch.randn(6)),
+        torch.randn(2, 5, 6),
+        0,
+        None,
+    ),
+    "an image without a batch": (
+        "fold_batch_norm",
+        live(Wrap(lambda s, x: s.bn(s.conv(x)), conv=nn.Conv1d(6, 9, 1), bn=nn.BatchNorm1d(9))),
+        torch.randn(6, 9),
+        0,
+        None,
+    ),
+    "one query for all three": (
+        "fold_attention_scale",
+        live(Wrap(lambda s, x: (lambda t: F.scaled_dot_product_attention(t, t, t))(heads(s.q(x))), q=nn.Linear(6, 12))),
+        torch.randn(2, 5, 6),
+        0,
+        None,
+    ),
+    "a wider factor": (
+        "fold_layer_scale",
+        live(Wrap(lambda s, x: s.fc(x) * s.gamma, fc=nn.Linear(6, 5), gamma=torch.rand(5, dtype=torch.float64))),
+        ROWS,
+        0,
+        None,
+    ),
+    "sums of integers": (
+        "delegated_sums",
+        Wrap(lambda s, x: x * (x > 0).long().sum(-1, keepdim=True) + x.mean(1, True, dtype=torch.float64).float()),
+        torch.randn(2, 10, 6),
+        0,
+        None,
+    ),
+    "a roll of everything": ("plain_slices", Wrap(lambda s, x: x.roll(5) * 2), torch.randn(2, 7, 6), 1, aten.roll.default),
+    "a bias that hides": (
+        "table_products",
+        Wrap(lambda s, x: (x + s.bias).softmax(-1), bias=BIAS.masked_fill(BIAS == BIAS[0, 0, 0], -torch.inf)),
+        SCORES,
+        0,
+        None,
+    ),
+    "attention whose keys are shared by windows": (
+        "flat_attention",
+        Wrap(lambda s, x: F.scaled_dot_product_attention(x, x[:, :1], x[:, :1])),
+        torch.randn(1, 4, 6, 10, 12),
+        1,
+        None,
+    ),
+    "six axes, a bias by name and a factor": (
+        "drop_unit_axis",
+        live(
+            Wrap(
+                lambda s, x: (
+                    torch.add(
+                        torch.ops.aten.linear.default(x.view(1, 2, 3, 4, 5, 6), s.fc.weight, bias=s.fc.bias),
+                        x.view(1, 2, 3, 4, 5, 6),
+                        alpha=2,
+                    )
+                    .view(1, 6, 20, 6)
+                    .relu()
+                ),
+                fc=nn.Linear(6, 6),
+            )
+        ),
+        torch.randn(1, 6, 4, 30),
+        4,
+        None,
+    ),
     "softmax": ("flat_softmax", Wrap(lambda s, x: x.softmax(-1)), QUERY, 1, None),
     "softmax over channels": ("flat_softmax", Wrap(lambda s, x: x.softmax(1)), QUERY, 1, None),
     "window partition": (
