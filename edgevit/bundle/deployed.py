@@ -83,10 +83,12 @@ class Deployed:
     @overload
     def predict(
         self, picture: list[Given] | tuple[Given, ...], top: int = ..., max_megapixels: float = ...
-    ) -> list[list[Prediction]]: ...
+    ) -> list[list[Prediction]]:
+        """Of several pictures: one answer each."""
 
     @overload
-    def predict(self, picture: Given, top: int = ..., max_megapixels: float = ...) -> list[Prediction]: ...
+    def predict(self, picture: Given, top: int = ..., max_megapixels: float = ...) -> list[Prediction]:
+        """Of one picture."""
 
     def predict(
         self, picture: Given | Sequence[Given], top: int = 5, max_megapixels: float = MAX_MEGAPIXELS
