@@ -282,6 +282,14 @@ def _replace(graph_module: GraphModule, memory: _Memory, write: Node, stale: lis
     graph_module.graph.erase_node(write)
 
 
+def _is_shared(base: Node) -> bool:
+    """Whether memory must not be written whoever reads it: a weight, an input, or a copy that may become a view.
+
+    A reshape copies where strides ask for it; a rewrite that changes the strides before it makes it a view.
+    """
+    return base.op != "call_function" or base.target in (*_SAME_SHAPE, *_RESHAPES)
+
+
 @torch.no_grad()
 def make_functional(graph_module: GraphModule) -> bool:
     """Make every write that something else reads a value of its own, in place.
@@ -299,8 +307,7 @@ def make_functional(graph_module: GraphModule) -> bool:
         try:
             memory = _memory_of(write)
             stale = _stale(memory, write, order)
-            # a weight or an input of the program is never overwritten
-            if stale or memory.base.op != "call_function":
+            if stale or _is_shared(memory.base):
                 _replace(graph_module, memory, write, [write, *stale])
         except _NotFunctional:
             return False

@@ -15,6 +15,7 @@ from torch._higher_order_ops.wrap import WrapWithAutocast
 from torch.fx import GraphModule, Node
 
 from edgevit.graph.fx import GUARDED, LEAVES_GUARD, aten, attribute, finish, module_path
+from edgevit.graph.functional import make_functional
 from edgevit.graph.rewrites import Rewrite
 
 _ENABLED, _REGION, _OPERANDS = 2, 4, 5
@@ -58,6 +59,8 @@ def edit(graph_module: GraphModule) -> int:
             user.replace_all_uses_with(given[user.args[1]])
         inlined += 1
     finish(graph_module)
+    if inlined:
+        make_functional(graph_module)
     return inlined
 
 
