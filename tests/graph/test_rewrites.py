@@ -583,10 +583,16 @@ CASES = {
         0,
         None,
     ),
-    "a roll of everything": ("plain_slices", Wrap(lambda s, x: x.roll(5) * 2), torch.randn(2, 7, 6), 1, aten.roll.default),
+    "a roll of everything": (
+        "plain_slices",
+        Wrap(lambda s, x: x.roll(5) * 2),
+        torch.randn(2, 7, 6),
+        1,
+        aten.roll.default,
+    ),
     "a bias that hides": (
         "table_products",
-        Wrap(lambda s, x: (x + s.bias).softmax(-1), bias=BIAS.masked_fill(BIAS == BIAS[0, 0, 0], -torch.inf)),
+        Wrap(lambda s, x: (x + s.bias).softmax(-1), bias=BIAS.masked_fill(BIAS[0, 0, 0] == BIAS, -torch.inf)),
         SCORES,
         0,
         None,

@@ -14,8 +14,8 @@ import torch
 from torch._higher_order_ops.wrap import WrapWithAutocast
 from torch.fx import GraphModule, Node
 
-from edgevit.graph.fx import GUARDED, LEAVES_GUARD, aten, attribute, finish, module_path
 from edgevit.graph.functional import make_functional
+from edgevit.graph.fx import GUARDED, LEAVES_GUARD, aten, attribute, finish, module_path
 from edgevit.graph.rewrites import Rewrite
 
 _ENABLED, _REGION, _OPERANDS = 2, 4, 5
