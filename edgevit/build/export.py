@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import shlex
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
@@ -18,12 +17,11 @@ import psutil
 from numpy.typing import NDArray
 
 from edgevit.backends.base import Backend, find_backend, labels_text
-from edgevit.backends.jobs import Limits, Worker, end_worker, run_job, start_worker
-from edgevit.backends.lowering import chosen_rewrites, lower_job
+from edgevit.backends.jobs import Limits, Worker, end_worker, start_worker
 from edgevit.build import cache
 from edgevit.build.describe import cache_key, describe, model_folder, resolve_targets
-from edgevit.build.fallback import without_culprit
 from edgevit.build.floor import Floor, measure, shortfall
+from edgevit.build.judging import LOGS, Shared, attempt, cure, explained, without_rewrite_at_fault
 from edgevit.build.options import ExportOptions
 from edgevit.build.recipes import check_options, describe_recipe, obtain_recipe
 from edgevit.bundle.card import write_card, write_licence
@@ -33,22 +31,18 @@ from edgevit.bundle.sbom import write_sbom
 from edgevit.bundle.write import REJECTED, publish, staging, write_manifest
 from edgevit.core.disk import explained_disk_errors
 from edgevit.core.events import Event, Listener, ignore
-from edgevit.core.manifest import Lowering, Manifest, VerdictInfo
+from edgevit.core.manifest import Manifest, VerdictInfo
 from edgevit.core.recipe import RECIPE
 from edgevit.core.target import Runtime, folder_name
 from edgevit.data.folders import Skip
-from edgevit.errors import ConversionFailed, EdgevitError, MissingDependency, UsageError
-from edgevit.graph.rewrites import NONE
-from edgevit.verify.judge import give_inputs, judge, noise_name, not_run, take_outputs, why_not_here
+from edgevit.errors import ConversionFailed, EdgevitError, MissingDependency
+from edgevit.verify.judge import give_inputs, why_not_here
 from edgevit.verify.probes import Golden
 
 if TYPE_CHECKING:
-    from torch.export import ExportedProgram
-
-    from edgevit.graph.noise import Overflow
+    pass
 
 _MEMORY_PER_JOB = 4 << 30
-_LOGS = "logs"
 
 
 @dataclass(frozen=True)
@@ -73,25 +67,6 @@ class ExportResult:
     def ok(self) -> bool:
         """Whether there is a bundle and nothing speaks against it."""
         return self.error is None
-
-
-@dataclass(frozen=True)
-class _Shared:
-    """What all targets of one export have in common."""
-
-    options: ExportOptions
-    program: Path
-    captured: ExportedProgram
-    recipe: Path | None
-    floor: Floor | None
-    manifests: dict[str, Manifest]
-    golden: Golden
-    inputs: dict[str, NDArray[Any]]
-    logs: Path
-    limits: Limits
-    stop: threading.Event
-    listen: Listener
-    workers: dict[str, Worker]
 
 
 def export(options: ExportOptions, listen: Listener = ignore) -> list[ExportResult]:
@@ -247,7 +222,7 @@ def _capture(
     stop: threading.Event,
     listen: Listener,
     workers: dict[str, Worker],
-) -> _Shared:
+) -> Shared:
     import torch
 
     from edgevit.data.folders import readable_pictures
@@ -290,8 +265,8 @@ def _capture(
     floor = None
     if options.floor is not None and options.evaluate is not None:
         floor = Floor(options.floor, options.evaluate, loaded.preprocessing)
-    logs = home / _LOGS
-    return _Shared(
+    logs = home / LOGS
+    return Shared(
         options, program, captured, file, floor, manifests, golden, inputs, logs, limits, stop, listen, workers
     )
 
@@ -301,7 +276,7 @@ def _telling(model: str, listen: Listener) -> Skip:
     return lambda name, error: listen(Event(model, "loading", f"skipped {name}: {error.message}"))
 
 
-def _one_target(shared: _Shared, runtime: Runtime, home: Path) -> ExportResult:
+def _one_target(shared: Shared, runtime: Runtime, home: Path) -> ExportResult:
     name = folder_name(runtime, shared.options.precision)
     try:
         with staging(home / name) as scratch:
@@ -313,7 +288,7 @@ def _one_target(shared: _Shared, runtime: Runtime, home: Path) -> ExportResult:
         return ExportResult(name, None, None, error=error)
 
 
-def _lower_and_judge(shared: _Shared, runtime: Runtime, destination: Path, scratch: Path) -> ExportResult:
+def _lower_and_judge(shared: Shared, runtime: Runtime, destination: Path, scratch: Path) -> ExportResult:
     name, log = destination.name, shared.logs / f"{destination.name}.log"
     log.unlink(missing_ok=True)
     bundle = scratch / "bundle"
@@ -323,12 +298,12 @@ def _lower_and_judge(shared: _Shared, runtime: Runtime, destination: Path, scrat
     exchange = {} if why_not else give_inputs(shared.inputs[runtime.name], scratch)
     shared.listen(Event(name, "lowering", "" if why_not else "and running"))
     try:
-        manifest = _attempt(shared, runtime, manifest, bundle, exchange, log)
+        manifest = attempt(shared, runtime, manifest, bundle, exchange, log)
         failure: ConversionFailed | None = None
     except ConversionFailed as error:
         failure = error
     if failure or (manifest.verdict and manifest.verdict.status == "failed"):
-        better = _without_culprit(shared, runtime, manifest, failure, scratch, exchange, log)
+        better = without_rewrite_at_fault(shared, runtime, manifest, failure, scratch, exchange, log)
         if better is not None:
             shutil.rmtree(bundle)
             better.folder.rename(bundle)
@@ -338,7 +313,7 @@ def _lower_and_judge(shared: _Shared, runtime: Runtime, destination: Path, scrat
     verdict = manifest.verdict
     assert verdict is not None
     if verdict.status == "failed":
-        verdict = _explained(shared, runtime, manifest, exchange, log)
+        verdict = explained(shared, runtime, manifest, exchange, log)
     if verdict.status == "passed" and shared.floor is not None:
         verdict = _held(shared, shared.floor, manifest, bundle / manifest.entry, scratch, log, verdict)
     manifest = _complete(
@@ -358,129 +333,8 @@ def _lower_and_judge(shared: _Shared, runtime: Runtime, destination: Path, scrat
     return ExportResult(name, destination, manifest)
 
 
-def _attempt(
-    shared: _Shared, runtime: Runtime, manifest: Manifest, bundle: Path, exchange: dict[str, str], log: Path
-) -> Manifest:
-    """Write a model file into a folder and judge it; returns the manifest with both results."""
-    made = _lower(shared, runtime, manifest, bundle / manifest.entry, exchange, log)
-    manifest = manifest.model_copy(update={"lowering": Lowering(**made, log=f"{_LOGS}/{log.name}")})
-    shared.listen(Event(folder_name(runtime, manifest.target.precision), "judging"))
-    return manifest.model_copy(update={"verdict": _verdict(shared, manifest, exchange)})
-
-
-@dataclass(frozen=True)
-class _Better:
-    """An artifact that is right without one of the rewrites."""
-
-    folder: Path
-    manifest: Manifest
-
-
-def _without_culprit(
-    shared: _Shared,
-    runtime: Runtime,
-    manifest: Manifest,
-    failure: ConversionFailed | None,
-    scratch: Path,
-    exchange: dict[str, str],
-    log: Path,
-) -> _Better | None:
-    """The artifact without the rewrite that makes it wrong; None where no rewrite is at fault.
-
-    A recipe speaks of the graph that the rewrites leave, and rewrites that were asked for are not second-guessed.
-    """
-    if shared.options.rewrites or shared.recipe is not None:
-        return None
-    if failure is not None and (failure.at_limit or failure.message.startswith(UsageError.__name__)):
-        return None
-    if failure is None and _overflows(shared, manifest):
-        return None
-    name = folder_name(runtime, manifest.target.precision)
-    half = manifest.target.precision == "fp16" and find_backend(runtime.backend).half_program(runtime.variant)
-    names = [one.name for one in chosen_rewrites(manifest, runtime.variant, half=half)]
-    if manifest.lowering is not None:  # those that matched nothing cannot be at fault
-        names = [one for one in names if one in manifest.lowering.rewrites]
-    found: dict[tuple[str, ...], _Better] = {}
-
-    def works(asked: tuple[str, ...]) -> bool:
-        shared.listen(Event(name, "lowering", f"again, {'plainly' if asked == (NONE,) else 'to find the cause'}"))
-        folder = scratch / f"try-{len(list(scratch.glob('try-*')))}"
-        folder.mkdir()
-        target = manifest.target.model_copy(update={"rewrites": asked})
-        plain = manifest.model_copy(update={"target": target, "lowering": None, "verdict": None})
-        try:
-            tried = _attempt(shared, runtime, plain, folder, exchange, log)
-        except ConversionFailed:
-            return False
-        found[asked] = _Better(folder, tried)
-        return tried.verdict is not None and tried.verdict.status != "failed"
-
-    choice = without_culprit(names, works)
-    if choice is None:
-        return None
-    before = failure.message if failure else "; ".join(manifest.verdict.reasons if manifest.verdict else ())
-    what = f"the rewrite {choice.culprit}" if choice.culprit else "any rewrite"
-    note = (
-        f"exported without {what}: with it, {before}"
-        if choice.culprit
-        else f"exported without {what}: with them, {before}"
-    )
-    better = found[choice.rewrites]
-    assert better.manifest.lowering is not None
-    lowering = better.manifest.lowering.model_copy(update={"note": note})
-    return _Better(better.folder, better.manifest.model_copy(update={"lowering": lowering}))
-
-
-def _overflows(shared: _Shared, manifest: Manifest) -> list[Overflow]:
-    """Where the model itself leaves the range of fp16, for files that compute in it."""
-    from edgevit.graph.noise import overflows
-    from edgevit.verify.probes import normalised
-
-    backend = find_backend(manifest.target.backend)
-    if manifest.target.precision != "fp16" or backend.half != "values":
-        return []
-    inputs = normalised(shared.golden.pictures, manifest.preprocess.rule())
-    return overflows(shared.captured, inputs, manifest.target.keep_fp32)
-
-
-def _explained(
-    shared: _Shared, runtime: Runtime, manifest: Manifest, exchange: dict[str, str], log: Path
-) -> VerdictInfo:
-    """A failed verdict with what is known of the cause: overflows of fp16, the first operator that departs."""
-    verdict = manifest.verdict
-    assert verdict is not None
-    further = [overflow.sentence() for overflow in _overflows(shared, manifest)]
-    if shared.options.bisect:
-        from edgevit.verify.bisect import bisect
-
-        scratch = Path(exchange["outputs"]).parent
-        inputs = shared.inputs[runtime.name]
-        finding = bisect(shared.program, manifest, runtime, inputs, scratch, log, shared.limits, shared.recipe)
-        further.append(finding.sentence())
-    return verdict.model_copy(update={"reasons": (*verdict.reasons, *further)})
-
-
-def _lower(
-    shared: _Shared, runtime: Runtime, manifest: Manifest, out: Path, exchange: dict[str, str], log: Path
-) -> dict[str, Any]:
-    """Write the model file and, where inputs are given, run it once it is written."""
-    scratch = out.parent.parent
-    further = exchange if shared.recipe is None else {**exchange, "recipe": str(shared.recipe)}
-    job = lower_job(shared.program, manifest, runtime, out, **further)
-    return run_job(job, scratch, log, shared.limits, shared.stop, shared.workers.pop(runtime.name, None))
-
-
-def _verdict(shared: _Shared, manifest: Manifest, exchange: dict[str, str]) -> VerdictInfo:
-    golden = shared.golden
-    why_not = why_not_here(manifest) if shared.options.verify else "verification was switched off (--no-verify)"
-    if why_not:
-        return not_run(manifest, len(golden.outputs), why_not)
-    noise = golden.noise.get(noise_name(manifest))
-    return judge(manifest, golden.outputs, take_outputs(exchange), golden.exact, noise)
-
-
 def _held(
-    shared: _Shared, floor: Floor, manifest: Manifest, file: Path, scratch: Path, log: Path, verdict: VerdictInfo
+    shared: Shared, floor: Floor, manifest: Manifest, file: Path, scratch: Path, log: Path, verdict: VerdictInfo
 ) -> VerdictInfo:
     """The verdict once the artifact was run on the floor's data set."""
     accuracy = measure(floor, manifest, file, scratch, log, shared.limits, shared.stop)
@@ -502,25 +356,7 @@ def _complete(bundle: Path, manifest: Manifest, golden: Golden, inputs: NDArray[
         return write_manifest(bundle, manifest)
 
 
-def _cure(shared: _Shared, manifest: Manifest, kept: Path) -> str:
-    verdict, target, options = manifest.verdict, manifest.target, shared.options
-    if verdict is not None and verdict.accuracy is not None:
-        return "try another --quantizer, or a recipe with --auto-mixed latency=1.2 from edgevit quantize"
-    if target.precision == "fp16":
-        keep = dict.fromkeys(overflow.keep for overflow in _overflows(shared, manifest))
-        if keep:
-            return "export again with " + " ".join(f"--keep-fp32 {shlex.quote(one)}" for one in keep)
-        if target.backend == "coreml":
-            return f"edgevit verify {shlex.quote(str(kept))} --hazards names what to keep in fp32"
-    further = "" if options.bisect else "add --bisect to find the first operator that departs"
-    if options.rewrites and options.rewrites != (NONE,):
-        return f"leave --rewrites out, or export plainly with --rewrites none{'; ' if further else ''}{further}"
-    if target.precision != "fp32":
-        return f"export with --precision fp32{'; ' if further else ''}{further}"
-    return further or "edgevit doctor checks the toolchain's version"
-
-
-def _reject(shared: _Shared, bundle: Path, destination: Path, manifest: Manifest, verdict: VerdictInfo) -> ExportResult:
+def _reject(shared: Shared, bundle: Path, destination: Path, manifest: Manifest, verdict: VerdictInfo) -> ExportResult:
     from edgevit.errors import CheckFailed
 
     kept = destination.with_name(destination.name + REJECTED)
@@ -529,6 +365,6 @@ def _reject(shared: _Shared, bundle: Path, destination: Path, manifest: Manifest
     error = CheckFailed(
         f"{destination.name} is not good: {'; '.join(verdict.reasons)}",
         where=f"kept for inspection as {kept}",
-        cure=_cure(shared, manifest, kept),
+        cure=cure(shared, manifest, kept),
     )
     return ExportResult(destination.name, kept, manifest, error=error)

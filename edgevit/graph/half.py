@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 
 from edgevit.errors import UsageError
 from edgevit.graph.fx import GUARDED, RuleInterpreter, aten, attribute, drop_unread_attributes, module_path
+from edgevit.graph.moves import MOVES, PARTS
 from edgevit.graph.rewrites.drop_checks import is_check
 
 LARGEST = 65504.0
@@ -51,6 +52,9 @@ def kept_nodes(core: GraphModule, patterns: Sequence[str]) -> set[Node]:
     kept = {
         node for node in operations if node.meta.get(GUARDED) or any(matches(node, pattern) for pattern in patterns)
     }
+    for node in reversed(operations):  # between kept operations nothing is rounded on the way
+        if node.target in MOVES | PARTS and node.users and kept.issuperset(node.users):
+            kept.add(node)
     for node in operations:  # a part of a kept split is kept with it
         if node.target is operator.getitem and node.args[0] in kept:
             kept.add(node)

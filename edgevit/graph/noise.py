@@ -164,18 +164,17 @@ def rounded_forms(
 
 
 @torch.no_grad()
-def overflows(program: Any, inputs: torch.Tensor, keep_fp32: tuple[str, ...] = ()) -> list[Overflow]:
-    """The operations at which a captured program leaves the range of fp16, where each begins.
+def overflows(core: GraphModule, inputs: torch.Tensor, keep_fp32: tuple[str, ...] = ()) -> list[Overflow]:
+    """The operations at which a program leaves the range of fp16, where each begins.
 
     Args:
-        program: as captured.
+        core: the graph as it is lowered: rewritten, for ``--keep-fp32`` names what is there.
         inputs: normalised float32 [N, 3, H, W].
         keep_fp32: patterns of operations that are computed in fp32.
 
     Returns:
         Those whose operands are all in range, in the program's order.
     """
-    core = _open_graph(program)
     kept = kept_nodes(core, keep_fp32)
     largest: dict[Node, float] = {}
     for one in inputs:

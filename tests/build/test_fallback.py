@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from edgevit.build import export as module
+from edgevit.build import judging
 from edgevit.build.fallback import Choice, without_culprit
 from edgevit.build.options import ExportOptions
 from edgevit.core.manifest import Lowering, Manifest, VerdictInfo
@@ -66,9 +67,14 @@ def wrong_with(culprit: str, crash: bool) -> Any:
     return attempt
 
 
+def replace_attempt(monkeypatch: pytest.MonkeyPatch, attempt: Any) -> None:
+    for one in (module, judging):
+        monkeypatch.setattr(one, "attempt", attempt)
+
+
 @pytest.mark.parametrize("crash", [False, True])
 def test_an_export_goes_on_without_the_culprit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crash: bool) -> None:
-    monkeypatch.setattr(module, "_attempt", wrong_with("fold_constants", crash))
+    replace_attempt(monkeypatch, wrong_with("fold_constants", crash))
     options = ExportOptions("shvit_digits", ("onnx",), out=tmp_path, cache=False)
     result = module.export(options)[0]
     assert result.error is None
@@ -81,7 +87,7 @@ def test_an_export_goes_on_without_the_culprit(tmp_path: Path, monkeypatch: pyte
 
 
 def test_rewrites_that_were_asked_for_are_not_second_guessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_attempt", wrong_with("fold_constants", False))
+    replace_attempt(monkeypatch, wrong_with("fold_constants", False))
     options = ExportOptions("shvit_digits", ("onnx",), out=tmp_path, cache=False)
     result = module.export(dataclasses.replace(options, rewrites=("fold_constants",)))[0]
     assert result.error is not None
@@ -97,7 +103,7 @@ def test_a_limit_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         error.at_limit = True
         raise error
 
-    monkeypatch.setattr(module, "_attempt", attempt)
+    replace_attempt(monkeypatch, attempt)
     result = module.export(ExportOptions("shvit_digits", ("onnx",), out=tmp_path, cache=False))[0]
     assert isinstance(result.error, ConversionFailed)
     assert len(calls) == 1

@@ -1,0 +1,195 @@
+"""One target of an export: lower, run, judge, and say why it is not good.
+
+Where one of edgevit's own rewrites is at fault, the artifact is made without it.
+"""
+
+from __future__ import annotations
+
+import shlex
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from edgevit.backends.base import find_backend
+from edgevit.backends.jobs import Limits, Worker, run_job
+from edgevit.backends.lowering import chosen_rewrites, lower_job
+from edgevit.build.fallback import without_culprit
+from edgevit.build.floor import Floor
+from edgevit.build.options import ExportOptions
+from edgevit.core.events import Event, Listener
+from edgevit.core.manifest import Lowering, Manifest, VerdictInfo
+from edgevit.core.target import Runtime, folder_name, runtimes
+from edgevit.errors import ConversionFailed, UsageError
+from edgevit.graph.rewrites import NONE
+from edgevit.verify.judge import judge, noise_name, not_run, take_outputs, why_not_here
+from edgevit.verify.probes import Golden
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+    from edgevit.graph.noise import Overflow
+
+LOGS = "logs"
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all targets of one export have in common."""
+
+    options: ExportOptions
+    program: Path
+    captured: ExportedProgram
+    recipe: Path | None
+    floor: Floor | None
+    manifests: dict[str, Manifest]
+    golden: Golden
+    inputs: dict[str, NDArray[Any]]
+    logs: Path
+    limits: Limits
+    stop: threading.Event
+    listen: Listener
+    workers: dict[str, Worker]
+
+
+def attempt(
+    shared: Shared, runtime: Runtime, manifest: Manifest, bundle: Path, exchange: dict[str, str], log: Path
+) -> Manifest:
+    """Write a model file into a folder and judge it; returns the manifest with both results."""
+    made = _lower(shared, runtime, manifest, bundle / manifest.entry, exchange, log)
+    manifest = manifest.model_copy(update={"lowering": Lowering(**made, log=f"{LOGS}/{log.name}")})
+    shared.listen(Event(folder_name(runtime, manifest.target.precision), "judging"))
+    return manifest.model_copy(update={"verdict": _verdict(shared, manifest, exchange)})
+
+
+@dataclass(frozen=True)
+class Better:
+    """An artifact that is right without one of the rewrites."""
+
+    folder: Path
+    manifest: Manifest
+
+
+def without_rewrite_at_fault(
+    shared: Shared,
+    runtime: Runtime,
+    manifest: Manifest,
+    failure: ConversionFailed | None,
+    scratch: Path,
+    exchange: dict[str, str],
+    log: Path,
+) -> Better | None:
+    """The artifact without the rewrite that makes it wrong; None where no rewrite is at fault.
+
+    A recipe speaks of the graph that the rewrites leave, and rewrites that were asked for are not second-guessed.
+    """
+    if shared.options.rewrites or shared.recipe is not None:
+        return None
+    if failure is not None and (failure.at_limit or failure.message.startswith(UsageError.__name__)):
+        return None
+    if failure is None and _overflows(shared, manifest):
+        return None
+    name = folder_name(runtime, manifest.target.precision)
+    half = manifest.target.precision == "fp16" and find_backend(runtime.backend).half_program(runtime.variant)
+    names = [one.name for one in chosen_rewrites(manifest, runtime.variant, half=half)]
+    if manifest.lowering is not None:  # those that matched nothing cannot be at fault
+        names = [one for one in names if one in manifest.lowering.rewrites]
+    found: dict[tuple[str, ...], Better] = {}
+
+    def works(asked: tuple[str, ...]) -> bool:
+        shared.listen(Event(name, "lowering", f"again, {'plainly' if asked == (NONE,) else 'to find the cause'}"))
+        folder = scratch / f"try-{len(list(scratch.glob('try-*')))}"
+        folder.mkdir()
+        target = manifest.target.model_copy(update={"rewrites": asked})
+        plain = manifest.model_copy(update={"target": target, "lowering": None, "verdict": None})
+        try:
+            tried = attempt(shared, runtime, plain, folder, exchange, log)
+        except ConversionFailed:
+            return False
+        found[asked] = Better(folder, tried)
+        return tried.verdict is not None and tried.verdict.status != "failed"
+
+    choice = without_culprit(names, works)
+    if choice is None:
+        return None
+    before = failure.message if failure else "; ".join(manifest.verdict.reasons if manifest.verdict else ())
+    what = f"the rewrite {choice.culprit}" if choice.culprit else "any rewrite"
+    note = (
+        f"exported without {what}: with it, {before}"
+        if choice.culprit
+        else f"exported without {what}: with them, {before}"
+    )
+    better = found[choice.rewrites]
+    assert better.manifest.lowering is not None
+    lowering = better.manifest.lowering.model_copy(update={"note": note})
+    return Better(better.folder, better.manifest.model_copy(update={"lowering": lowering}))
+
+
+def _overflows(shared: Shared, manifest: Manifest) -> list[Overflow]:
+    """Where the model itself leaves the range of fp16, for files that compute in it."""
+    from edgevit.graph.noise import overflows
+    from edgevit.graph.prepare import apply_rewrites, graph_of
+    from edgevit.verify.probes import normalised
+
+    backend = find_backend(manifest.target.backend)
+    if manifest.target.precision != "fp16" or backend.half != "values":
+        return []
+    variant = runtimes()[manifest.target.runtime].variant
+    core = graph_of(shared.captured)
+    apply_rewrites(core, chosen_rewrites(manifest, variant, half=backend.half_program(variant)))
+    inputs = normalised(shared.golden.pictures, manifest.preprocess.rule())
+    return overflows(core, inputs, manifest.target.keep_fp32)
+
+
+def explained(shared: Shared, runtime: Runtime, manifest: Manifest, exchange: dict[str, str], log: Path) -> VerdictInfo:
+    """A failed verdict with what is known of the cause: overflows of fp16, the first operator that departs."""
+    verdict = manifest.verdict
+    assert verdict is not None
+    further = [overflow.sentence() for overflow in _overflows(shared, manifest)]
+    if shared.options.bisect:
+        from edgevit.verify.bisect import bisect
+
+        scratch = Path(exchange["outputs"]).parent
+        inputs = shared.inputs[runtime.name]
+        finding = bisect(shared.program, manifest, runtime, inputs, scratch, log, shared.limits, shared.recipe)
+        further.append(finding.sentence())
+    return verdict.model_copy(update={"reasons": (*verdict.reasons, *further)})
+
+
+def _lower(
+    shared: Shared, runtime: Runtime, manifest: Manifest, out: Path, exchange: dict[str, str], log: Path
+) -> dict[str, Any]:
+    """Write the model file and, where inputs are given, run it once it is written."""
+    scratch = out.parent.parent
+    further = exchange if shared.recipe is None else {**exchange, "recipe": str(shared.recipe)}
+    job = lower_job(shared.program, manifest, runtime, out, **further)
+    return run_job(job, scratch, log, shared.limits, shared.stop, shared.workers.pop(runtime.name, None))
+
+
+def _verdict(shared: Shared, manifest: Manifest, exchange: dict[str, str]) -> VerdictInfo:
+    golden = shared.golden
+    why_not = why_not_here(manifest) if shared.options.verify else "verification was switched off (--no-verify)"
+    if why_not:
+        return not_run(manifest, len(golden.outputs), why_not)
+    noise = golden.noise.get(noise_name(manifest))
+    return judge(manifest, golden.outputs, take_outputs(exchange), golden.exact, noise)
+
+
+def cure(shared: Shared, manifest: Manifest, kept: Path) -> str:
+    verdict, target, options = manifest.verdict, manifest.target, shared.options
+    if verdict is not None and verdict.accuracy is not None:
+        return "try another --quantizer, or a recipe with --auto-mixed latency=1.2 from edgevit quantize"
+    if target.precision == "fp16":
+        keep = dict.fromkeys(overflow.keep for overflow in _overflows(shared, manifest))
+        if keep:
+            return "export again with " + " ".join(f"--keep-fp32 {shlex.quote(one)}" for one in keep)
+        if target.backend == "coreml":
+            return f"edgevit verify {shlex.quote(str(kept))} --hazards names what to keep in fp32"
+    further = "" if options.bisect else "add --bisect to find the first operator that departs"
+    if options.rewrites and options.rewrites != (NONE,):
+        return f"leave --rewrites out, or export plainly with --rewrites none{'; ' if further else ''}{further}"
+    if target.precision != "fp32":
+        return f"export with --precision fp32{'; ' if further else ''}{further}"
+    return further or "edgevit doctor checks the toolchain's version"
