@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,28 @@ from edgevit.errors import BadFile, import_failed
 
 if TYPE_CHECKING:
     from edgevit.graph.quantized.prepare import Form
+
+
+_ERRORS = {
+    0x01: "an internal error",
+    0x02: "a state that does not allow it",
+    0x03: "the end of the method was reached",
+    0x10: "an operation that is not supported",
+    0x11: "an operation that is not implemented",
+    0x12: "an argument that an operator does not take (a shape, a layout or a dtype)",
+    0x13: "a value of another type than the operator takes",
+    0x14: "an operator that the runtime does not have",
+    0x20: "something that was not found",
+    0x21: "no memory",
+    0x22: "a file that cannot be read",
+    0x23: "a program that is not valid",
+    0x24: "external data that is not valid",
+    0x25: "no more resources",
+    0x30: "a delegate that does not fit the file",
+    0x31: "no memory for a delegate",
+    0x32: "a delegate that is not there",
+}
+"""ExecuTorch's error numbers (runtime/core/error.h of 1.5)."""
 
 
 def lower(request: LowerRequest) -> None:
@@ -56,6 +79,12 @@ def _partitioner(request: LowerRequest) -> Any:
     return CoreMLPartitioner(compile_specs=specs)
 
 
+def in_words(error: Exception) -> str:
+    """What the runtime says, its error number as the word that ExecuTorch has for it."""
+    text = (str(error).splitlines() or [type(error).__name__])[0][:300]
+    return re.sub(r"0x[0-9a-fA-F]+", lambda found: _ERRORS.get(int(found[0], 16), found[0]), text)
+
+
 def load(path: Path) -> Runner:
     """Run a file in ExecuTorch's own runtime with XNNPACK."""
     try:
@@ -68,12 +97,15 @@ def load(path: Path) -> Runner:
     except ImportError as error:
         raise import_failed(error, "executorch", "running .pte files", extra="executorch") from error
     except RuntimeError as error:
-        raise BadFile("ExecuTorch cannot load the file", where=f"{path}: {error}") from error
+        raise BadFile("ExecuTorch cannot load the file", where=f"{path}: {in_words(error)}") from error
     if method is None:
         raise BadFile("the file has no forward method", where=str(path))
 
     def run(inputs: NDArray[Any]) -> NDArray[np.float32]:
-        outputs = method.execute([torch.from_numpy(np.array(inputs, order="C"))])
+        try:
+            outputs = method.execute([torch.from_numpy(np.array(inputs, order="C"))])
+        except RuntimeError as error:
+            raise RuntimeError(f"ExecuTorch cannot run the file: {in_words(error)}") from None
         return np.array(outputs[0].numpy(), dtype=np.float32, copy=True)
 
     run.program = program  # type: ignore[attr-defined]  # the method does not keep its program alive
