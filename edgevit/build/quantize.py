@@ -51,7 +51,10 @@ def quantize(
     from edgevit.quant.run import check_floor, quantize_loaded
 
     said = {key: further.pop(key) for key in ("progress", "warn") if key in further}
-    found = quantize_loaded(load_model(model, **further), options, report=report is not None, **said)
+    loaded = load_model(model, **further)
+    for note in loaded.notes if "warn" in said else ():
+        said["warn"](note)
+    found = quantize_loaded(loaded, options, report=report is not None, **said)
     if report is not None:
         from edgevit.report.sensitivity import sensitivity_page
 

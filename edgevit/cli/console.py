@@ -134,6 +134,12 @@ def print_error(error: EdgevitError) -> None:
         console.print(headed("  →", "green", error.cure))
 
 
+def say_notes(notes: Sequence[str], quiet: bool) -> None:
+    """What a person should know of how a model was loaded, e.g. that averaged weights were taken; a line each."""
+    for text in () if quiet else notes:
+        note(text)
+
+
 def say_runtime(runtime: str, quiet: bool) -> None:
     """One line on what executed the model."""
     if not quiet:

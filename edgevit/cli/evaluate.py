@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from edgevit.cli._skipped import Skipped
-from edgevit.cli.console import Json, Quiet, counted, examples, print_json, print_table, say_runtime
+from edgevit.cli.console import Json, Quiet, counted, examples, print_json, print_table, say_notes, say_runtime
 from edgevit.cli.options import ClassesOption, LabelsOption, SeedOption, SizeOption, WeightsOption, model_options
 from edgevit.core.disk import explained_disk_errors
 from edgevit.core.folders import write_whole
@@ -64,6 +64,7 @@ def evaluate(
             from edgevit.models.load import load_model
 
             loaded = load_model(model, **model_options(weights, num_classes, labels, size, seed))
+            say_notes(loaded.notes, quiet or json)
             if recipe is not None:
                 from edgevit.core.recipe import read_recipe
                 from edgevit.quant.simulate import simulated

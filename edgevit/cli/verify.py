@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgevit.cli._skipped import Skipped
-from edgevit.cli.console import Json, Quiet, coloured, examples, headed, print_json, print_table, stderr, stdout
+from edgevit.cli.console import (
+    Json,
+    Quiet,
+    coloured,
+    examples,
+    headed,
+    print_json,
+    print_table,
+    say_notes,
+    stderr,
+    stdout,
+)
 from edgevit.cli.options import ClassesOption, LabelsOption, SeedOption, SizeOption, WeightsOption, model_options
 
 if TYPE_CHECKING:
@@ -75,6 +86,7 @@ def verify(
 
         output: OutputKind = "features" if _all_features(artifact) else "logits"
         loaded = load_model(reference, **model_options(weights, num_classes, labels, size, seed), output=output)
+        say_notes(loaded.notes, quiet or json)
     checked = [_check(path, loaded, images, bisect, hazards, skipped) for path in artifact]
     export = _export_options(weights, num_classes, labels, size, seed)
     _report(checked, export, skipped, json, quiet)

@@ -179,6 +179,9 @@ def distinct(names: list[str], synsets: list[str]) -> list[str]:
 
 @lru_cache(maxsize=2)
 def _imagenet(kind: str) -> tuple[str, ...]:
+    from edgevit.models.mend import mend_torchvision
+
+    mend_torchvision()
     from timm.data import ImageNetInfo
 
     info = ImageNetInfo(kind)
