@@ -81,6 +81,19 @@ def test_a_bundle_has_everything(tmp_path: Path) -> None:
     assert left_behind(tmp_path) == []
 
 
+def test_an_operation_is_kept_in_fp32(tmp_path: Path) -> None:
+    from edgevit.backends.base import backend_of
+
+    result = run(tmp_path, precision="fp16", keep_fp32=("softmax",))
+    assert result.error is None, result.error
+    assert result.manifest.target.keep_fp32 == ("softmax",)
+    assert 0 < result.manifest.verdict.noise < result.manifest.verdict.tolerance
+    entry = read_bundle(result.path).entry
+    assert backend_of(entry).operators(entry)["Cast"] > 3
+    refused = run(tmp_path / "no", precision="fp16", keep_fp32=("third",), cache=False)
+    assert "--keep-fp32 third matches no operation" in refused.error.message
+
+
 def test_no_verify_says_so(tmp_path: Path) -> None:
     verdict = run(tmp_path, verify=False).manifest.verdict
     assert verdict.status == "not_run"
@@ -135,6 +148,11 @@ def test_other_weights_are_another_key(tmp_path: Path) -> None:
         ({"model": "shvit_digitz"}, "shvit_digitz"),
         ({"weights": "nowhere.pth"}, "nowhere.pth"),
         ({"size": 7}, "out of range"),
+        ({"targets": ("litert",), "precision": "fp16", "keep_fp32": ("softmax",)}, "litert cannot keep single"),
+        (
+            {"targets": ("executorch-coreml",), "precision": "fp16", "keep_fp32": ("softmax",)},
+            "executorch-coreml cannot keep single",
+        ),
     ],
 )
 def test_a_wrong_request_writes_nothing(tmp_path: Path, change: dict[str, object], says: str) -> None:
