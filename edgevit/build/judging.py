@@ -178,15 +178,17 @@ def _verdict(shared: Shared, manifest: Manifest, exchange: dict[str, str]) -> Ve
 
 
 def cure(shared: Shared, manifest: Manifest, kept: Path) -> str:
+    """What to type where a target was rejected."""
     verdict, target, options = manifest.verdict, manifest.target, shared.options
     if verdict is not None and verdict.accuracy is not None:
         return "try another --quantizer, or a recipe with --auto-mixed latency=1.2 from edgevit quantize"
     if target.precision == "fp16":
-        keep = dict.fromkeys(overflow.keep for overflow in _overflows(shared, manifest))
-        if keep:
-            return "export again with " + " ".join(f"--keep-fp32 {shlex.quote(one)}" for one in keep)
         if target.backend == "coreml":
             return f"edgevit verify {shlex.quote(str(kept))} --hazards names what to keep in fp32"
+        found = [overflow.keep for overflow in _overflows(shared, manifest)]
+        if found:
+            keep = dict.fromkeys((*target.keep_fp32, *found))
+            return "export again with " + " ".join(f"--keep-fp32 {shlex.quote(one)}" for one in keep)
     further = "" if options.bisect else "add --bisect to find the first operator that departs"
     if options.rewrites and options.rewrites != (NONE,):
         return f"leave --rewrites out, or export plainly with --rewrites none{'; ' if further else ''}{further}"

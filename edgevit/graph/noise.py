@@ -15,7 +15,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_aggregate
 
 from edgevit.graph.fx import first_output, module_path
-from edgevit.graph.half import LARGEST, kept_nodes
+from edgevit.graph.half import LARGEST, kept_nodes, names_of
 from edgevit.graph.prepare import graph_of
 from edgevit.graph.rewrites import rewrites
 from edgevit.graph.rewrites.drop_checks import is_check
@@ -67,9 +67,11 @@ class _Exact(torch.fx.Interpreter):
     """Runs a graph captured in float32 in float64."""
 
     def run_node(self, n: Node) -> Any:
+        """One node, its result in float64."""
         return None if is_check(n) else _widened(super().run_node(n))
 
     def fetch_args_kwargs_from_env(self, n: Node) -> tuple[Any, Any]:
+        """The operands of a node; a dtype among them is the wider one."""
         args, kwargs = super().fetch_args_kwargs_from_env(n)
         return _wider_dtypes(args), _wider_dtypes(kwargs)
 
@@ -108,6 +110,7 @@ class _Rounded(torch.fx.Interpreter):
         self._all, self._kept = rounding == "values", kept
 
     def run_node(self, n: Node) -> Any:
+        """One node, its result as fp16 would hold it."""
         if is_check(n):
             return None
         made = super().run_node(n)
@@ -183,7 +186,7 @@ def overflows(core: GraphModule, inputs: torch.Tensor, keep_fp32: tuple[str, ...
         largest = {node: max(value, largest.get(node, 0.0)) for node, value in seen.largest.items()}
     found = {node for node, value in largest.items() if value > LARGEST and node not in kept}
     return [
-        Overflow(node.name, str(node.target).split(".")[1], module_path(node), largest[node])
+        Overflow(node.name, names_of(node)[0], module_path(node), largest[node])
         for node in core.graph.nodes
         if node in found and not found & set(node.all_input_nodes)
     ]
@@ -197,6 +200,7 @@ class _Observed(torch.fx.Interpreter):
         self.largest: dict[Node, float] = {}
 
     def run_node(self, n: Node) -> Any:
+        """One node, its largest magnitude noted."""
         made = None if is_check(n) else super().run_node(n)
         if n.op == "call_function" and isinstance(made, torch.Tensor) and made.dtype == torch.float32 and made.numel():
             self.largest[n] = float(made.abs().max())

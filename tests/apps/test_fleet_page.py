@@ -105,7 +105,7 @@ def test_only_the_page_itself_can_press_its_buttons(app: Path) -> None:
 def test_what_cannot_be_shown_is_explained(app: Path, tmp_path: Path) -> None:
     for arguments, says in (
         (["--plan", tmp_path / "nowhere"], "there is no plan"),
-        (["--port", free_port(), "--input", tmp_path / "nowhere"], "there is no folder"),
+        (["--port", free_port(), "--input", tmp_path / "nowhere"], "there is no picture or folder"),
         (["--devices", "--listen", "0.0.0.0:7447"], "--insecure"),
     ):
         command = [sys.executable, "fleet_page.py", *map(str, arguments)]

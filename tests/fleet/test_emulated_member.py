@@ -76,7 +76,7 @@ def test_a_member_on_an_emulated_raspberry_pi(small_plan: Path, pictures: Path, 
         home = pi.root / "home/pi" / f"fleet-{os.getpid()}"
         try:
             home.mkdir()
-            install_for_pi(home / "site", "onnxruntime", "eclipse-zenoh==1.10.*")
+            install_for_pi(home / "site", "onnxruntime", "eclipse-zenoh==1.10.*", "cryptography>=44")
             shutil.copytree(small_plan, home / "plan")
             (home / "certs").mkdir()
             for leaf in ("ca.pem", "member-1.pem", "member-1.key"):

@@ -186,7 +186,7 @@ def test_keep_fp32_is_checked(tmp_path: Path, exported: Exported) -> None:
     with pytest.raises(UsageError, match="is for fp16"):
         export(ExportOptions("deit_digits", ("coreml",), keep_fp32=("softmax",), out=tmp_path))
     with pytest.raises(UsageError, match="cannot keep single operations"):
-        export(ExportOptions("deit_digits", ("onnx",), precision="fp16", keep_fp32=("softmax",), out=tmp_path))
+        export(ExportOptions("deit_digits", ("litert",), precision="fp16", keep_fp32=("softmax",), out=tmp_path))
     options = ExportOptions(
         "tinyvit_digits", ("coreml",), precision="fp16", keep_fp32=("no_such",), out=tmp_path, cache=False
     )
