@@ -18,6 +18,7 @@ from torch.fx import GraphModule, Node
 
 from edgevit.graph.builder import Builder
 from edgevit.graph.fx import argument, aten, finish, shape
+from edgevit.graph.moves import VIEWS
 
 _SAME_SHAPE = (
     aten.alias.default,
@@ -32,19 +33,7 @@ _SAME_SHAPE = (
     aten.type_as.default,
 )
 """They return their operand itself, or a copy of it."""
-_RESHAPES = (
-    aten.view.default,
-    aten.reshape.default,
-    aten._unsafe_view.default,
-    aten.flatten.using_ints,
-    aten.unflatten.int,
-    aten.unsqueeze.default,
-    aten.squeeze.default,
-    aten.squeeze.dim,
-    aten.squeeze.dims,
-    aten.view_as.default,
-    aten.reshape_as.default,
-)
+_RESHAPES = VIEWS | {aten.view_as.default, aten.reshape_as.default}
 _RANDOM = torch.Tag.nondeterministic_seeded
 
 
