@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 import edgevit
+from edgevit.backends.base import claim_process
 from edgevit.build.export import ExportResult
 from edgevit.cli.console import print_table, size_text, stdout
 from edgevit.cli.export import artifact_bytes
@@ -78,6 +79,7 @@ def draw(images: np.ndarray, truth: np.ndarray, answers: dict[str, list[tuple[in
 
 
 def main() -> int:
+    claim_process()  # what native code prints while runtimes start is no part of the demo
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", default="tinyvit_digits")
     parser.add_argument("--out", type=Path, default=Path("build"))
