@@ -35,6 +35,11 @@ def chosen_rewrites(manifest: Manifest, variant: str, *, half: bool) -> tuple[Re
     return rewrites_for(target.backend, variant, family=manifest.model.family, half=half, asked=target.rewrites)
 
 
+def lowered_with(manifest: Manifest, runtime: Runtime) -> tuple[Rewrite, ...]:
+    """The rewrites that the lowering of an artifact for a runtime applies."""
+    return chosen_rewrites(manifest, runtime.variant, half=interface_of(manifest, runtime)["half"])
+
+
 def lower_job(program: Path, manifest: Manifest, runtime: Runtime, out: Path, **further: Any) -> dict[str, Any]:
     """What `edgevit.backends.jobs.run_job` carries out to write one model file.
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgevit.backends.base import find_backend
 from edgevit.backends.jobs import Limits, Worker, run_job
-from edgevit.backends.lowering import chosen_rewrites, lower_job
+from edgevit.backends.lowering import lower_job, lowered_with
 from edgevit.build.fallback import without_culprit
 from edgevit.build.floor import Floor
 from edgevit.build.options import ExportOptions
@@ -92,8 +92,7 @@ def without_rewrite_at_fault(
     if failure is None and _overflows(shared, manifest):
         return None
     name = folder_name(runtime, manifest.target.precision)
-    half = manifest.target.precision == "fp16" and find_backend(runtime.backend).half_program(runtime.variant)
-    names = [one.name for one in chosen_rewrites(manifest, runtime.variant, half=half)]
+    names = [one.name for one in lowered_with(manifest, runtime)]
     if manifest.lowering is not None:  # those that matched nothing cannot be at fault
         names = [one for one in names if one in manifest.lowering.rewrites]
     found: dict[tuple[str, ...], Better] = {}
@@ -115,12 +114,8 @@ def without_rewrite_at_fault(
     if choice is None:
         return None
     before = failure.message if failure else "; ".join(manifest.verdict.reasons if manifest.verdict else ())
-    what = f"the rewrite {choice.culprit}" if choice.culprit else "any rewrite"
-    note = (
-        f"exported without {what}: with it, {before}"
-        if choice.culprit
-        else f"exported without {what}: with them, {before}"
-    )
+    what, those = (f"the rewrite {choice.culprit}", "it") if choice.culprit else ("any rewrite", "them")
+    note = f"exported without {what}: with {those}, {before}"
     better = found[choice.rewrites]
     assert better.manifest.lowering is not None
     lowering = better.manifest.lowering.model_copy(update={"note": note})
@@ -133,12 +128,10 @@ def _overflows(shared: Shared, manifest: Manifest) -> list[Overflow]:
     from edgevit.graph.prepare import apply_rewrites, graph_of
     from edgevit.verify.probes import normalised
 
-    backend = find_backend(manifest.target.backend)
-    if manifest.target.precision != "fp16" or backend.half != "values":
+    if manifest.target.precision != "fp16" or find_backend(manifest.target.backend).half != "values":
         return []
-    variant = runtimes()[manifest.target.runtime].variant
     core = graph_of(shared.captured)
-    apply_rewrites(core, chosen_rewrites(manifest, variant, half=backend.half_program(variant)))
+    apply_rewrites(core, lowered_with(manifest, runtimes()[manifest.target.runtime]))
     inputs = normalised(shared.golden.pictures, manifest.preprocess.rule())
     return overflows(core, inputs, manifest.target.keep_fp32)
 

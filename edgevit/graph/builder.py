@@ -12,7 +12,8 @@ from torch.fx.node import map_arg
 from edgevit.graph.fx import GUARDED, LEAVES_GUARD, add_constant, aten, calls, finish, in_plain_order, replace, shape
 
 
-def _abstract(node: Node) -> Any:
+def abstract(node: Node) -> Any:
+    """What a node holds without its numbers: a tensor on the meta device with its shape, strides and dtype."""
     value = node.meta.get("val")
     if not isinstance(value, torch.Tensor):
         return value
@@ -51,7 +52,7 @@ class Builder:
         with self.node.graph.inserting_before(self.node):
             made = self.node.graph.call_function(target, args, kwargs)
         made.meta = {key: self.node.meta[key] for key in _INHERITED if key in self.node.meta}
-        made.meta["val"] = target(*map_arg(args, _abstract), **map_arg(kwargs, _abstract))
+        made.meta["val"] = target(*map_arg(args, abstract), **map_arg(kwargs, abstract))
         return made
 
     def constant(self, value: torch.Tensor) -> Node:

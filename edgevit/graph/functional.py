@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
-from edgevit.graph.builder import Builder
+from edgevit.graph.builder import Builder, abstract
 from edgevit.graph.fx import argument, aten, finish, shape
-from edgevit.graph.moves import VIEWS
+from edgevit.graph.moves import VIEWS, permutation
 
 _SAME_SHAPE = (
     aten.alias.default,
@@ -57,13 +57,6 @@ def is_written(node: Node) -> bool:
     )
 
 
-def _empty(node: Node) -> Any:
-    value = node.meta.get("val")
-    if isinstance(value, torch.Tensor):
-        return torch.empty_strided(tuple(value.shape), value.stride(), dtype=value.dtype, device="meta")
-    return value
-
-
 def _aliased(node: Node) -> Node | None:
     """The operand whose memory a node's value lies in, or None where the value has memory of its own."""
     if node.op != "call_function" or not node.args or not isinstance(node.args[0], Node):
@@ -78,12 +71,12 @@ def _aliased(node: Node) -> Node | None:
     composite = node.target in (*_SAME_SHAPE, *_RESHAPES)
     if not may_alias and not composite:
         return None
-    given = _empty(source)
+    given = abstract(source)
     if not isinstance(given, torch.Tensor):
         return None
     try:
-        arguments = torch.fx.map_arg(node.args[1:], _empty)
-        made = node.target(given, *arguments, **torch.fx.map_arg(node.kwargs, _empty))  # type: ignore[operator]
+        arguments = torch.fx.map_arg(node.args[1:], abstract)
+        made = node.target(given, *arguments, **torch.fx.map_arg(node.kwargs, abstract))  # type: ignore[operator]
     except (RuntimeError, TypeError, NotImplementedError):
         return source
     first = made[0] if isinstance(made, (tuple, list)) and made else made
@@ -207,7 +200,7 @@ def _write_back(make: Builder, whole: Node, part: Node, step: Node) -> Node:
         return make.reshape(part, shape(whole) or ())
     rank = len(shape(whole) or ())
     if step.target in (aten.permute.default, aten.transpose.int, aten.t.default):
-        order = _permutation(step, rank)
+        order = permutation(step, rank)
         return make.permute(part, [order.index(axis) for axis in range(rank)])
     if step.target is aten.slice.Tensor:
         names = ("dim", "start", "end", "step")
@@ -215,15 +208,6 @@ def _write_back(make: Builder, whole: Node, part: Node, step: Node) -> Node:
     if step.target is aten.select.int:
         return make.call(aten.select_scatter.default, whole, part, step.args[1], step.args[2])
     raise _NotFunctional(str(step.target))
-
-
-def _permutation(step: Node, rank: int) -> list[int]:
-    if step.target is aten.permute.default:
-        return [axis % rank for axis in argument(step, "dims")]
-    first, second = (0, 1) if step.target is aten.t.default else (argument(step, "dim0"), argument(step, "dim1"))
-    order = list(range(rank))
-    order[first % rank], order[second % rank] = order[second % rank], order[first % rank]
-    return order
 
 
 def _part_write_back(make: Builder, whole: Node, part: Node, steps: tuple[Node, Node]) -> Node:

@@ -15,7 +15,7 @@ import torch
 from torch.fx import Node
 
 from edgevit.graph.builder import Builder
-from edgevit.graph.fx import LEAVES_GUARD, aten, is_call, operand, shape
+from edgevit.graph.fx import LEAVES_GUARD, argument, aten, is_call, operand, shape
 
 VIEWS = frozenset(
     {
@@ -79,6 +79,16 @@ class Move:
         if not self.is_view:
             x = builder.permute(builder.reshape(x, self.split), self.order)
         return builder.reshape(x, self.size)
+
+
+def permutation(node: Node, rank: int) -> list[int]:
+    """The permutation of a permute or a transposition of ``rank`` axes."""
+    if node.target is aten.permute.default:
+        return [axis % rank for axis in argument(node, "dims")]
+    first, second = (0, 1) if node.target is aten.t.default else (argument(node, "dim0"), argument(node, "dim1"))
+    order = list(range(rank))
+    order[first % rank], order[second % rank] = order[second % rank], order[first % rank]
+    return order
 
 
 def traced(node: Node, positions: Any) -> Any:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from edgevit.backends.base import find_backend
 from edgevit.backends.jobs import Limits, run_job
-from edgevit.backends.lowering import chosen_rewrites, interface_of, lower_job
+from edgevit.backends.lowering import interface_of, lower_job, lowered_with
 from edgevit.core.manifest import Manifest
 from edgevit.core.recipe import RECIPE, read_recipe
 from edgevit.core.target import Runtime, runtimes
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule
 
     from edgevit.bundle.read import Bundle
-    from edgevit.graph.rewrites import Rewrite
     from edgevit.graph.taps import Tap
     from edgevit.models.load import LoadedModel
 
@@ -150,18 +149,12 @@ def _departure(expected: NDArray[np.floating[Any]], found: NDArray[np.floating[A
     return float(np.abs(expected - found).max()) / spread
 
 
-def _rewrites(search: _Search) -> tuple[Rewrite, ...]:
-    """The rewrites that the fresh lowering will apply."""
-    half = interface_of(search.manifest, search.runtime)["half"]
-    return chosen_rewrites(search.manifest, search.runtime.variant, half=half)
-
-
 def _core(search: _Search) -> GraphModule:
     """The graph that is lowered, in PyTorch."""
     from edgevit.graph.prepare import rewritten_core
     from edgevit.graph.quantized.prepare import rewritten_quantized
 
-    chosen = _rewrites(search)
+    chosen = lowered_with(search.manifest, search.runtime)
     if search.recipe is None:
         return rewritten_core(search.program, chosen)
     form = find_backend(search.manifest.target.backend).quantized_form()

@@ -15,6 +15,7 @@ from typing import Any
 from torch.fx import GraphModule, Node
 
 from edgevit.graph.fx import argument, aten, finish, is_call, shape
+from edgevit.graph.moves import permutation
 from edgevit.graph.rewrites import Rewrite
 
 MOST_AXES = 5
@@ -42,16 +43,6 @@ def _call(node: Node, target: Any, *args: Any, **kwargs: Any) -> Node:
 
 def _without(values: Sequence[int], axis: int) -> list[int]:
     return [value for index, value in enumerate(values) if index != axis]
-
-
-def permutation(node: Node, rank: int) -> list[int]:
-    """The permutation of a permute or transpose."""
-    if node.target is aten.permute.default:
-        return [axis % rank for axis in argument(node, "dims")]
-    order = list(range(rank))
-    first, second = argument(node, "dim0") % rank, argument(node, "dim1") % rank
-    order[first], order[second] = order[second], order[first]
-    return order
 
 
 def _slimmed(node: Node, slims: dict[Node, _Slim]) -> _Slim | None:
