@@ -21,7 +21,7 @@ from edgevit.backends.jobs import Limits, Worker, end_worker, start_worker
 from edgevit.build import cache
 from edgevit.build.describe import cache_key, describe, model_folder, resolve_targets
 from edgevit.build.floor import Floor, measure, shortfall
-from edgevit.build.judging import LOGS, Shared, attempt, cure, explained, without_rewrite_at_fault
+from edgevit.build.judging import LOGS, Shared, attempt, better_artifact, cure, explained
 from edgevit.build.options import ExportOptions
 from edgevit.build.recipes import check_options, describe_recipe, obtain_recipe
 from edgevit.bundle.card import write_card, write_licence
@@ -303,7 +303,7 @@ def _lower_and_judge(shared: Shared, runtime: Runtime, destination: Path, scratc
     except ConversionFailed as error:
         failure = error
     if failure or (manifest.verdict and manifest.verdict.status == "failed"):
-        better = without_rewrite_at_fault(shared, runtime, manifest, failure, scratch, exchange, log)
+        better = better_artifact(shared, runtime, manifest, failure, scratch, exchange, log)
         if better is not None:
             shutil.rmtree(bundle)
             better.folder.rename(bundle)

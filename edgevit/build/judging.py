@@ -1,12 +1,14 @@
 """One target of an export: lower, run, judge, and say why it is not good.
 
-Where one of edgevit's own rewrites is at fault, the artifact is made without it.
+Where one of edgevit's own rewrites is at fault, the artifact is made without it; where sums in half precision are, it
+with all but the products of matrices in single precision.
 """
 
 from __future__ import annotations
 
 import shlex
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +22,7 @@ from edgevit.build.fallback import without_culprit
 from edgevit.build.floor import Floor
 from edgevit.build.options import ExportOptions
 from edgevit.core.events import Event, Listener
-from edgevit.core.manifest import Lowering, Manifest, VerdictInfo
+from edgevit.core.manifest import Lowering, Manifest, TargetInfo, VerdictInfo
 from edgevit.core.target import Runtime, folder_name, runtimes
 from edgevit.errors import ConversionFailed, UsageError
 from edgevit.graph.rewrites import NONE
@@ -29,6 +31,7 @@ from edgevit.verify.probes import Golden
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
+    from torch.fx import GraphModule
 
     from edgevit.graph.noise import Overflow
 
@@ -66,13 +69,17 @@ def attempt(
 
 @dataclass(frozen=True)
 class Better:
-    """An artifact that is right without one of the rewrites."""
+    """An artifact that is right where the one that was asked for is not."""
 
     folder: Path
     manifest: Manifest
 
 
-def without_rewrite_at_fault(
+Again = Callable[[TargetInfo, str], Better | None]
+"""Lowers with another description of the target, and says why; the artifact where it is right."""
+
+
+def better_artifact(
     shared: Shared,
     runtime: Runtime,
     manifest: Manifest,
@@ -81,59 +88,123 @@ def without_rewrite_at_fault(
     exchange: dict[str, str],
     log: Path,
 ) -> Better | None:
+    """Another artifact of the same target that is right, with a note that says what was changed and why.
+
+    Args:
+        shared: of the export.
+        runtime: that the artifact is for.
+        manifest: of what went wrong, with its verdict where it was judged.
+        failure: why there is no artifact, if there is none.
+        scratch: where the attempts are written.
+        exchange: paths of the probes and of the outputs.
+        log: of the target.
+
+    Returns:
+        None where nothing that can be changed is at fault, and where the model itself overflows half precision: that
+        the user is told, with the cure.
+    """
+    if failure is not None and (failure.at_limit or failure.message.startswith(UsageError.__name__)):
+        return None
+    if failure is None and _overflows(shared, manifest):
+        return None
+
+    def again(target: TargetInfo, why: str) -> Better | None:
+        shared.listen(Event(folder_name(runtime, target.precision), "lowering", f"again, {why}"))
+        folder = scratch / f"try-{len(list(scratch.glob('try-*')))}"
+        folder.mkdir()
+        fresh = manifest.model_copy(update={"target": target, "lowering": None, "verdict": None})
+        try:
+            tried = attempt(shared, runtime, fresh, folder, exchange, log)
+        except ConversionFailed:
+            return None
+        is_right = tried.verdict is not None and tried.verdict.status != "failed"
+        return Better(folder, tried) if is_right else None
+
+    found = None
+    if failure is None:
+        found = _with_wider_values(shared, runtime, manifest, again)
+    return found or _without_rewrite_at_fault(shared, runtime, manifest, failure, again)
+
+
+def _with_wider_values(shared: Shared, runtime: Runtime, manifest: Manifest, again: Again) -> Better | None:
+    """The fp16 artifact that computes all but the products of matrices in fp32, as PyTorch's autocast does.
+
+    It has the same size: products hold the weights. ConvMixer and RepViT need it in ExecuTorch, where twenty layers of
+    rounded values, or depthwise convolutions that XNNPACK adds up in half precision, miss the limit.
+    """
+    from edgevit.graph.half import all_but_products
+
+    backend = find_backend(runtime.backend)
+    computes_in_half = manifest.target.precision == "fp16" and backend.half == "values"
+    if not computes_in_half or not backend.keeps_fp32(runtime.variant) or shared.recipe is not None:
+        return None
+    before = manifest.target.keep_fp32
+    keep = tuple(dict.fromkeys((*before, *all_but_products(_lowered_graph(shared, manifest)))))
+    if keep == before:
+        return None
+    found = again(manifest.target.model_copy(update={"keep_fp32": keep}), "all but products of matrices in fp32")
+    if found is None:
+        return None
+    return _noted(found, f"computes all but the products of matrices in fp32: otherwise {_reasons(manifest)}")
+
+
+def _without_rewrite_at_fault(
+    shared: Shared, runtime: Runtime, manifest: Manifest, failure: ConversionFailed | None, again: Again
+) -> Better | None:
     """The artifact without the rewrite that makes it wrong; None where no rewrite is at fault.
 
     A recipe speaks of the graph that the rewrites leave, and rewrites that were asked for are not second-guessed.
     """
     if shared.options.rewrites or shared.recipe is not None:
         return None
-    if failure is not None and (failure.at_limit or failure.message.startswith(UsageError.__name__)):
-        return None
-    if failure is None and _overflows(shared, manifest):
-        return None
-    name = folder_name(runtime, manifest.target.precision)
     names = [one.name for one in lowered_with(manifest, runtime)]
     if manifest.lowering is not None:  # those that matched nothing cannot be at fault
         names = [one for one in names if one in manifest.lowering.rewrites]
-    found: dict[tuple[str, ...], Better] = {}
+    found: dict[tuple[str, ...], Better | None] = {}
 
     def works(asked: tuple[str, ...]) -> bool:
-        shared.listen(Event(name, "lowering", f"again, {'plainly' if asked == (NONE,) else 'to find the cause'}"))
-        folder = scratch / f"try-{len(list(scratch.glob('try-*')))}"
-        folder.mkdir()
         target = manifest.target.model_copy(update={"rewrites": asked})
-        plain = manifest.model_copy(update={"target": target, "lowering": None, "verdict": None})
-        try:
-            tried = attempt(shared, runtime, plain, folder, exchange, log)
-        except ConversionFailed:
-            return False
-        found[asked] = Better(folder, tried)
-        return tried.verdict is not None and tried.verdict.status != "failed"
+        found[asked] = again(target, "plainly" if asked == (NONE,) else "to find the cause")
+        return found[asked] is not None
 
     choice = without_culprit(names, works)
-    if choice is None:
+    better = found[choice.rewrites] if choice else None
+    if choice is None or better is None:
         return None
-    before = failure.message if failure else "; ".join(manifest.verdict.reasons if manifest.verdict else ())
     what, those = (f"the rewrite {choice.culprit}", "it") if choice.culprit else ("any rewrite", "them")
-    note = f"exported without {what}: with {those}, {before}"
-    better = found[choice.rewrites]
+    before = failure.message if failure else _reasons(manifest)
+    return _noted(better, f"exported without {what}: with {those}, {before}")
+
+
+def _reasons(manifest: Manifest) -> str:
+    return "; ".join(manifest.verdict.reasons if manifest.verdict else ())
+
+
+def _noted(better: Better, note: str) -> Better:
+    """The same artifact with a note of what was changed."""
     assert better.manifest.lowering is not None
     lowering = better.manifest.lowering.model_copy(update={"note": note})
     return Better(better.folder, better.manifest.model_copy(update={"lowering": lowering}))
 
 
+def _lowered_graph(shared: Shared, manifest: Manifest) -> GraphModule:
+    """The graph as it is lowered: rewritten, for ``--keep-fp32`` names what is there."""
+    from edgevit.graph.prepare import apply_rewrites, graph_of
+
+    core = graph_of(shared.captured)
+    apply_rewrites(core, lowered_with(manifest, runtimes()[manifest.target.runtime]))
+    return core
+
+
 def _overflows(shared: Shared, manifest: Manifest) -> list[Overflow]:
     """Where the model itself leaves the range of fp16, for files that compute in it."""
     from edgevit.graph.noise import overflows
-    from edgevit.graph.prepare import apply_rewrites, graph_of
     from edgevit.verify.probes import normalised
 
     if manifest.target.precision != "fp16" or find_backend(manifest.target.backend).half != "values":
         return []
-    core = graph_of(shared.captured)
-    apply_rewrites(core, lowered_with(manifest, runtimes()[manifest.target.runtime]))
     inputs = normalised(shared.golden.pictures, manifest.preprocess.rule())
-    return overflows(core, inputs, manifest.target.keep_fp32)
+    return overflows(_lowered_graph(shared, manifest), inputs, manifest.target.keep_fp32)
 
 
 def explained(shared: Shared, runtime: Runtime, manifest: Manifest, exchange: dict[str, str], log: Path) -> VerdictInfo:

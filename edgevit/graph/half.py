@@ -26,6 +26,10 @@ from edgevit.graph.rewrites.drop_checks import is_check
 
 LARGEST = 65504.0
 """The largest number of fp16."""
+_PRODUCTS = frozenset({aten.linear.default, aten.matmul.default, aten.bmm.default, aten.mm.default, aten.addmm.default})
+_CONVOLUTIONS = frozenset(
+    overload for one in (aten.conv1d, aten.conv2d, aten.conv3d) for overload in (one.default, one.padding)
+) | {aten.convolution.default}
 _CASTS = (aten.to.dtype, aten._to_copy.default, aten.to.device, aten.to.dtype_layout)
 
 
@@ -71,6 +75,34 @@ def check_patterns(core: GraphModule, patterns: Sequence[str]) -> None:
     for pattern in patterns:
         if not any(matches(node, pattern) for node in operations):
             raise UsageError(f"--keep-fp32 {pattern} matches no operation, name or module")
+
+
+def all_but_products(core: GraphModule) -> tuple[str, ...]:
+    """What ``--keep-fp32`` takes to compute in fp32 all that is no product of matrices.
+
+    Products (linear layers, ``matmul`` and convolutions of one tap) have most of the weights and of the work, and
+    toolchains add them up in fp32 or exactly enough; what lies between is rounded after every step.
+
+    Returns:
+        Operator types, and the module of each convolution of more than one tap (the operation's name where it has
+        none), in the program's order.
+    """
+    found = []
+    for node in core.graph.nodes:
+        if node.op != "call_function" or node.target in MOVES | PARTS | _PRODUCTS or is_check(node):
+            continue
+        if node.target not in _CONVOLUTIONS:
+            found.append(names_of(node)[0])
+        elif max(_taps(node)) > 1:
+            found.append(module_path(node) or node.name)
+    return tuple(dict.fromkeys(found))
+
+
+def _taps(convolution: Node) -> tuple[int, ...]:
+    """The size of a convolution's kernel along each spatial axis."""
+    weight = convolution.args[1]
+    assert isinstance(weight, Node)
+    return tuple(weight.meta["val"].shape[2:])
 
 
 def halve_constants(core: GraphModule, kept: Iterable[Node]) -> None:

@@ -148,7 +148,10 @@ def test_other_weights_are_another_key(tmp_path: Path) -> None:
         ({"model": "shvit_digitz"}, "shvit_digitz"),
         ({"weights": "nowhere.pth"}, "nowhere.pth"),
         ({"size": 7}, "out of range"),
-        ({"targets": ("litert",), "precision": "fp16", "keep_fp32": ("softmax",)}, "cannot keep single operations in fp32"),
+        (
+            {"targets": ("litert",), "precision": "fp16", "keep_fp32": ("softmax",)},
+            "cannot keep single operations in fp32",
+        ),
         (
             {"targets": ("executorch-coreml",), "precision": "fp16", "keep_fp32": ("softmax",)},
             "executorch-coreml.* cannot keep single",

@@ -107,3 +107,46 @@ def test_a_limit_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     result = module.export(ExportOptions("shvit_digits", ("onnx",), out=tmp_path, cache=False))[0]
     assert isinstance(result.error, ConversionFailed)
     assert len(calls) == 1
+
+
+def wrong_in_half(reason: str, keep: str) -> Any:
+    """In place of a lowering: wrong unless what the pattern names stays in fp32."""
+
+    def attempt(
+        shared: Any, runtime: Any, manifest: Manifest, bundle: Path, exchange: dict[str, str], log: Path
+    ) -> Manifest:
+        made = wrong_with("", False)(shared, runtime, manifest, bundle, exchange, log)
+        if keep not in manifest.target.keep_fp32:
+            change = {"status": "failed", "reasons": (reason,)}
+            made = made.model_copy(update={"verdict": made.verdict.model_copy(update=change)})
+        return made
+
+    return attempt
+
+
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+def test_what_nothing_mends_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
+    replace_attempt(monkeypatch, wrong_in_half("the error is large", "nothing of this name"))
+    options = ExportOptions("shvit_digits", ("onnx",), out=tmp_path, cache=False, precision=precision)
+    steps: list[str] = []
+    result = module.export(options, lambda event: steps.append(event.detail))[0]
+    assert result.error is not None
+    assert "the error is large" in result.error.message
+    assert any("products of matrices" in step for step in steps) == (precision == "fp16")
+
+
+def test_a_model_in_half_precision_keeps_what_lies_between_products(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace_attempt(monkeypatch, wrong_in_half("the error is large", "softmax"))
+    options = ExportOptions("shvit_digits", ("onnx",), out=tmp_path, cache=False, precision="fp16", keep_fp32=("head",))
+    result = module.export(options)[0]
+    assert result.error is None
+    assert result.manifest is not None
+    kept = result.manifest.target.keep_fp32
+    assert kept[0] == "head"
+    assert {"softmax", "add"} <= set(kept)
+    assert not {"linear", "matmul"} & set(kept)
+    assert result.manifest.lowering.note == (
+        "computes all but the products of matrices in fp32: otherwise the error is large"
+    )

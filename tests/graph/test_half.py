@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from edgevit.errors import UsageError
 from edgevit.graph.capture import capture
+from edgevit.graph.half import all_but_products
 from edgevit.graph.noise import overflows
 from edgevit.graph.prepare import apply_rewrites, graph_of, prepare
 from edgevit.graph.rewrites import rewrites_for
@@ -78,6 +79,51 @@ def test_norms_and_means_stay_in_fp32_for_executorch() -> None:
     summing = [node for node in nodes if node.target in (torch.ops.aten.mean.dim, torch.ops.aten.linear.default)]
     dtypes = {node.meta["val"].dtype for node in summing if node.meta["val"].shape[-1] == 1}
     assert dtypes == {torch.float32}
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_hard_swish_is_exact_enough_in_executorch(inplace: bool) -> None:
+    """XNNPACK's own kernel multiplies by a sixth rounded to fp16: every answer is too small by a few units."""
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+    from executorch.runtime import Runtime
+
+    module = Wrap(lambda s, x: F.hardswish((x - 0.5) * 16, inplace=inplace)).eval()
+    prepared = prepare(capture(module, SIZE), interface(SIZE, half=True), rewrites_for("executorch", half=True))
+    assert prepared.rewrites["plain_hardswish"] == 1
+    plain = prepare(capture(module, SIZE), interface(SIZE, half=True), ())
+    exact = F.hardswish((EXAMPLE.half().float() - 0.5) * 16)
+    errors = []
+    for ready in (prepared, plain):
+        lowered = to_edge_transform_and_lower(ready.program, partitioner=[XnnpackPartitioner()])
+        program = Runtime.get().load_program(lowered.to_executorch().buffer)
+        found = program.load_method("forward").execute([EXAMPLE.half().float()])[0]
+        errors.append(found.float() - exact)
+    mended, before = (float(error.square().mean().sqrt()) for error in errors)
+    assert mended < 0.6 * before
+    assert abs(float(errors[0].mean())) < 0.2 * abs(float(errors[1].mean()))
+
+
+def test_all_but_products_are_named() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.spatial, self.same, self.point = (
+                nn.Conv2d(3, 6, 3, padding=1),
+                nn.Conv2d(6, 6, 3, padding="same", groups=6),
+                nn.Conv2d(6, 6, 1),
+            )
+            self.head = nn.Linear(6, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.point(F.gelu(self.same(self.spatial(x)))).mean((2, 3)))
+
+    module = Model().eval()
+    keep = all_but_products(graph_of(capture(module, SIZE)))
+    assert keep == ("spatial", "same", "gelu", "mean")
+    stored = half(module, *keep).state_dict()
+    wide = {tuple(value.shape) for value in stored.values() if value.dtype == torch.float32 and value.dim() == 4}
+    assert wide - {(1, 3, 1, 1)} == {(6, 3, 3, 3), (6, 1, 3, 3)}
 
 
 def overflowing() -> nn.Module:

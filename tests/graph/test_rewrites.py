@@ -533,6 +533,20 @@ CASES = {
         2,
         None,
     ),
+    "gelu in place": (
+        "plain_gelu",
+        Wrap(lambda s, x: torch.ops.aten.gelu_(x * 3, approximate="tanh")),
+        IMAGE,
+        1,
+        torch.ops.aten.gelu_.default,
+    ),
+    "hard swish": (
+        "plain_hardswish",
+        Wrap(lambda s, x: F.hardswish(x * 3, inplace=True) + F.hardswish(x)),
+        IMAGE,
+        2,
+        None,
+    ),
     "casts to the captured dtype": (
         "drop_checks",
         Wrap(lambda s, x: x.float().softmax(-1).to(x.dtype) * 2),

@@ -15,7 +15,6 @@ _SUMS = (
     aten.layer_norm.default,
     aten.group_norm.default,
     aten.instance_norm.default,
-    aten.batch_norm.default,
     aten.mean.dim,
     aten.mean.default,
     aten.sum.dim_IntList,

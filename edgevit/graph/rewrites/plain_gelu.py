@@ -29,8 +29,8 @@ def gelu(x: torch.Tensor, *, approximate: str = "none") -> torch.Tensor:
 
 
 def rules() -> Mapping[Any, Callable[..., Any]]:
-    """The replacement of `aten.gelu`."""
-    return {aten.gelu.default: gelu}
+    """The replacement of `aten.gelu`, also of the form in place: nothing reads what it overwrites."""
+    return {aten.gelu.default: gelu, aten.gelu_.default: gelu}
 
 
 REWRITE = Rewrite(
