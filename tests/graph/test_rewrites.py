@@ -547,6 +547,27 @@ CASES = {
         2,
         None,
     ),
+    "windows added up": (
+        "plain_folds",
+        Wrap(lambda s, x: F.fold(F.unfold(x, 3, 1, 1, 2) * 2, (9, 9), 3, 1, 1, 2)),
+        torch.randn(2, 4, 9, 9),
+        1,
+        aten.col2im.default,
+    ),
+    "windows that leave a rim, dilated": (
+        "plain_folds",
+        Wrap(lambda s, x: F.fold(F.unfold(x, (2, 3), 2, (1, 2), (3, 2)) * 2, (10, 11), (2, 3), 2, (1, 2), (3, 2))),
+        torch.randn(4, 10, 11),
+        1,
+        aten.col2im.default,
+    ),
+    "less than no padding": (
+        "plain_folds",
+        Wrap(lambda s, x: F.pad(x, (-1, 2, 3, -2), value=0.5) + 1),
+        torch.randn(2, 4, 9, 9),
+        1,
+        None,
+    ),
     "casts to the captured dtype": (
         "drop_checks",
         Wrap(lambda s, x: x.float().softmax(-1).to(x.dtype) * 2),
