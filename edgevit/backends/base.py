@@ -113,6 +113,7 @@ class Backend:
         half: what an fp16 file stores in half precision: every value, or the weights alone.
         quantized_form: how a quantized program is lowered, a function since it takes torch to say.
         describe: what a file of another tool takes and gives, or None.
+        cause: of a runtime's log after a run that failed, the operator and what it says, or an empty string.
         placement: which operators of a file its accelerated part executes, or None where that cannot be told here.
         effort: seconds that lowering a model of 5 M parameters takes, about; the longest start first.
         imports: modules that lowering needs; they are imported while the model is captured.
@@ -138,6 +139,7 @@ class Backend:
     half: Literal["values", "weights"] = "values"
     quantized_form: Callable[[], Form] = usual_form
     describe: Callable[[Path], FileInterface | None] = says_nothing
+    cause: Callable[[str], str] = lambda log: ""
     placement: Callable[[Path], Placement | None] = placed_later
     effort: int = 0
     imports: tuple[str, ...] = ()

@@ -85,6 +85,15 @@ def in_words(error: Exception) -> str:
     return re.sub(r"0x[0-9a-fA-F]+", lambda found: _ERRORS.get(int(found[0], 16), found[0]), text)
 
 
+def cause(log: str) -> str:
+    """The operator at which a run ended and what its kernel checked, from what the runtime printed last."""
+    operators = re.findall(r"in operator (?:\w+::)?(\w+)(?:\.\w+)?: 0x", log)
+    if not operators:
+        return ""
+    checks = re.findall(r"Check failed \(.*?\): (\S.*)", log[: log.rindex("in operator ")])
+    return f"the operator {operators[-1]}" + (f" says: {checks[-1]}" if checks else "")
+
+
 def load(path: Path) -> Runner:
     """Run a file in ExecuTorch's own runtime with XNNPACK."""
     try:
@@ -123,6 +132,7 @@ BACKEND = Backend(
     input_name="image",
     output_name="probabilities",
     opset="Edge dialect",
+    cause=cause,
     lower=lower,
     load=load,
     operators=operators,

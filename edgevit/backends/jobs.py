@@ -125,10 +125,13 @@ def run_job(
         raise EnvironmentIncomplete(**result["incomplete"])
     if _ran_out_of_disk(result, folder, log):
         raise disk_full(folder.parent)
+    cause = "" if broken else _cause(job, log)
     failed = ConversionFailed(
-        broken or _reason(result, worker.process.returncode, log),
+        broken or _reason(result, worker.process.returncode, log) + cause,
         where=f"log: {log}",
-        cure="read the log; edgevit doctor checks the toolchain's version",
+        cure="export to another target, whose runtime has kernels of its own"
+        if cause
+        else "read the log; edgevit doctor checks the toolchain's version",
     )
     failed.at_limit = bool(broken)
     raise failed
@@ -203,6 +206,15 @@ def _reason(result: dict[str, Any] | None, status: int, log: Path) -> str:
         tail = _last_error(log)
         return f"the toolchain crashed with {signal.Signals(-status).name}" + (f": {tail}" if tail else "")
     return f"the toolchain ended with status {status}"
+
+
+def _cause(job: dict[str, Any], log: Path) -> str:
+    """What the format's runtime printed of the cause, to follow the reason."""
+    from edgevit.backends.base import find_backend
+
+    name = job.get("backend") or job["manifest"]["target"]["backend"]
+    found = find_backend(name).cause("\n".join(log.read_text("utf-8", "replace").splitlines()[-200:]))
+    return f"; {found}" if found else ""
 
 
 def _one_line(text: str) -> str:
