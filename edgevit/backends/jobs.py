@@ -212,8 +212,10 @@ def _cause(job: dict[str, Any], log: Path) -> str:
     """What the format's runtime printed of the cause, to follow the reason."""
     from edgevit.backends.base import find_backend
 
-    name = job.get("backend") or job["manifest"]["target"]["backend"]
-    found = find_backend(name).cause("\n".join(log.read_text("utf-8", "replace").splitlines()[-200:]))
+    target = job.get("manifest", {}).get("target", job)
+    if "backend" not in target:
+        return ""
+    found = find_backend(target["backend"]).cause("\n".join(log.read_text("utf-8", "replace").splitlines()[-200:]))
     return f"; {found}" if found else ""
 
 
