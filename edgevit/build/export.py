@@ -337,7 +337,9 @@ def _held(
     shared: Shared, floor: Floor, manifest: Manifest, file: Path, scratch: Path, log: Path, verdict: VerdictInfo
 ) -> VerdictInfo:
     """The verdict once the artifact was run on the floor's data set."""
-    accuracy = measure(floor, manifest, file, scratch, log, shared.limits, shared.stop)
+    accuracy = measure(
+        floor, manifest, file, scratch, log, shared.limits, shared.stop, _telling(log.stem, shared.listen)
+    )
     reason = shortfall(floor, accuracy)
     change = {"accuracy": accuracy} | ({"status": "failed", "reasons": (reason,)} if reason else {})
     return verdict.model_copy(update=change)

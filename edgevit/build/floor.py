@@ -11,6 +11,8 @@ import numpy as np
 from edgevit.backends.jobs import Limits
 from edgevit.core.manifest import Manifest
 from edgevit.core.spec import Preprocessing
+from edgevit.data.folders import Skip
+from edgevit.errors import BadFile
 from edgevit.verify.evaluate import pictures_of
 from edgevit.verify.judge import run_artifact
 from edgevit.verify.probes import make_inputs
@@ -32,11 +34,35 @@ class Floor:
 
 
 def measure(
-    floor: Floor, manifest: Manifest, file: Path, scratch: Path, log: Path, limits: Limits, stop: threading.Event
+    floor: Floor,
+    manifest: Manifest,
+    file: Path,
+    scratch: Path,
+    log: Path,
+    limits: Limits,
+    stop: threading.Event,
+    skip: Skip,
 ) -> float:
-    """Accuracy of a model file on the floor's data set; arguments as for `edgevit.verify.judge.run_artifact`."""
-    pictures, truth = zip(*pictures_of(floor.dataset, manifest.labels), strict=True)
-    inputs = make_inputs(list(pictures), floor.rule, manifest.input)
+    """Accuracy of a model file on the floor's data set.
+
+    Args:
+        floor: what is asked.
+        manifest: of the file.
+        file: to run.
+        scratch: see `edgevit.verify.judge.run_artifact`, as for the next three.
+        log: of the target.
+        limits: time and memory.
+        stop: when set, the run is ended.
+        skip: is told about pictures that cannot be read, and are left out.
+
+    Raises:
+        BadFile: the folder cannot be read, or none of its pictures.
+    """
+    found = list(pictures_of(floor.dataset, manifest.labels, skip))
+    if not found:
+        raise BadFile("no picture of the data set can be read", where=floor.dataset)
+    truth = [label for _, label in found]
+    inputs = make_inputs([picture for picture, _ in found], floor.rule, manifest.input)
     outputs = run_artifact(manifest.target.backend, file, inputs, scratch, log, limits, stop)
     return float((outputs.argmax(axis=1) == np.asarray(truth)).mean())
 

@@ -31,7 +31,7 @@ def quantize(
         options: how.
         out: the recipe's file. Where a floor is missed, it is written beside it, as ``NAME.rejected.json``.
         report: the HTML page of every layer's sensitivity.
-        further: ``progress`` and ``warn`` as for `edgevit.quant.run.quantize_loaded`; the rest goes to
+        further: ``progress``, ``warn`` and ``skip`` as for `edgevit.quant.run.quantize_loaded`; the rest goes to
             `edgevit.models.load.load_model`.
 
     Returns:
@@ -50,7 +50,7 @@ def quantize(
     from edgevit.models.load import load_model
     from edgevit.quant.run import check_floor, quantize_loaded
 
-    said = {key: further.pop(key) for key in ("progress", "warn") if key in further}
+    said = {key: further.pop(key) for key in ("progress", "warn", "skip") if key in further}
     loaded = load_model(model, **further)
     for note in loaded.notes if "warn" in said else ():
         said["warn"](note)

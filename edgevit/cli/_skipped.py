@@ -31,6 +31,11 @@ class Skipped:
         named = error.message if name in error.message else f"{name}: {error.message}"
         warn(f"skipped {named}" + (f" ({reason})" if reason else ""))
 
+    def once(self, name: str, error: BadFile) -> None:
+        """The same of a data set that is read several times: each picture is named once."""
+        if all(name != known for known, _ in self.pictures):
+            self.add(name, error)
+
     def document(self) -> list[dict[str, Any]]:
         """As plain values."""
         return [{"image": name, "error": error_document(error)} for name, error in self.pictures]

@@ -26,6 +26,7 @@ from edgevit.cli._measuring import (
     reach_options,
     watching,
 )
+from edgevit.cli._skipped import Skipped
 from edgevit.cli.console import (
     SCHEMA_VERSION,
     Json,
@@ -119,7 +120,8 @@ def profile(
         deadline_s=deadline,
     )
     bundles = [read_bundle(path) for path in bundle]
-    accuracies = [_accuracy(one, evaluate, quiet or json) for one in bundles]
+    skipped = Skipped()
+    accuracies = [_accuracy(one, evaluate, quiet or json, skipped) for one in bundles]
     reach = reach_options(install_runtime, ssh_config, accelerator, lan, wait, quiet)
     profiles: list[Profile] = []
     errors: list[EdgevitError] = []
@@ -134,6 +136,7 @@ def profile(
         for path in report or []:
             _write(path, profiles, quiet)
     _leave(profiles, errors, allow_noisy)
+    skipped.leave()
 
 
 def _publish(profiles: list[Profile], path: Path) -> list[EdgevitError]:
@@ -146,7 +149,7 @@ def _publish(profiles: list[Profile], path: Path) -> list[EdgevitError]:
     return []
 
 
-def _accuracy(bundle: Bundle, dataset: str | None, quiet: bool) -> tuple[str, float] | None:
+def _accuracy(bundle: Bundle, dataset: str | None, quiet: bool, skipped: Skipped) -> tuple[str, float] | None:
     if dataset is None:
         return None
     from edgevit.bundle.deployed import Deployed
@@ -154,7 +157,7 @@ def _accuracy(bundle: Bundle, dataset: str | None, quiet: bool) -> tuple[str, fl
     from edgevit.verify.evaluate import evaluate_bundle
 
     with counted(None, f"evaluating {bundle.path.name}", quiet) as advance:
-        return dataset, evaluate_bundle(Deployed(bundle), dataset, advance=advance).accuracy
+        return dataset, evaluate_bundle(Deployed(bundle), dataset, advance=advance, skip=skipped.once).accuracy
 
 
 def _on_device(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgevit.cli._skipped import Skipped
 from edgevit.cli.console import Json, Quiet, examples, literal, print_json, print_table, stderr, warn
 from edgevit.cli.options import (
     CalibOption,
@@ -95,6 +96,7 @@ def quantize(
         evaluate=evaluate,
         limit=limit,
     )
+    skipped = Skipped()
     with following(quiet or json) as progress:
         found = run_quantize(
             model,
@@ -103,12 +105,14 @@ def quantize(
             report=report,
             progress=progress,
             warn=warn,
+            skip=skipped.add,
             **model_options(weights, num_classes, labels, size, seed),
         )
     if json:
         print_json(_document(found, out, report))
     else:
         _show(found, out, report)
+    skipped.leave()
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgevit.cli._skipped import Skipped
 from edgevit.cli.console import Json, Quiet, examples, print_json, print_table, quantity, size_text, stderr, stdout
 from edgevit.cli.options import ClassesOption, LabelsOption, PrecisionName, WeightsOption
 from edgevit.errors import UsageError
@@ -163,18 +164,20 @@ def split(
     base = fleet.parent if fleet else Path()
     from edgevit.split.run import draft_plan, split_model
 
+    skipped = Skipped()
     with following(quiet or json) as progress:
         if dry_run:
-            draft = draft_plan(options, base, progress)
+            draft = draft_plan(options, base, progress, skipped.add)
         else:
             assert out is not None
-            plan = split_model(options, out, base, progress)
+            plan = split_model(options, out, base, progress, skipped.add)
     if dry_run:
         print_json(draft_document(draft)) if json else _show_draft(draft)
     elif json:
         print_json({"plan": str(out), **plan.model_dump(mode="json", exclude_none=True)})
     else:
         _show_plan(plan, out, quiet)
+    skipped.leave()
 
 
 def _fleet(file: Path | None, parts: int) -> Fleet:

@@ -69,6 +69,10 @@ def picture_paths(folder: Path) -> list[Path]:
     return found
 
 
+def ignore(name: str, error: BadFile) -> None:
+    """A `Skip` that tells nobody."""
+
+
 def readable_pictures(folder: Path, skip: Skip = refuse) -> Iterator[tuple[Path, Picture]]:
     """The pictures below a folder that can be read, upright and in RGB.
 

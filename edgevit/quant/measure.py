@@ -79,10 +79,14 @@ def measure_agreement(
     pictures: Pictures | None,
     labelled: tuple[str, tuple[str, ...], Preprocessing, int | None] | None,
     advance: Advance = lambda done: None,
+    skip: Skip = refuse,
 ) -> Agreement:
-    """Run both graphs on the calibration pictures, or on a labelled set: its name, labels, preprocessing, limit."""
+    """Run both graphs on the calibration pictures, or on a labelled set: its name, labels, preprocessing, limit.
+
+    ``skip`` is told about pictures of the labelled set that cannot be read.
+    """
     if labelled is not None:
-        inputs, truth = labelled_inputs(*labelled)
+        inputs, truth = labelled_inputs(*labelled, skip)
         found = answers(exact, inputs), answers(quantized, inputs, advance)
         return agreement_of(*found, labelled[0], truth)
     assert pictures is not None

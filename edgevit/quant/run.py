@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgevit.core.recipe import Recipe
+from edgevit.data.folders import Skip, refuse
 from edgevit.errors import CheckFailed
 from edgevit.graph.capture import capture
 from edgevit.models.load import LoadedModel
@@ -54,6 +55,7 @@ def quantize_program(
     report: bool = False,
     progress: Progress = silent,
     warn: Warn = lambda text: None,
+    skip: Skip = refuse,
 ) -> Quantized:
     """Solve a recipe for a captured model, and measure what the quantized model does.
 
@@ -64,6 +66,7 @@ def quantize_program(
         report: measure every layer's sensitivity.
         progress: is told what is being done.
         warn: is told what is worth knowing of the pictures.
+        skip: is told about pictures of the labelled set that cannot be read, and are left out.
 
     Raises:
         UsageError: the request is wrong.
@@ -94,7 +97,7 @@ def quantize_program(
         progress("comparing with the float model", 0, 0)
         quantized = quantized_graph(source.make(), recipe)
         recipe = recipe.model_copy(
-            update={"agreement": measure_agreement(source.make(), quantized, pictures, labelled)}
+            update={"agreement": measure_agreement(source.make(), quantized, pictures, labelled, skip=skip)}
         )
     return Quantized(recipe, tuple(layers))
 
@@ -124,6 +127,7 @@ def quantize_loaded(
     report: bool = False,
     progress: Progress = silent,
     warn: Warn = lambda text: None,
+    skip: Skip = refuse,
 ) -> Quantized:
     """The same for a model that is not captured yet."""
     options.check()
@@ -131,7 +135,7 @@ def quantize_loaded(
         find_quantizer(options.quantizer)
     progress("capturing the program", 0, 0)
     program = capture(loaded.module, loaded.preprocessing.size)
-    return quantize_program(program, loaded, options, report=report, progress=progress, warn=warn)
+    return quantize_program(program, loaded, options, report=report, progress=progress, warn=warn, skip=skip)
 
 
 def check_floor(recipe: Recipe, floor: float | None) -> None:

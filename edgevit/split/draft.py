@@ -11,6 +11,7 @@ from pathlib import Path
 from edgevit.core.folders import cache_folder
 from edgevit.core.plan import Member, ModelFacts, Predicted
 from edgevit.core.report import parse_profiles
+from edgevit.data.folders import Skip
 from edgevit.errors import BadFile, UsageError
 from edgevit.graph.cost import measure_cost
 from edgevit.models.load import LoadedModel
@@ -19,7 +20,7 @@ from edgevit.split.assign import Assignment, Level, Problem, exact, greedy, pred
 from edgevit.split.options import SplitOptions
 from edgevit.split.original import load_original
 from edgevit.split.partition import Parts, balanced, by_confusion, confusion, copied, given
-from edgevit.split.pictures import Labelled, Pool, read_pool
+from edgevit.split.pictures import Labelled, Pool, read_pool, skipped_pictures
 from edgevit.split.pooljob import PoolJob, pool_job
 from edgevit.split.subset import Subset, fit_head
 from edgevit.split.widths import counts
@@ -58,10 +59,12 @@ class Source:
         original: how a job loads it again.
         store: of all results.
         tell: is told about each step.
+        skip: is told about pictures that are left out because they cannot be read.
     """
 
-    def __init__(self, options: SplitOptions, progress: Progress) -> None:
+    def __init__(self, options: SplitOptions, progress: Progress, skip: Skip) -> None:
         options.check()
+        self.skip = skip
         progress("loading the model", 0, 0)
         self.options, self.tell, self.store = options, progress, cache_folder() / "split"
         self.original, self.loaded = load_original(options.model, options.weights, options.num_classes, options.labels)
@@ -79,7 +82,10 @@ class Source:
     def pool(self) -> tuple[Pool, Labelled]:
         """Views and held-out pictures, from the store where they are there."""
         with here() as executor:
-            return read_pool(run_jobs([self.pool_job], executor, self.tell)[0])
+            folder = run_jobs([self.pool_job], executor, self.tell)[0]
+        for name, error in skipped_pictures(folder):
+            self.skip(name, error)
+        return read_pool(folder)
 
 
 def make_draft(source: Source, base: Path) -> Draft:

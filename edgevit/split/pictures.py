@@ -7,7 +7,7 @@ Only the plain pictures are stored; a view is one affine map of one picture.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from edgevit.core.spec import Preprocessing
+from edgevit.data.folders import Skip, ignore
 from edgevit.data.images import to_model_size
 from edgevit.errors import BadFile, CheckFailed, UsageError
 from edgevit.split.processor import CPU, device_of
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 Advance = Callable[[int], None]
 _BATCH, _PART = 64, 256
 _NOISE = 0.05
+_SKIPPED = "skipped.json"
 _MOST_SKIPPED = 0.1
 """Share of the training pictures that may be unreadable, as in `edgevit quantize`."""
 
@@ -84,7 +86,7 @@ def read_labelled(
     labels: tuple[str, ...],
     rule: Preprocessing,
     advance: Advance,
-    warn: Callable[[str], None] = lambda text: None,
+    skip: Skip = ignore,
 ) -> Labelled:
     """Read a data set at a model's input size.
 
@@ -93,7 +95,7 @@ def read_labelled(
         labels: the model's.
         rule: resize and crop.
         advance: is told about every picture.
-        warn: is told about pictures that were skipped because they cannot be read.
+        skip: is told about pictures that are left out because they cannot be read.
 
     Raises:
         UsageError: no such split.
@@ -103,11 +105,11 @@ def read_labelled(
     images, classes = [], []
     skipped: list[str] = []
 
-    def skip(name: str, error: BadFile) -> None:
+    def note(name: str, error: BadFile) -> None:
         skipped.append(f"{name}: {error.message}")
-        warn(f"skipped {name}: {error.message}")
+        skip(name, error)
 
-    for picture, label in pictures_of(dataset, labels, skip):
+    for picture, label in pictures_of(dataset, labels, note):
         images.append(to_model_size(picture, rule))
         classes.append(label)
         advance(1)
@@ -219,8 +221,15 @@ def make_pool(
     return Pool(pictures, maps, np.stack(answers), rule)
 
 
-def save_pool(pool: Pool, held: Labelled, folder: Path) -> None:
-    """Write a pool and the held-out pictures, as plain arrays that are mapped into memory when read."""
+def save_pool(pool: Pool, held: Labelled, folder: Path, skipped: Sequence[tuple[str, BadFile]] = ()) -> None:
+    """Write a pool and the held-out pictures, as plain arrays that are mapped into memory when read.
+
+    Args:
+        pool: to write.
+        held: the held-out pictures.
+        folder: an existing folder.
+        skipped: names of pictures that were left out, and why.
+    """
     arrays: dict[str, NDArray[Any]] = {
         "images": pool.pictures.images,
         "labels": pool.pictures.labels,
@@ -233,6 +242,16 @@ def save_pool(pool: Pool, held: Labelled, folder: Path) -> None:
         np.save(folder / f"{name}.npy", array, allow_pickle=False)
     rule = {"size": pool.rule.size, "mean": pool.rule.mean, "std": pool.rule.std}
     (folder / "rule.json").write_text(json.dumps(rule))
+    told = [[name, error.message, error.where, error.cure] for name, error in skipped]
+    (folder / _SKIPPED).write_text(json.dumps(told))
+
+
+def skipped_pictures(folder: Path) -> list[tuple[str, BadFile]]:
+    """The pictures that a pool was made without, and why."""
+    return [
+        (name, BadFile(message, where=where, cure=cure))
+        for name, message, where, cure in json.loads((folder / _SKIPPED).read_text())
+    ]
 
 
 def read_pool(folder: Path) -> tuple[Pool, Labelled]:

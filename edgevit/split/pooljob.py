@@ -35,7 +35,7 @@ class PoolJob:
     @property
     def key(self) -> str:
         """Digest of everything that decides the pool."""
-        values = {**asdict(self), "original": self.original.digest, "format": 2}
+        values = {**asdict(self), "original": self.original.digest, "format": 3}
         for name in ("title", "store"):
             del values[name]
         return f"pool-{sha256_value(values)[:32]}"
@@ -55,9 +55,14 @@ class PoolJob:
             return more
 
         rule, labels = loaded.preprocessing, loaded.labels
-        pictures = read_labelled(self.data, labels, rule, advance("reading pictures", 0))
+        skipped: list[tuple[str, BadFile]] = []
+
+        def skip(name: str, error: BadFile) -> None:
+            skipped.append((name, error))
+
+        pictures = read_labelled(self.data, labels, rule, advance("reading pictures", 0), skip)
         if self.evaluate:
-            held = read_labelled(self.evaluate, labels, rule, advance("reading pictures", 0))
+            held = read_labelled(self.evaluate, labels, rule, advance("reading pictures", 0), skip)
         else:
             pictures, held = divide(pictures, self.hold_out, self.seed)
         done = 0
@@ -71,7 +76,7 @@ class PoolJob:
                 flip=self.flip,
                 advance=advance("asking the original", self.views * len(pictures)),
             )
-        save_pool(pool, held, out)
+        save_pool(pool, held, out, skipped)
 
 
 def data_digest(dataset: str) -> str:

@@ -22,6 +22,7 @@ from edgevit.core.fusion import FusionHead, save_head
 from edgevit.core.manifest import PreprocessInfo
 from edgevit.core.plan import FLEET, FUSION, PLAN, Accuracies, FusionInfo, Plan, SubModel
 from edgevit.core.target import devices, resolve_target
+from edgevit.data.folders import Skip, ignore
 from edgevit.errors import CheckFailed, UnknownName
 from edgevit.models.load import load_model
 from edgevit.split.draft import Draft, Source, make_draft
@@ -40,20 +41,21 @@ def _silent(what: str, done: int, total: int) -> None:
     """Tell nobody."""
 
 
-def draft_plan(options: SplitOptions, base: Path = Path(), progress: Progress = _silent) -> Draft:
+def draft_plan(options: SplitOptions, base: Path = Path(), progress: Progress = _silent, skip: Skip = ignore) -> Draft:
     """What a split would do: sub-models, members, sizes and predicted latency. Trains nothing.
 
     Args:
         options: how.
         base: the folder that the fleet's profiles are relative to.
         progress: is told about each step.
+        skip: is told about pictures that are left out because they cannot be read, a tenth at most.
 
     Raises:
         UsageError: the request is wrong.
         CheckFailed: the sub-models do not fit the fleet; says what binds and what would do.
         BadFile: the data or a profile cannot be read.
     """
-    return make_draft(Source(options, progress), base)
+    return make_draft(Source(options, progress, skip), base)
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,9 @@ class _Made:
         return [self.draft.problem.fleet.member[one].name for one in self.draft.assignment.members]
 
 
-def split_model(options: SplitOptions, out: Path, base: Path = Path(), progress: Progress = _silent) -> Plan:
+def split_model(
+    options: SplitOptions, out: Path, base: Path = Path(), progress: Progress = _silent, skip: Skip = ignore
+) -> Plan:
     """Split a model and write the plan; a run that was killed goes on where it stopped.
 
     Args:
@@ -79,6 +83,7 @@ def split_model(options: SplitOptions, out: Path, base: Path = Path(), progress:
         out: the plan's folder; an older plan there is replaced whole, where nothing in it was changed or added.
         base: the folder that the fleet's profiles are relative to.
         progress: is told about each step.
+        skip: is told about pictures that are left out because they cannot be read, a tenth at most.
 
     Raises:
         UsageError: the request is wrong; nothing was written.
@@ -91,7 +96,7 @@ def split_model(options: SplitOptions, out: Path, base: Path = Path(), progress:
     targets = _targets(options)
     if not options.dask:
         require(options.device)
-    source = Source(options, progress)
+    source = Source(options, progress, skip)
     draft = make_draft(source, base)
     with staging(out) as scratch:
         assert source.pool  # made here, so that every job finds it

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgevit.bundle.deployed import Deployed
 from edgevit.data.digits import digits_arrays, parse_digits
-from edgevit.data.folders import Skip, labelled_folder, refuse
+from edgevit.data.folders import Skip, ignore, labelled_folder, refuse
 from edgevit.data.images import normalise, to_model_size
 from edgevit.data.pixels import read_picture
 from edgevit.errors import BadFile, UsageError
@@ -118,17 +118,13 @@ def _measure(
     return Evaluation(correct / len(truth), len(truth), tuple(predictions), tuple(truth), tuple(skipped))
 
 
-def _nobody(name: str, error: BadFile) -> None:
-    """Skipped pictures are in the result."""
-
-
 def evaluate_bundle(
     deployed: Deployed,
     dataset: str,
     *,
     limit: int | None = None,
     advance: Advance = lambda done: None,
-    skip: Skip = _nobody,
+    skip: Skip = ignore,
 ) -> Evaluation:
     """Accuracy of a bundle in its own runtime on this machine.
 
@@ -158,7 +154,7 @@ def evaluate_model(
     *,
     limit: int | None = None,
     advance: Advance = lambda done: None,
-    skip: Skip = _nobody,
+    skip: Skip = ignore,
 ) -> Evaluation:
     """Accuracy of the PyTorch model in float32; arguments as for `evaluate_bundle`."""
     import torch

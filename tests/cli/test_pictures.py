@@ -54,6 +54,55 @@ def test_a_fleet_goes_on(small_plan: Path, photos: Path) -> None:
     assert len(lines) == 5 and len(lines[-1]["summary"]["skipped"]) == 2
 
 
+def test_a_profile_says_so(exported: Exported, photos: Path) -> None:
+    bundle, other = exported(), exported("tinyvit_digits", "litert")
+    done = cli("profile", bundle, other, "--evaluate", photos, "--runs", 5, "--seconds", 0.2, "--warmup", 1, "--json")
+    assert done.returncode in (2, 3), done.stderr
+    assert done.stderr.count("bad [red].png") == 1
+    assert len(json.loads(done.stdout)["profiles"]) == 2
+
+
+def test_quantize_says_so(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "r.json"
+    done = cli(
+        "quantize",
+        "shvit_digits",
+        "-o",
+        out,
+        "--calib",
+        "digits:train",
+        "--images",
+        8,
+        "--quantizer",
+        "minmax",
+        "--evaluate",
+        photos,
+        "--json",
+    )
+    assert done.returncode == 2, done.stderr
+    assert "2 pictures were skipped" in done.stderr
+    assert json.loads(done.stdout)["agreement"]["images"] == 4 and out.is_file()
+
+
+def test_a_floor_is_measured_on_the_others(photos: Path, tmp_path: Path) -> None:
+    done = cli("export", "shvit_digits", "-t", "onnx", "-p", "w8", "-o", tmp_path, "--floor", 0.5, "--evaluate", photos)
+    assert done.returncode == 0, done.stderr
+    assert "bad [red].png" in done.stderr
+
+
+def test_a_split_says_so_also_from_its_store(few_digits: Path, tmp_path: Path) -> None:
+    from edgevit.split.draft import Source
+    from tests.conftest import small_split
+
+    digits = Path(shutil.copytree(few_digits, tmp_path / "digits"))
+    (digits / "train" / "3" / "bad.png").write_bytes(b"nothing")
+    skipped: list[str] = []
+    for _ in range(2):
+        source = Source(small_split(digits), lambda *_: None, lambda name, error: skipped.append(name))
+        assert len(source.pool[0].pictures) == 200
+    assert [Path(name).name for name in skipped] == ["bad.png"] * 2
+
+
 _WITHOUT_TORCH = """
 import sys
 
