@@ -7,21 +7,21 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgevit.build.export import ExportResult
-from edgevit.build.export import export as run_export
-from edgevit.build.options import ExportOptions
-from edgevit.bundle.deployed import Deployed, load
+from edgevit.bundle.loaded import Deployed, load
 from edgevit.bundle.read import read_bundle
-from edgevit.core.events import Listener, ignore
-from edgevit.core.manifest import VerdictInfo
+from edgevit.core.progress import Listener, ignore
 from edgevit.models.registry import list_models
+from edgevit.pipeline.export import ExportResult
+from edgevit.pipeline.export import export as run_export
+from edgevit.pipeline.options import ExportOptions
+from edgevit.schema.manifest import VerdictInfo
 from edgevit.verify.evaluate import Evaluation
 
 if TYPE_CHECKING:
-    from edgevit.core.plan import Fleet, Plan
-    from edgevit.core.report import Comparison, Profile
     from edgevit.fleet.running import FleetOptions, RunningFleet
-    from edgevit.quant.run import Quantized
+    from edgevit.quant.quantize import Quantized
+    from edgevit.schema.plan import Fleet, Plan
+    from edgevit.schema.profile import Comparison, Profile
     from edgevit.verify.hazards import HazardReport
 
 __all__ = [
@@ -42,7 +42,7 @@ __all__ = [
 
 
 def export(model: str, targets: Sequence[str], *, listen: Listener = ignore, **options: Any) -> list[ExportResult]:
-    """Export a model; options are the fields of `edgevit.build.options.ExportOptions`.
+    """Export a model; options are the fields of `edgevit.pipeline.options.ExportOptions`.
 
     Returns:
         One result a target; a failed target has its ``error`` and leaves the others alone.
@@ -92,7 +92,7 @@ def quantize(
         UsageError: the request is wrong; nothing was written.
         CheckFailed: the floor was missed.
     """
-    from edgevit.build.quantize import quantize as run_quantize
+    from edgevit.pipeline.quantize import quantize as run_quantize
     from edgevit.quant.options import QuantizeOptions, parse_bits, parse_budget
 
     budget = parse_budget(auto_mixed) if auto_mixed else None
@@ -120,7 +120,7 @@ def verify_bundle(
         images: a folder of further pictures; needs a reference.
         model_options: as for `edgevit.models.load.load_model`, e.g. ``weights``.
     """
-    from edgevit.verify.check import verify_bundle as judge_bundle
+    from edgevit.verify.bundle import verify_bundle as judge_bundle
 
     module = None
     if reference is not None:
@@ -180,7 +180,7 @@ def profile(
     """
     from edgevit.devices.base import Reach, open_device
     from edgevit.profiling.contract import Settings
-    from edgevit.profiling.run import profile as run_profile
+    from edgevit.profiling.measure import profile as run_profile
 
     settings, opened = Settings(**options), read_bundle(Path(bundle))
     with closing(open_device(device, Reach(**(reach or {})))) as connected:
@@ -209,7 +209,7 @@ def split_model(
         model: a name or a folder.
         data: labelled pictures: a folder of classes, or ``digits:train``.
         out: the plan's folder.
-        fleet: a fleet's file, a `edgevit.core.plan.Fleet`, or how many equal members.
+        fleet: a fleet's file, a `edgevit.schema.plan.Fleet`, or how many equal members.
         keep: share of every width, e.g. ``1/3``; None chooses by the members' limits.
         options: further fields of `edgevit.split.options.SplitOptions`, e.g. ``copies`` or ``seed``.
 
@@ -217,10 +217,10 @@ def split_model(
         UsageError: the request is wrong; nothing was written.
         CheckFailed: the sub-models do not fit the fleet, or a bundle failed its verdict.
     """
-    from edgevit.core.plan import Fleet, read_fleet
+    from edgevit.schema.plan import Fleet, read_fleet
     from edgevit.split.options import SplitOptions, equal_fleet
+    from edgevit.split.plan.widths import parse_keep
     from edgevit.split.run import split_model as run_split
-    from edgevit.split.widths import parse_keep
 
     base = Path()
     if isinstance(fleet, int):
@@ -262,6 +262,6 @@ def new_app(template: str, bundle: Path | str, out: Path | str) -> None:
         UsageError: no such template, ``out`` is in use, or the app cannot run this bundle.
         CheckFailed: the bundle was changed after it was written.
     """
-    from edgevit.apps.create import new_app as make
+    from edgevit.templates.create import new_app as make
 
     make(template, Path(bundle), Path(out))

@@ -17,18 +17,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when the hub's library is imported
 
 import pytest
+from edgevit.pipeline.export import ExportResult, export
+from edgevit.pipeline.options import ExportOptions
 from filelock import FileLock
 from PIL import Image
 
-from edgevit.build.export import ExportResult, export
-from edgevit.build.options import ExportOptions
 from edgevit.bundle.read import read_bundle
 from edgevit.data.digits import digits_arrays
 from edgevit.models.load import load_model
 from edgevit.quant.options import QuantizeOptions
-from edgevit.quant.run import quantize_loaded
+from edgevit.quant.quantize import quantize_loaded
 from edgevit.split.options import SplitOptions, equal_fleet
-from edgevit.split.train import Schedule
+from edgevit.split.train.fine_tune import Schedule
 from tests.forked import fork_server, fork_workers, run_forked, start_anew
 
 FORMATS = ("onnx", "litert", "executorch", "coreml")

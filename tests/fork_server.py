@@ -23,14 +23,14 @@ from typing import Any
 
 # coremltools first: it is imported as if those after it were not installed.
 _IMPORTED = (
-    "edgevit.graph.prepare", "edgevit.backends._coremltools", "timm", "torch._dynamo", "torch.export.pt2_archive",
+    "edgevit.graph.prepare", "edgevit.backends.coreml.import_coremltools", "timm", "torch._dynamo", "torch.export.pt2_archive",
     "torch.onnx._internal.exporter._core", "onnxscript", "onnxruntime", "litert_torch", "executorch.exir",
     "executorch.backends.xnnpack.partition.xnnpack_partitioner", "sklearn.datasets", "tests.forked",
 )  # fmt: skip
 
 
 def _import_all() -> None:
-    from edgevit.models.mend import mend_torchvision
+    from edgevit.models.torchvision_fix import mend_torchvision
 
     gc.disable()
     mend_torchvision()

@@ -20,9 +20,9 @@ from unittest.mock import patch
 
 import pytest
 
-from edgevit.backends import jobs
-from edgevit.backends.jobs import Limits, Worker
-from edgevit.build import export
+from edgevit.backends.process import jobs
+from edgevit.backends.process.jobs import Limits, Worker
+from edgevit.pipeline import export
 
 _VARIABLE = "TESTS_FORK_SERVER"
 _PATIENCE = 300.0
@@ -168,7 +168,7 @@ def _start_worker(folder: Path, log: Path, limits: Limits, imports: Sequence[str
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb") as stdin, log.open("ab") as output:
         process: Any = Forked(
-            "edgevit.backends._worker",
+            "edgevit.backends.process.worker",
             [str(request), *imports],
             [stdin.fileno(), output.fileno(), output.fileno()],
             environment=jobs._environment(limits),

@@ -14,12 +14,12 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from edgevit.core.spec import ModelSpec, Preprocessing
 from edgevit.data.digits import MEAN, STD
 from edgevit.graph.cost import measure_cost
 from edgevit.models.bundled import BUILDERS, build_bundled
-from edgevit.models.mend import mend_torchvision
 from edgevit.models.registry import spec_from_cfg
+from edgevit.models.torchvision_fix import mend_torchvision
+from edgevit.schema.model import ModelSpec, Preprocessing
 
 MODELS = Path(__file__).parents[1] / "edgevit/models"
 BUNDLED_FAMILIES = {

@@ -19,18 +19,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sweep import representatives
 
 import edgevit
 from edgevit.bundle.golden import FOLDER, read_tensor
 from edgevit.bundle.read import read_bundle
 from edgevit.core.digest import package_versions
+from edgevit.mil.evaluate import load_program
+from edgevit.mil.runner import predict
 from edgevit.models.load import LoadedModel, load_model
 from edgevit.models.registry import find_model
 from edgevit.verify.hazards import bundle_hazards
-from edgevit.verify.mil.evaluate import load_program
-from edgevit.verify.mil.runner import predict
 from edgevit.verify.probes import probe_pictures, timm_transform
+from tools.sweep import representatives
 
 ROOT = Path(__file__).parents[1]
 PRECISIONS = ("fp32", "fp16")

@@ -13,11 +13,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from edgevit.pipeline.export import ExportResult
 from PIL import Image, ImageDraw, ImageFont
 
 import edgevit
 from edgevit.backends.base import claim_process
-from edgevit.build.export import ExportResult
 from edgevit.cli.console import print_table, size_text, stdout
 from edgevit.cli.export import artifact_bytes
 from edgevit.cli.progress import listening

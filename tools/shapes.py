@@ -146,7 +146,7 @@ ARCHITECTURE, MEAN, STD, SEED, BATCH, PEAK = "tiny_vit_5m_224", (0.45,) * 3, (0.
 
 def train(root: Path, epochs: int) -> None:
     """Train the model and write it as a folder."""
-    from edgevit.models.mend import mend_torchvision
+    from edgevit.models.torchvision_fix import mend_torchvision
 
     mend_torchvision()
     import timm
@@ -154,8 +154,8 @@ def train(root: Path, epochs: int) -> None:
     from safetensors.torch import save_file
     from torch.nn import functional
 
-    from edgevit.core.spec import Preprocessing
-    from edgevit.split.pictures import Pool, random_maps, read_labelled
+    from edgevit.schema.model import Preprocessing
+    from edgevit.split.train.pool import Pool, random_maps, read_labelled
 
     torch.manual_seed(SEED)
     rule = Preprocessing((SIZE, SIZE), crop_pct=1.0, mean=MEAN, std=STD)

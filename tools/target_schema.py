@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from edgevit.core.target import Device, Runtime
+from edgevit.schema.target import Device, Runtime
 
 PATH = Path(__file__).parents[1] / "targets/schema.json"
 

@@ -25,10 +25,10 @@ from server import Broadcast, serve
 
 from edgevit.data.capture import captured_pictures, is_live
 from edgevit.errors import EdgevitError, UsageError
+from edgevit.fleet.clients import answer_document, member_states
 from edgevit.fleet.config import Security
-from edgevit.fleet.gateway import answer_document, member_states
+from edgevit.fleet.frames import Frame, encode
 from edgevit.fleet.running import FleetOptions, RunningFleet
-from edgevit.fleet.sources import Frame, encode
 
 HERE = Path(__file__).parent
 STATE_EVERY_S = 0.5

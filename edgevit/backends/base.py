@@ -17,16 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevit.core.digest import package_versions
-from edgevit.core.manifest import InputInfo, Manifest
-from edgevit.core.placement import Placement
 from edgevit.core.plugins import announced
-from edgevit.core.recipe import Recipe
 from edgevit.errors import BadFile, UnknownName
+from edgevit.schema.manifest import InputInfo, Manifest
+from edgevit.schema.placement import Placement
+from edgevit.schema.recipe import Recipe
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-    from edgevit.graph.quantized.prepare import Form
+    from edgevit.graph.qdq.prepare import Form
 
 Runner = Callable[[NDArray[Any]], NDArray[np.float32]]
 """From one input, batch 1, to the output: a copy that is the caller's own. Any number of threads may call it."""
@@ -83,7 +83,7 @@ def says_nothing(path: Path) -> FileInterface | None:  # noqa: ARG001
 
 def usual_form() -> Form:
     """All of a quantized program as Q/DQ nodes, integers kept wherever values only move."""
-    from edgevit.graph.quantized.prepare import Form
+    from edgevit.graph.qdq.prepare import Form
 
     return Form()
 
@@ -98,7 +98,7 @@ class Backend:
         extra: the pip extra that installs its toolchain.
         packages: distributions whose versions decide the result; all are needed to lower.
         runtime_packages: the one distribution that running needs.
-        layout: of an image input, by variant: see `edgevit.graph.wrap.Interface`.
+        layout: of an image input, by variant: see `edgevit.graph.boundary.Interface`.
         half_program: whether fp16 is a half-precision program, or the toolchain's own option.
         input_name: of the model's input.
         output_name: of the model's output.

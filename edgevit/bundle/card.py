@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgevit.core.manifest import Manifest
+from edgevit.schema.manifest import Manifest
 
 LICENCE = "LICENCE"
 CARD = "README.md"

@@ -8,9 +8,9 @@ from pathlib import Path, PurePosixPath
 
 from edgevit.bundle.write import MANIFEST
 from edgevit.core.digest import sha256_file
-from edgevit.core.folders import is_system_litter
-from edgevit.core.manifest import MAX_BYTES, FileEntry, Manifest, parse_manifest
+from edgevit.core.files import is_system_litter
 from edgevit.errors import BadFile, CheckFailed
+from edgevit.schema.manifest import MAX_BYTES, FileEntry, Manifest, parse_manifest
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from edgevit.backends.base import find_backend
 from edgevit.bundle.read import read_bundle
 from edgevit.bundle.write import MANIFEST
 from edgevit.core.digest import sha256_file
-from edgevit.core.folders import is_system_litter
-from edgevit.core.manifest import Manifest, parse_manifest
-from edgevit.core.plan import FLEET, FUSION, PLAN, read_fleet, read_plan
+from edgevit.core.files import is_system_litter
 from edgevit.errors import EdgevitError, UsageError
+from edgevit.schema.manifest import Manifest, parse_manifest
+from edgevit.schema.plan import FLEET, FUSION, PLAN, read_fleet, read_plan
 
 Check = Callable[[Path], None]
 _AFTER_S = 2.0

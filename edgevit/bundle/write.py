@@ -9,8 +9,8 @@ from pathlib import Path
 
 from edgevit.core.digest import sha256_file
 from edgevit.core.disk import explained_disk_errors
-from edgevit.core.folders import is_orphan, scratch_name
-from edgevit.core.manifest import FileEntry, Manifest
+from edgevit.core.files import is_orphan, scratch_name
+from edgevit.schema.manifest import FileEntry, Manifest
 
 MANIFEST = "manifest.json"
 REJECTED = ".rejected"

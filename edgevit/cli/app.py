@@ -134,7 +134,7 @@ def _fail(error: EdgevitError) -> None:
 
 
 def _bug(error: Exception) -> None:
-    from edgevit.core.folders import cache_folder
+    from edgevit.core.files import cache_folder
 
     text = "".join(traceback.format_exception(error))
     if _shows_traceback():

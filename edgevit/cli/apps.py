@@ -11,7 +11,7 @@ import typer
 from edgevit.cli.console import Json, examples, print_json, print_table, stdout
 
 if TYPE_CHECKING:
-    from edgevit.apps.template import Template
+    from edgevit.templates.template import Template
 
 SourceArgument = Annotated[
     Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder; for the fleet app a plan's, from `edgevit split`.")
@@ -35,7 +35,7 @@ def register(app: typer.Typer) -> None:
 
 def show(json: Json = False) -> None:
     """Show the templates, what each runs, and how far it is tested."""
-    from edgevit.apps.template import templates
+    from edgevit.templates.template import templates
 
     found = templates()
     if json:
@@ -57,7 +57,7 @@ def new(
     json: Json = False,
 ) -> None:
     """Copy a template, put the bundle in, and say how to start it."""
-    from edgevit.apps.create import new_app
+    from edgevit.templates.create import new_app
 
     _tell(new_app(template, bundle, out), out, json)
 
@@ -68,7 +68,7 @@ def update(
     json: Json = False,
 ) -> None:
     """Give an app another bundle; nothing else of it is touched."""
-    from edgevit.apps.create import update_app
+    from edgevit.templates.create import update_app
 
     _tell(update_app(app, bundle), app, json)
 

@@ -19,10 +19,10 @@ def show(json: Json = False) -> None:
     """List the cached bundles, the latest first."""
     from time import localtime, strftime
 
-    from edgevit.build.cache import entries
     from edgevit.bundle.read import read_bundle
-    from edgevit.core.folders import cache_folder
+    from edgevit.core.files import cache_folder
     from edgevit.errors import EdgevitError
+    from edgevit.pipeline.cache import entries
 
     rows = []
     for entry in entries():
@@ -56,7 +56,7 @@ def show(json: Json = False) -> None:
 
 def clear(json: Json = False) -> None:
     """Remove every cached bundle."""
-    from edgevit.build.cache import clear as run_clear
+    from edgevit.pipeline.cache import clear as run_clear
 
     freed = run_clear()
     if json:

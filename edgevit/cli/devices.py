@@ -29,7 +29,7 @@ def devices(
             raise UsageError("--clean needs a device", cure="edgevit devices URI --clean")
         _list(json)
         return
-    from edgevit.devices.shell import ShellDevice
+    from edgevit.devices.shell.device import ShellDevice
 
     reach = reach_options(False, ssh_config, Accelerator.CPU, False, 60, json)
     with connected(uri, reach) as device:

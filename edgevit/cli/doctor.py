@@ -17,7 +17,7 @@ def doctor(json: Json = False) -> None:
 
     Exit status 5 if bundles can neither be exported nor run here.
     """
-    from edgevit.build.checkup import checkup, useful
+    from edgevit.pipeline.doctor import checkup, useful
 
     findings = checkup()
     if json:

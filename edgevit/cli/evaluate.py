@@ -11,7 +11,7 @@ from edgevit.cli._skipped import Skipped
 from edgevit.cli.console import Json, Quiet, counted, examples, print_json, print_table, say_notes, say_runtime
 from edgevit.cli.options import ClassesOption, LabelsOption, SeedOption, SizeOption, WeightsOption, model_options
 from edgevit.core.disk import explained_disk_errors
-from edgevit.core.folders import write_whole
+from edgevit.core.files import write_whole
 from edgevit.errors import UsageError
 
 
@@ -48,7 +48,7 @@ def evaluate(
 
     Pictures that cannot be read are named and left out; exit status 2 at the end.
     """
-    from edgevit.bundle.deployed import load
+    from edgevit.bundle.loaded import load
     from edgevit.bundle.read import is_bundle
     from edgevit.verify.evaluate import evaluate_bundle, evaluate_model, torch_title
 
@@ -66,8 +66,8 @@ def evaluate(
             loaded = load_model(model, **model_options(weights, num_classes, labels, size, seed))
             say_notes(loaded.notes, quiet or json)
             if recipe is not None:
-                from edgevit.core.recipe import read_recipe
                 from edgevit.quant.simulate import simulated
+                from edgevit.schema.recipe import read_recipe
 
                 loaded = simulated(loaded, read_recipe(recipe))
             found = evaluate_model(loaded, dataset, limit=limit, advance=advance, skip=skipped.add)

@@ -40,7 +40,7 @@ from edgevit.cli.options import (
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from edgevit.build.export import ExportResult
+    from edgevit.pipeline.export import ExportResult
 
 
 LEAST_DELEGATED = 0.95
@@ -122,8 +122,8 @@ def export(
     quiet: Quiet = False,
 ) -> None:
     """Export a model, run what was written, compare it with PyTorch, and keep it only if it is right."""
-    from edgevit.build.export import export as run_export
-    from edgevit.build.options import ExportOptions
+    from edgevit.pipeline.export import export as run_export
+    from edgevit.pipeline.options import ExportOptions
 
     options = ExportOptions(
         model=model,
@@ -163,11 +163,11 @@ def export(
 
 
 def _plan(options: Any, json: bool) -> None:
-    from edgevit.build.cache import find
-    from edgevit.build.describe import cache_key, model_folder, resolve_targets
-    from edgevit.build.export import check_destinations
-    from edgevit.core.target import folder_name
     from edgevit.models.registry import find_model
+    from edgevit.pipeline.cache import find
+    from edgevit.pipeline.describe import cache_key, model_folder, resolve_targets
+    from edgevit.pipeline.export import check_destinations
+    from edgevit.schema.target import folder_name
 
     find_model(options.model)
     rows, wanted = [], resolve_targets(options)

@@ -180,9 +180,9 @@ def run(
     from itertools import islice
 
     from edgevit.data.capture import is_live
-    from edgevit.fleet.gateway import answer_document
+    from edgevit.fleet.clients import answer_document
+    from edgevit.fleet.frames import frames
     from edgevit.fleet.running import FleetOptions, RunningFleet
-    from edgevit.fleet.sources import frames
 
     if local and (client or listen):
         raise UsageError("--local has no network", cure="leave out --client and --listen")
@@ -224,11 +224,11 @@ def _run_client(plan: Path, options: FleetOptions, source: str, top: int, limit:
     """One image after the other, through a coordinator that runs already."""
     from itertools import islice
 
-    from edgevit.core.plan import read_plan
+    from edgevit.fleet.clients import FleetClient
     from edgevit.fleet.config import check_address
-    from edgevit.fleet.gateway import FleetClient
+    from edgevit.fleet.frames import frames
     from edgevit.fleet.running import read_fleet_of
-    from edgevit.fleet.sources import frames
+    from edgevit.schema.plan import read_plan
 
     fleet, rule = read_fleet_of(plan, options.fleet), read_plan(plan).preprocess.rule()
     address = options.address or fleet.listen
@@ -351,9 +351,9 @@ def certs(
     json: Json = False,
 ) -> None:
     """Make an authority and a certificate for the coordinator, a client and each member; what is there stays."""
-    from edgevit.core.plan import FLEET, read_fleet
-    from edgevit.fleet.certs import make_certificates
+    from edgevit.fleet.certificates import make_certificates
     from edgevit.fleet.trust import certificate_host
+    from edgevit.schema.plan import FLEET, read_fleet
 
     fleet = read_fleet(plan / FLEET if plan.is_dir() else plan)
     found = make_certificates(fleet, out, days=days, renew=renew, hosts=host or [])

@@ -49,7 +49,7 @@ def inspect(
 
 def _lone_file(path: Path) -> dict[str, Any]:
     from edgevit.backends.base import backend_of
-    from edgevit.core.manifest import parse_manifest
+    from edgevit.schema.manifest import parse_manifest
 
     text = backend_of(path).read_embedded(path)
     manifest = parse_manifest(text, str(path)).model_dump(mode="json", exclude_none=True) if text else None
@@ -58,7 +58,7 @@ def _lone_file(path: Path) -> dict[str, Any]:
 
 def _file(path: Path, manifest: dict[str, Any] | None) -> dict[str, Any]:
     from edgevit.backends.base import backend_of
-    from edgevit.backends.jobs import placement_apart
+    from edgevit.backends.process.jobs import placement_apart
 
     backend = backend_of(path)
     size = sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())

@@ -10,7 +10,7 @@ import typer
 from edgevit.cli.console import Json, examples, print_json, print_table, quantity
 
 if TYPE_CHECKING:
-    from edgevit.core.spec import ModelSpec
+    from edgevit.schema.model import ModelSpec
 
 
 class SortKey(StrEnum):

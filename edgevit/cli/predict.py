@@ -34,7 +34,7 @@ def predict(
 
     A picture that cannot be read is named and left out; exit status 2 at the end.
     """
-    from edgevit.bundle.deployed import load
+    from edgevit.bundle.loaded import load
     from edgevit.data.folders import picture_paths
 
     deployed, skipped = load(bundle), Skipped()

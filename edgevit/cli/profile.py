@@ -42,9 +42,9 @@ from edgevit.errors import EdgevitError, UsageError
 
 if TYPE_CHECKING:
     from edgevit.bundle.read import Bundle
-    from edgevit.core.report import Profile
     from edgevit.devices.base import Reach
     from edgevit.profiling.contract import Settings
+    from edgevit.schema.profile import Profile
 
 _WRITERS = (".html", ".md", ".json")
 
@@ -152,7 +152,7 @@ def _publish(profiles: list[Profile], path: Path) -> list[EdgevitError]:
 def _accuracy(bundle: Bundle, dataset: str | None, quiet: bool, skipped: Skipped) -> tuple[str, float] | None:
     if dataset is None:
         return None
-    from edgevit.bundle.deployed import Deployed
+    from edgevit.bundle.loaded import Deployed
     from edgevit.cli.console import counted
     from edgevit.verify.evaluate import evaluate_bundle
 
@@ -171,7 +171,7 @@ def _on_device(
     """Every bundle on one device; one that fails leaves the others alone, a lost connection ends it."""
     from edgevit.devices.base import place_name
     from edgevit.errors import DeviceFailed, DeviceUnreachable
-    from edgevit.profiling.run import profile as run_profile
+    from edgevit.profiling.measure import profile as run_profile
 
     found: list[Profile] = []
     errors: list[EdgevitError] = []
@@ -225,7 +225,7 @@ def _show_operators(one: Profile, most: int = 12) -> None:
 def _write(path: Path, profiles: list[Profile], quiet: bool) -> None:
     import json
 
-    from edgevit.core.folders import write_whole
+    from edgevit.core.files import write_whole
     from edgevit.report.profiles import profile_markdown, profile_page
 
     if path.suffix == ".html":

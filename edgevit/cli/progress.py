@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from edgevit.cli.console import literal, stderr
-from edgevit.core.events import Event, Listener, ignore
+from edgevit.core.progress import Event, Listener, ignore
 
 _ENDED = ("done", "cached", "rejected", "failed")
 

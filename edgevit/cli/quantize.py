@@ -26,7 +26,7 @@ from edgevit.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from edgevit.quant.run import Quantized
+    from edgevit.quant.quantize import Quantized
     from edgevit.quant.solve import Progress
 
 
@@ -79,7 +79,7 @@ def quantize(
     quiet: Quiet = False,
 ) -> None:
     """Solve the scales of a quantized model once, for all formats, and measure what it does."""
-    from edgevit.build.quantize import quantize as run_quantize
+    from edgevit.pipeline.quantize import quantize as run_quantize
     from edgevit.quant.options import QuantizeOptions, parse_bits, parse_budget
 
     options = QuantizeOptions(

@@ -14,8 +14,8 @@ from edgevit.cli.options import ClassesOption, LabelsOption, PrecisionName, Weig
 from edgevit.errors import UsageError
 
 if TYPE_CHECKING:
-    from edgevit.core.plan import Fleet, Plan, Predicted
-    from edgevit.split.draft import Draft
+    from edgevit.schema.plan import Fleet, Plan, Predicted
+    from edgevit.split.plan.preview import Draft
 
 
 class Partition(StrEnum):
@@ -128,8 +128,8 @@ def split(
     from edgevit.cli.quantize import following
     from edgevit.models.labels import read_labels
     from edgevit.split.options import LEVELS, SplitOptions
-    from edgevit.split.train import Schedule
-    from edgevit.split.widths import parse_keep
+    from edgevit.split.plan.widths import parse_keep
+    from edgevit.split.train.fine_tune import Schedule
 
     given = group or []
     options = SplitOptions(
@@ -181,7 +181,7 @@ def split(
 
 
 def _fleet(file: Path | None, parts: int) -> Fleet:
-    from edgevit.core.plan import read_fleet
+    from edgevit.schema.plan import read_fleet
     from edgevit.split.options import equal_fleet
 
     if file is not None:

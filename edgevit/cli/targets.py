@@ -25,7 +25,7 @@ def targets(
     json: Json = False,
 ) -> None:
     """List backends, runtimes and devices, or show one."""
-    from edgevit.core.target import devices, resolve_target, runtimes
+    from edgevit.schema.target import devices, resolve_target, runtimes
 
     if name:
         runtime = resolve_target(name)

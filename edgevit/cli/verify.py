@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from edgevit.bundle.read import Bundle
-    from edgevit.core.manifest import Manifest, VerdictInfo
-    from edgevit.core.spec import OutputKind
     from edgevit.models.load import LoadedModel
+    from edgevit.schema.manifest import Manifest, VerdictInfo
+    from edgevit.schema.model import OutputKind
     from edgevit.verify.hazards import HazardReport
 
 
@@ -141,8 +141,8 @@ def _check(
         )
     if bisect:
         raise UsageError("--bisect needs a bundle", where=str(path), cure="edgevit export writes one")
+    from edgevit.verify.file import verify_file
     from edgevit.verify.hazards import file_hazards
-    from edgevit.verify.lone import verify_file
 
     found = verify_file(path, loaded, images=images, skip=skipped.add)
     report = file_hazards(path, found.inputs) if hazards else None
@@ -152,7 +152,7 @@ def _check(
 def _check_bundle(
     bundle: Bundle, loaded: LoadedModel | None, images: Path | None, bisect: bool, hazards: bool, skipped: Skipped
 ) -> _Checked:
-    from edgevit.verify.check import verify_bundle
+    from edgevit.verify.bundle import verify_bundle
     from edgevit.verify.hazards import bundle_hazards
 
     with_images = images if loaded else None

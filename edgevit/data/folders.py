@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgevit.core.folders import is_system_litter
+from edgevit.core.files import is_system_litter
 from edgevit.data.pixels import PICTURE_SUFFIXES, read_picture, readable_suffixes
 from edgevit.errors import BadFile
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevit.core.manifest import InputInfo
-from edgevit.core.spec import Preprocessing
 from edgevit.data.folders import labelled_folder, picture_paths, readable_pictures
 from edgevit.data.pixels import MAX_MEGAPIXELS, read_picture, to_rgb
+from edgevit.schema.manifest import InputInfo
+from edgevit.schema.model import Preprocessing
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture

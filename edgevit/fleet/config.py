@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from edgevit.core.plan import Fleet
 from edgevit.errors import MissingDependency, UsageError
 from edgevit.fleet.trust import check_files
 from edgevit.fleet.wire import door_key, nudge_key
+from edgevit.schema.plan import Fleet
 
 Transport = Literal["quic", "tls"]
 COORDINATOR, CLIENT = "coordinator", "client"

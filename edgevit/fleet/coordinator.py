@@ -19,9 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevit.core.fusion import FusionHead
-from edgevit.core.plan import Plan
 from edgevit.fleet.health import Health
-from edgevit.fleet.tally import Answer, Outcome, Tally
+from edgevit.fleet.outcomes import Answer, Outcome, Tally
 from edgevit.fleet.wire import (
     BUSY,
     EXPIRED,
@@ -38,6 +37,7 @@ from edgevit.fleet.wire import (
     read_alive,
     read_reply,
 )
+from edgevit.schema.plan import Plan
 
 WINDOW = 4
 _LEAST_PROBE_S = 1.0

@@ -29,8 +29,6 @@ from edgevit.bundle.read import read_bundle
 from edgevit.bundle.write import MANIFEST
 from edgevit.core.digest import sha256_file
 from edgevit.core.fusion import as_sent
-from edgevit.core.plan import Plan, SubModel
-from edgevit.core.spec import Preprocessing
 from edgevit.data.images import MAX_MEGAPIXELS, as_input, to_model_size
 from edgevit.errors import CheckFailed, EnvironmentIncomplete, UnknownName
 from edgevit.fleet.config import CLOSE_S
@@ -50,6 +48,8 @@ from edgevit.fleet.wire import (
     read_request,
     status_key,
 )
+from edgevit.schema.model import Preprocessing
+from edgevit.schema.plan import Plan, SubModel
 from edgevit.verify.judge import judge, why_not_here
 
 Compute = Callable[[NDArray[np.uint8]], NDArray[np.float32]]

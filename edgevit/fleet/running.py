@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from edgevit.bundle.deployed import Prediction
+from edgevit.bundle.loaded import Prediction
 from edgevit.core.fusion import read_head
-from edgevit.core.plan import FLEET, FUSION, Fleet, Plan, read_fleet, read_plan
 from edgevit.data.pixels import as_picture
 from edgevit.errors import DeviceUnreachable
+from edgevit.fleet.clients import Door
 from edgevit.fleet.config import (
     CLOSE_S,
     COORDINATOR,
@@ -29,13 +29,13 @@ from edgevit.fleet.config import (
     over_quic,
 )
 from edgevit.fleet.coordinator import WINDOW, Coordinator
-from edgevit.fleet.gateway import Door
+from edgevit.fleet.frames import Frame, encode
 from edgevit.fleet.health import Health, State
 from edgevit.fleet.member import Serving, load_compute, serving
-from edgevit.fleet.sources import Frame, encode
-from edgevit.fleet.tally import Answer, Tally
+from edgevit.fleet.outcomes import Answer, Tally
 from edgevit.fleet.trust import Credentials, check_role, clock, not_covered, why_refused
 from edgevit.fleet.wire import Encoding
+from edgevit.schema.plan import FLEET, FUSION, Fleet, Plan, read_fleet, read_plan
 
 Role = Literal["coordinator", "local"]
 T = TypeVar("T")
@@ -225,7 +225,7 @@ class RunningFleet:
         """The most likely classes of a picture, best first; none where no member answered.
 
         Args:
-            picture: as for `edgevit.bundle.deployed.Deployed.predict`.
+            picture: as for `edgevit.bundle.loaded.Deployed.predict`.
             top: how many.
 
         Raises:

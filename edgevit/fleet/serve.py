@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from edgevit.core.plan import read_plan
 from edgevit.errors import UnknownName, UsageError
 from edgevit.fleet.config import Security, check_address, leave, member_config, open_session
 from edgevit.fleet.member import Compute, Counts, load_compute, serving
 from edgevit.fleet.reach import Connection
 from edgevit.fleet.running import read_fleet_of
 from edgevit.fleet.trust import Credentials, check_role
+from edgevit.schema.plan import read_plan
 
 _WARN_EVERY_S = 86_400.0
 _LOOK_S = 0.5

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from edgevit.core.plan import read_plan
 from edgevit.errors import BadFile, DeviceUnreachable, UsageError
+from edgevit.fleet.clients import FleetClient, MemberStatus, member_states
 from edgevit.fleet.config import Security, check_address, client_config
-from edgevit.fleet.gateway import FleetClient, MemberStatus, member_states
 from edgevit.fleet.reach import why_not_connected
 from edgevit.fleet.running import FleetOptions, RunningFleet, read_fleet_of
+from edgevit.schema.plan import read_plan
 
 
 def fleet_status(

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgevit.core.plan import Fleet
 from edgevit.errors import BadFile, MissingDependency
+from edgevit.schema.plan import Fleet
 
 SOON = datetime.timedelta(days=14)
 """What ends within this time is warned of: long enough for somebody who looks once a week to renew it."""

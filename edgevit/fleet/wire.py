@@ -14,7 +14,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevit.core.plan import Plan
+from edgevit.schema.plan import Plan
 
 Encoding = Literal["raw", "jpeg", "png"]
 _ENCODINGS: tuple[Encoding, ...] = ("raw", "jpeg", "png")

@@ -26,7 +26,7 @@ def reparameterize(model: nn.Module) -> nn.Module:
 
     Uses timm's own `reparameterize_model`, on a copy: the model passed in is left as it was.
     """
-    from edgevit.models.mend import mend_torchvision
+    from edgevit.models.torchvision_fix import mend_torchvision
 
     mend_torchvision()
     from timm.utils.model import reparameterize_model

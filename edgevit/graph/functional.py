@@ -18,7 +18,7 @@ from torch.fx import GraphModule, Node
 
 from edgevit.graph.builder import Builder, abstract
 from edgevit.graph.fx import argument, aten, finish, shape
-from edgevit.graph.moves import VIEWS, permutation
+from edgevit.graph.layouts import VIEWS, permutation
 
 _SAME_SHAPE = (
     aten.alias.default,

@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 
 from edgevit.errors import UsageError
 from edgevit.graph.fx import GUARDED, RuleInterpreter, aten, attribute, drop_unread_attributes, module_path
-from edgevit.graph.moves import MOVES, PARTS
+from edgevit.graph.layouts import MOVES, PARTS
 from edgevit.graph.rewrites.drop_checks import is_check
 
 LARGEST = 65504.0

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from edgevit.graph.boundary import Interface, compose
 from edgevit.graph.functional import make_functional
 from edgevit.graph.half import check_patterns
 from edgevit.graph.rewrites import Rewrite, rewrites_for
 from edgevit.graph.taps import tap
-from edgevit.graph.wrap import Interface, compose
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram

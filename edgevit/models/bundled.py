@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from edgevit.models.mend import mend_torchvision
+from edgevit.models.torchvision_fix import mend_torchvision
 
 if TYPE_CHECKING:
     from torch import nn

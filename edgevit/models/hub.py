@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from edgevit.core.digest import sha256_file
-from edgevit.core.spec import ModelSpec
 from edgevit.errors import EdgevitError, EnvironmentIncomplete, UsageError, WeightsMismatch
+from edgevit.schema.model import ModelSpec
 
 if TYPE_CHECKING:
     from torch import nn

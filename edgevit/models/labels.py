@@ -10,9 +10,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-from edgevit.core.manifest import no_repeats
 from edgevit.data.digits import LABELS as DIGITS
 from edgevit.errors import BadFile, UsageError
+from edgevit.schema.manifest import no_repeats
 
 MAX_BYTES: Final = 16 << 20
 """Of a labels file: a hundred times what 21,843 names need."""
@@ -179,7 +179,7 @@ def distinct(names: list[str], synsets: list[str]) -> list[str]:
 
 @lru_cache(maxsize=2)
 def _imagenet(kind: str) -> tuple[str, ...]:
-    from edgevit.models.mend import mend_torchvision
+    from edgevit.models.torchvision_fix import mend_torchvision
 
     mend_torchvision()
     from timm.data import ImageNetInfo

@@ -12,7 +12,6 @@ from math import isqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from edgevit.core.spec import ModelSpec, OutputKind, Preprocessing
 from edgevit.errors import BadFile, EdgevitError, MissingDependency, UsageError, WeightsMismatch
 from edgevit.models.checkpoints import Checkpoint, State, read_checkpoint, weights_digest
 from edgevit.models.fit import Fit, copies, fit
@@ -21,6 +20,7 @@ from edgevit.models.labels import label_mismatch, labels_for
 from edgevit.models.mismatch import Misfit, head_size, mismatch
 from edgevit.models.published import EMBEDDING, IMAGENET_CLASSES, NO_CLASSIFIER
 from edgevit.models.registry import find_model, local_config, zoo
+from edgevit.schema.model import ModelSpec, OutputKind, Preprocessing
 
 if TYPE_CHECKING:
     import torch
@@ -109,7 +109,7 @@ def load_model(
 
     Returns:
         The model, in eval mode, in float32 on the CPU. For ``features`` its module is a
-        `edgevit.models.headless.Headless` and there are no labels; otherwise it gives logits.
+        `edgevit.models.features.Headless` and there are no labels; otherwise it gives logits.
 
     Raises:
         UsageError: unknown name, no classifier in the weights, weights that do not fit, an impossible size.
@@ -130,7 +130,7 @@ def load_model(
     rule = replace(spec.preprocessing, size=request.side)
     loaded = LoadedModel(module.eval().requires_grad_(False), spec, rule, (), origin, notes)
     if request.features:
-        from edgevit.models.headless import headless
+        from edgevit.models.features import headless
 
         return headless(loaded)
     return replace(loaded, labels=_labels(request, module))
@@ -209,7 +209,7 @@ def _own_labels(spec: ModelSpec, module: nn.Module) -> tuple[str, ...] | None:
 
 def _require_torch() -> None:
     try:
-        from edgevit.models.mend import mend_torchvision
+        from edgevit.models.torchvision_fix import mend_torchvision
 
         mend_torchvision()
         import timm  # noqa: F401
@@ -276,8 +276,8 @@ def _narrowed(spec: ModelSpec, config: dict[str, Any], classes: int) -> nn.Modul
     """A sub-model of `edgevit split`: its original's architecture with fewer units, and a head of its own."""
     import timm
 
+    from edgevit.compress.width.cut import narrow
     from edgevit.models.bundled import BUILDERS, build_bundled
-    from edgevit.models.narrow.cut import narrow
 
     given = config["narrowed"]
     try:

@@ -9,7 +9,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from edgevit.core.spec import ModelSpec, Preprocessing
 from edgevit.errors import BadFile, EnvironmentIncomplete, MissingDependency, UnknownName, UsageError
 from edgevit.models.published import (
     EMBEDDING,
@@ -18,6 +17,7 @@ from edgevit.models.published import (
     head_kind,
     weights_location,
 )
+from edgevit.schema.model import ModelSpec, Preprocessing
 
 _SIDE_LIMIT = 1 << 14
 
@@ -88,7 +88,7 @@ def local_config(folder: str) -> dict[str, Any]:
 
 def _timm() -> Any:
     try:
-        from edgevit.models.mend import mend_torchvision
+        from edgevit.models.torchvision_fix import mend_torchvision
 
         mend_torchvision()
         import timm

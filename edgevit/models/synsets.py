@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgevit.errors import MissingDependency
-from edgevit.models.mend import mend_torchvision
+from edgevit.models.torchvision_fix import mend_torchvision
 
 _SUBSETS = ("imagenet-1k", "imagenet-12k", "imagenet-21k-goog", "imagenet-21k-miil", "imagenet-22k")
 

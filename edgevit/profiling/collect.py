@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from edgevit.core.report import (
+from edgevit.errors import DeviceFailed
+from edgevit.profiling.stats import independent_runs, median_noise, slowdown, steady_interval, transient
+from edgevit.schema.profile import (
     Conditions,
     Contract,
     DeviceInfo,
@@ -24,8 +26,6 @@ from edgevit.core.report import (
     Warmup,
     Window,
 )
-from edgevit.errors import DeviceFailed
-from edgevit.profiling.stats import independent_runs, median_noise, slowdown, steady_interval, transient
 
 Event = dict[str, Any]
 

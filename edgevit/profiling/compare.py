@@ -8,13 +8,12 @@ from importlib.metadata import version
 import numpy as np
 
 from edgevit.bundle.read import Bundle
-from edgevit.core.report import Comparison, Conditions
 from edgevit.devices.base import Device, Event, Turns, prepare
 from edgevit.errors import DeviceFailed, UsageError
 from edgevit.profiling import collect
 from edgevit.profiling.collect import Collected
 from edgevit.profiling.contract import Settings
-from edgevit.profiling.run import (
+from edgevit.profiling.measure import (
     Listener,
     answers,
     artifact_info,
@@ -26,6 +25,7 @@ from edgevit.profiling.run import (
     runtime_for,
 )
 from edgevit.profiling.stats import ratio_interval
+from edgevit.schema.profile import Comparison, Conditions
 
 _TURN_MS = 20.0
 _LONGEST_TURN = 50

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from edgevit.core.report import Contract
 from edgevit.errors import UsageError
+from edgevit.schema.profile import Contract
 
 _PATIENCE_S = 120.0
 """For loading a model and answering the golden inputs."""

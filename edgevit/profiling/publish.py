@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from edgevit.core.folders import write_whole
-from edgevit.core.report import Profile
+from edgevit.core.files import write_whole
 from edgevit.errors import BadFile, CheckFailed
+from edgevit.schema.profile import Profile
 
 _CURE = "measure again on the device itself, idle and cool"
 

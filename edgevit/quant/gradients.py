@@ -15,13 +15,13 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.nn import functional
 
 from edgevit.graph.fx import first_output
-from edgevit.graph.quantized.codes import fake_uniform
-from edgevit.graph.quantized.insert import DEQUANTIZE, QUANTIZE
-from edgevit.graph.quantized.layers import Layer, Plan
-from edgevit.quant.samples import ROWS, Advance, output_rows
+from edgevit.graph.qdq.codes import fake_uniform
+from edgevit.graph.qdq.insert import DEQUANTIZE, QUANTIZE
+from edgevit.graph.qdq.layers import Layer, Plan
+from edgevit.quant.sampling import ROWS, Advance, output_rows
 
 if TYPE_CHECKING:
-    from edgevit.quant.pictures import Pictures
+    from edgevit.quant.calibration import Pictures
 
 
 class _StraightThrough(Interpreter):
@@ -62,7 +62,7 @@ def layer_gradients(
     advance: Advance = lambda done: None,
     whole: Collection[str] = (),
 ) -> tuple[dict[str, Tensor], dict[str, list[Tensor]]]:
-    """Gradients for the rows that `edgevit.quant.samples.collect` keeps of each layer: [R, groups, O].
+    """Gradients for the rows that `edgevit.quant.sampling.collect` keeps of each layer: [R, groups, O].
 
     Args:
         core: the float graph.

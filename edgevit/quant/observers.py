@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from edgevit.core.recipe import UniformCode
-from edgevit.graph.quantized.codes import fake_code, uniform_code
-from edgevit.quant.samples import Values
+from edgevit.graph.qdq.codes import fake_code, uniform_code
+from edgevit.quant.sampling import Values
+from edgevit.schema.recipe import UniformCode
 
 Range = tuple[float, float]
 Observer = Callable[[Values, int], Range]

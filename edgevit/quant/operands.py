@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 from torch.fx import Interpreter, Node
 
-from edgevit.core.recipe import Code
 from edgevit.graph.fx import argument, aten, constant, finish, is_call
-from edgevit.graph.quantized.codes import fake_code, rounding
-from edgevit.graph.quantized.layers import source_of
-from edgevit.quant.samples import Advance
+from edgevit.graph.qdq.codes import fake_code, rounding
+from edgevit.graph.qdq.layers import source_of
+from edgevit.quant.sampling import Advance
+from edgevit.schema.recipe import Code
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule
 
-    from edgevit.quant.pictures import Pictures
+    from edgevit.quant.calibration import Pictures
 
 ATTENTION = aten.scaled_dot_product_attention.default
 PRODUCTS = (aten.matmul.default, aten.bmm.default)

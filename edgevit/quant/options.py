@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgevit.errors import UsageError
-from edgevit.quant.pictures import MOST_UNREADABLE, check_wanted
+from edgevit.quant.calibration import MOST_UNREADABLE, check_wanted
 
 _BITS = re.compile(r"w(?P<weights>[2-8])(?:a(?P<activations>[2-8]))?(?P<dynamic>-dynamic)?")
 _BUDGET = re.compile(r"(?P<kind>size|latency)=(?P<factor>\d+(?:\.\d+)?)")

@@ -11,7 +11,7 @@ from edgevit.core.plugins import announced
 from edgevit.errors import UnknownName
 
 if TYPE_CHECKING:
-    from edgevit.quant.bench import Bench
+    from edgevit.quant.workbench import Bench
 
 GROUP = "edgevit.quantizers"
 

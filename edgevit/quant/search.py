@@ -9,10 +9,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from edgevit.core.recipe import Code, UniformCode, WeightCode
-from edgevit.graph.quantized.codes import LEAST_SCALE, fake_code, on_grid, uniform_code
+from edgevit.graph.qdq.codes import LEAST_SCALE, fake_code, on_grid, uniform_code
 from edgevit.quant.metrics import Metric, fisher_weights
-from edgevit.quant.samples import products
+from edgevit.quant.sampling import products
+from edgevit.schema.recipe import Code, UniformCode, WeightCode
 
 C = TypeVar("C", bound=Code)
 

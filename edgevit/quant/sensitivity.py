@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgevit.core.recipe import Recipe
 from edgevit.graph.fx import argument, constant, first_output
-from edgevit.graph.quantized.codes import fake_code, fake_weight
-from edgevit.graph.quantized.folds import apply_folds
-from edgevit.graph.quantized.layers import Layer, layers_of
-from edgevit.quant.measure import decibels
+from edgevit.graph.qdq.channel_folds import apply_folds
+from edgevit.graph.qdq.codes import fake_code, fake_weight
+from edgevit.graph.qdq.layers import Layer, layers_of
+from edgevit.quant.agreement import decibels
+from edgevit.schema.recipe import Recipe
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule
 
-    from edgevit.quant.pictures import Pictures
+    from edgevit.quant.calibration import Pictures
     from edgevit.quant.solve import Source
 
 PICTURES = 8

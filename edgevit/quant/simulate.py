@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from edgevit.core.recipe import Recipe
 from edgevit.graph.capture import capture
 from edgevit.graph.fx import first_output
-from edgevit.graph.quantized.core import quantizable
+from edgevit.graph.qdq.base_graph import quantizable
 from edgevit.models.load import LoadedModel
 from edgevit.quant.solve import quantized_graph
+from edgevit.schema.recipe import Recipe
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule

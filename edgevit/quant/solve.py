@@ -11,28 +11,28 @@ from typing import TYPE_CHECKING
 import torch
 from torch.fx import GraphModule
 
-from edgevit.core.recipe import Recipe, RecipeModel
 from edgevit.errors import UsageError
 from edgevit.graph.fx import is_call
-from edgevit.graph.quantized.core import digest, quantizable
-from edgevit.graph.quantized.folds import GROUP_NORM, Site, sites_of
-from edgevit.graph.quantized.insert import insert
-from edgevit.graph.quantized.layers import CONVOLUTION, LINEAR, Layer, Plan, layers_of, plan
-from edgevit.graph.quantized.tables import table_code, tables_of
-from edgevit.quant.bench import Bench, make_readings
-from edgevit.quant.bridges import bridges_of
+from edgevit.graph.qdq.base_graph import digest, quantizable
+from edgevit.graph.qdq.channel_folds import GROUP_NORM, Site, sites_of
+from edgevit.graph.qdq.constant_tables import table_code, tables_of
+from edgevit.graph.qdq.insert import insert
+from edgevit.graph.qdq.layers import CONVOLUTION, LINEAR, Layer, Plan, layers_of, plan
+from edgevit.quant.bridges.find import bridges_of
 from edgevit.quant.gradients import layer_gradients
 from edgevit.quant.operands import insert_operands
 from edgevit.quant.options import Bits
 from edgevit.quant.quantizers.minmax import solve as first_guesses
 from edgevit.quant.registry import Quantizer
-from edgevit.quant.samples import collect
+from edgevit.quant.sampling import collect
 from edgevit.quant.weights import weight_codes
+from edgevit.quant.workbench import Bench, make_readings
+from edgevit.schema.recipe import Recipe, RecipeModel
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-    from edgevit.quant.pictures import Pictures
+    from edgevit.quant.calibration import Pictures
 
 Progress = Callable[[str, int, int], None]
 """Is told (what is being done, how much of it is done, of how much)."""

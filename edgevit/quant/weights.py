@@ -7,10 +7,10 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from edgevit.core.recipe import WeightCode
-from edgevit.graph.quantized.codes import fake_weight, on_grid, weight_scales
-from edgevit.graph.quantized.layers import Layer
+from edgevit.graph.qdq.codes import fake_weight, on_grid, weight_scales
+from edgevit.graph.qdq.layers import Layer
 from edgevit.quant.search import weight_code
+from edgevit.schema.recipe import WeightCode
 
 SHARES = torch.linspace(0.5, 1.0, 51).tolist()
 

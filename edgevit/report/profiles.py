@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from edgevit.core.report import Conditions, Profile
 from edgevit.report.charts import Series, Spot, bars, dots, histogram, lines, scatter
 from edgevit.report.page import cards, page, table
+from edgevit.schema.profile import Conditions, Profile
 
 _OPERATORS = 25
 _COLOURS = ("bar", "warm", "bad")

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from html import escape
 from math import ceil, floor, log10
 
-from edgevit.core.recipe import Recipe
 from edgevit.quant.sensitivity import LayerSensitivity
 from edgevit.report.page import cards, page, table
+from edgevit.schema.recipe import Recipe
 
 _WORST = 3
 _ROW, _LABELS, _BARS, _TOP = 17, 330, 520, 34

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from edgevit.backends.base import find_backend
 from edgevit.bundle.read import Bundle
 from edgevit.core.fusion import Floats, FusionHead, as_sent
-from edgevit.core.plan import Accuracies, Missing
 from edgevit.data.images import as_input
 from edgevit.models.load import LoadedModel
-from edgevit.split.pictures import Labelled
-from edgevit.split.work import Progress
+from edgevit.schema.plan import Accuracies, Missing
+from edgevit.split.jobs import Progress
+from edgevit.split.train.pool import Labelled
 from edgevit.verify.judge import why_not_here
 
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal
 
-from edgevit.core.plan import Fleet
-from edgevit.core.target import Precision
 from edgevit.errors import UsageError
-from edgevit.split.importance import Score
-from edgevit.split.partition import Rule
-from edgevit.split.processor import CPU, check_name
-from edgevit.split.train import Schedule
+from edgevit.schema.plan import Fleet
+from edgevit.schema.target import Precision
+from edgevit.split.plan.partition import Rule
+from edgevit.split.train.fine_tune import Schedule
+from edgevit.split.train.importance import Score
+from edgevit.split.train.torch_device import CPU, check_name
 
 LEVELS = tuple(Fraction(*one) for one in ((1, 8), (1, 6), (1, 4), (1, 3), (1, 2), (2, 3)))
 """Shares that a solver may choose from."""

@@ -12,27 +12,27 @@ from pathlib import Path
 
 import numpy as np
 
-from edgevit.build.export import export
-from edgevit.build.options import ExportOptions
 from edgevit.bundle.read import Bundle, read_bundle
 from edgevit.bundle.replace import check_plan_replaceable
 from edgevit.bundle.write import MANIFEST, publish, staging
 from edgevit.core.digest import sha256_file
 from edgevit.core.fusion import FusionHead, save_head
-from edgevit.core.manifest import PreprocessInfo
-from edgevit.core.plan import FLEET, FUSION, PLAN, Accuracies, FusionInfo, Plan, SubModel
-from edgevit.core.target import devices, resolve_target
 from edgevit.data.folders import Skip, ignore
 from edgevit.errors import CheckFailed, UnknownName
 from edgevit.models.load import load_model
-from edgevit.split.draft import Draft, Source, make_draft
-from edgevit.split.fuse import own_head, train_head
+from edgevit.pipeline.export import export
+from edgevit.pipeline.options import ExportOptions
+from edgevit.schema.manifest import PreprocessInfo
+from edgevit.schema.plan import FLEET, FUSION, PLAN, Accuracies, FusionInfo, Plan, SubModel
+from edgevit.schema.target import devices, resolve_target
+from edgevit.split.jobs import Progress, executor_for, run_jobs
 from edgevit.split.measure import accuracies, bundle_features
 from edgevit.split.options import SplitOptions
-from edgevit.split.processor import require
-from edgevit.split.submodel import SubModelJob
-from edgevit.split.subset import Subset
-from edgevit.split.work import Progress, executor_for, run_jobs
+from edgevit.split.plan.preview import Draft, Source, make_draft
+from edgevit.split.train.fuse import own_head, train_head
+from edgevit.split.train.submodel import SubModelJob
+from edgevit.split.train.subset import Subset
+from edgevit.split.train.torch_device import require
 
 _MODELS = "models"
 

@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevit.backends.base import find_backend
-from edgevit.backends.jobs import Limits, run_job
-from edgevit.backends.lowering import interface_of, lower_job, lowered_with
-from edgevit.core.manifest import Manifest
-from edgevit.core.recipe import RECIPE, read_recipe
-from edgevit.core.target import Runtime, runtimes
+from edgevit.backends.process.jobs import Limits, run_job
+from edgevit.backends.process.lowering import interface_of, lower_job, lowered_with
+from edgevit.schema.manifest import Manifest
+from edgevit.schema.recipe import RECIPE, read_recipe
+from edgevit.schema.target import Runtime, runtimes
 from edgevit.verify.compare import tolerance_of
 from edgevit.verify.judge import run_artifact
 
@@ -152,7 +152,7 @@ def _departure(expected: NDArray[np.floating[Any]], found: NDArray[np.floating[A
 def _core(search: _Search) -> GraphModule:
     """The graph that is lowered, in PyTorch."""
     from edgevit.graph.prepare import rewritten_core
-    from edgevit.graph.quantized.prepare import rewritten_quantized
+    from edgevit.graph.qdq.prepare import rewritten_quantized
 
     chosen = lowered_with(search.manifest, search.runtime)
     if search.recipe is None:
@@ -165,9 +165,9 @@ def _reference(search: _Search, names: list[str], *, exact: bool = False) -> NDA
     """The values in PyTorch, in float32 or, exactly, in float64."""
     import torch
 
+    from edgevit.graph.boundary import Interface, Wrapped
     from edgevit.graph.noise import exact_graph
     from edgevit.graph.taps import tap
-    from edgevit.graph.wrap import Interface, Wrapped
 
     core = _core(search)
     tap(core, names)

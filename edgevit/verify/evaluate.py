@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevit.bundle.deployed import Deployed
+from edgevit.bundle.loaded import Deployed
 from edgevit.data.digits import digits_arrays, parse_digits
 from edgevit.data.folders import Skip, ignore, labelled_folder, refuse
 from edgevit.data.images import normalise, to_model_size

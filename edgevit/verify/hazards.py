@@ -16,7 +16,7 @@ from edgevit.errors import UsageError, import_failed
 from edgevit.verify.probes import make_inputs
 
 if TYPE_CHECKING:
-    from edgevit.verify.mil.hazards import Hazard, Limits
+    from edgevit.mil.hazards import Hazard, Limits
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ def file_hazards(file: Path, inputs: NDArray[Any], limits: Limits | None = None)
             cure="export with -t coreml; what it finds holds for the model's fp16 in other formats too",
         )
     try:
-        from edgevit.verify.mil.evaluate import load_program
-        from edgevit.verify.mil.hazards import find_hazards
+        from edgevit.mil.evaluate import load_program
+        from edgevit.mil.hazards import find_hazards
     except ImportError as error:
         raise import_failed(error, "torch", "--hazards", extra="torch") from error
     program = load_program(file)

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevit.backends.base import find_backend
-from edgevit.backends.jobs import Limits, run_job
-from edgevit.core.manifest import Manifest, VerdictInfo
-from edgevit.core.target import runtimes
+from edgevit.backends.process.jobs import Limits, run_job
+from edgevit.schema.manifest import Manifest, VerdictInfo
+from edgevit.schema.target import runtimes
 from edgevit.verify.compare import compare, scores
 from edgevit.verify.quantized import compare_quantized
 

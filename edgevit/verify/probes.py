@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevit.core.manifest import InputInfo
-from edgevit.core.spec import Preprocessing
 from edgevit.data.images import as_input, resize_width_first, to_model_size
+from edgevit.schema.manifest import InputInfo
+from edgevit.schema.model import Preprocessing
 from edgevit.testing import structured_images
 from edgevit.verify.compare import difference
 
@@ -79,7 +79,7 @@ def timm_transform(rule: Preprocessing) -> Callable[[Picture], torch.Tensor]:
     """
     from PIL import Image
 
-    from edgevit.models.mend import mend_torchvision
+    from edgevit.models.torchvision_fix import mend_torchvision
 
     class WidthFirst(Image.Image):
         def resize(self, size: Any, resample: Any = None, *_: Any) -> Image.Image:

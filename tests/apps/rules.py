@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from edgevit.core.manifest import InputInfo
-from edgevit.core.spec import Preprocessing
 from edgevit.data.images import as_input, to_model_size
+from edgevit.schema.manifest import InputInfo
+from edgevit.schema.model import Preprocessing
 
 _SIZES = ((64, 64), (96, 64), (64, 97), (17, 130), (33, 31), (5, 5), (301, 207), (224, 224), (1, 9))
 _GOALS = ((32, 32), (40, 56), (64, 64))

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from edgevit.apps.create import RECORD, new_app, update_app
-from edgevit.apps.template import templates
 from edgevit.bundle.read import read_bundle
-from edgevit.core.plan import read_plan
 from edgevit.errors import BadFile, CheckFailed, UnknownName, UsageError
+from edgevit.schema.plan import read_plan
+from edgevit.templates.create import RECORD, new_app, update_app
+from edgevit.templates.template import templates
 from tests.apps.toolboxes import APPS
 from tests.conftest import Exported, cli, cli_json
 from tests.devices.services import ROOT

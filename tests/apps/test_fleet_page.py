@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from edgevit.apps.create import new_app
+from edgevit.templates.create import new_app
 from tests.apps.pages import browser, page
 from tests.fleet.lab import free_port
 from tests.fleet.test_commands import pictures  # noqa: F401  # a fixture

@@ -26,9 +26,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgevit.apps.create import new_app
-from edgevit.bundle.deployed import load
+from edgevit.bundle.loaded import load
 from edgevit.data.digits import digits_arrays
+from edgevit.templates.create import new_app
 from tests.apps.pages import browser, page
 from tests.apps.toolboxes import debian
 from tests.conftest import Exported
@@ -215,7 +215,7 @@ def test_a_wrong_configuration_is_explained(app: Path, change: dict[str, Any], s
 
 
 def test_a_taken_port_and_a_bundle_of_features_are_explained(app: Path, small_plan: Path, digits: Path) -> None:
-    from edgevit.core.plan import read_plan
+    from edgevit.schema.plan import read_plan
 
     with socket.create_server(("127.0.0.1", 0)) as other:
         configure(app, http={"port": other.getsockname()[1]}, input={"source": str(digits)})
@@ -485,8 +485,7 @@ def test_the_status_page_in_a_browser(app: Path, digits: Path, width: int, schem
 
 def test_on_an_emulated_raspberry_pi(app: Path, digits: Path, tmp_path: Path, able: None) -> None:  # noqa: F811
     """The same app, golden vectors and a folder of pictures on emulated ARM64, without torch."""
-    sys.path.insert(0, str(ROOT / "tools"))
-    from emulated import emulated_pi  # the tools are no package
+    from tools.lab.emulated import emulated_pi
 
     configure(app, input={"source": "digits", "repeat": False, "most_per_second": 50.0}, http={"port": 0})
     shutil.copytree(digits, app / "digits")

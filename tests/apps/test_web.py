@@ -15,9 +15,9 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from edgevit.apps.create import new_app
 from edgevit.bundle.golden import FOLDER, golden_pictures, read_tensor
 from edgevit.data.digits import digits_arrays
+from edgevit.templates.create import new_app
 from tests.apps.pages import browser, page, served
 from tests.apps.toolboxes import node_modules, npm
 from tests.conftest import Exported, cli_json

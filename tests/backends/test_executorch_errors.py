@@ -11,8 +11,8 @@ from executorch.exir import to_edge_transform_and_lower
 from safetensors.numpy import save_file
 from torch.nn import functional as F
 
-from edgevit.backends.executorch import cause, in_words
-from edgevit.backends.jobs import Limits, run_job
+from edgevit.backends.executorch.backend import cause, in_words
+from edgevit.backends.process.jobs import Limits, run_job
 from edgevit.errors import ConversionFailed
 from tests.graph.test_rewrites import Wrap
 

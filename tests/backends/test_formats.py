@@ -12,8 +12,8 @@ import torch
 
 from edgevit.backends.base import backend_of, backends, find_backend
 from edgevit.bundle.read import read_bundle
-from edgevit.core.manifest import parse_manifest
 from edgevit.errors import UnknownName
+from edgevit.schema.manifest import parse_manifest
 from tests.conftest import FORMATS, REPRODUCIBLE
 
 Exported = Callable[..., Path]
@@ -78,7 +78,7 @@ def test_no_file_names_the_machine_that_made_it(exported: Exported) -> None:
 
 
 def test_tflite_metadata_names_labels_and_image(exported: Exported) -> None:
-    from edgevit.core.flat import root
+    from edgevit.core.binary import root
 
     entry = read_bundle(exported("tinyvit_digits", "litert")).entry
     with zipfile.ZipFile(entry) as archive:
@@ -120,7 +120,7 @@ def test_core_ml_is_a_classifier_with_an_image_input(exported: Exported) -> None
 
 
 def test_a_core_ml_package_that_lies_is_caught(exported: Exported) -> None:
-    from edgevit.backends.coreml import check_saved
+    from edgevit.backends.coreml.backend import check_saved
 
     bundle = read_bundle(exported("tinyvit_digits", "coreml"))
     check_saved(bundle.entry, bundle.manifest)
@@ -134,8 +134,8 @@ def test_a_core_ml_package_that_lies_is_caught(exported: Exported) -> None:
 @pytest.mark.usefixtures("own_processes")
 @pytest.mark.parametrize("target", REPRODUCIBLE)
 def test_the_same_export_gives_the_same_bytes(exported: Exported, tmp_path: Path, target: str) -> None:
-    from edgevit.build.export import export
-    from edgevit.build.options import ExportOptions
+    from edgevit.pipeline.export import export
+    from edgevit.pipeline.options import ExportOptions
 
     again = export(ExportOptions("tinyvit_digits", (target,), out=tmp_path, cache=False))[0]
     assert again.path is not None
@@ -157,8 +157,8 @@ def test_fp16_halves_the_file(exported: Exported, target: str) -> None:
 @pytest.mark.usefixtures("own_processes")
 def test_a_worker_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """coremltools writes whole packages where temporary files go."""
-    from edgevit.build.export import export
-    from edgevit.build.options import ExportOptions
+    from edgevit.pipeline.export import export
+    from edgevit.pipeline.options import ExportOptions
 
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
@@ -189,7 +189,7 @@ def test_an_unknown_backend() -> None:
 def test_another_packages_backend_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A backend is one file and an entry point, in edgevit or in anyone's package."""
     (tmp_path / "toaster.py").write_text(
-        "import dataclasses\nfrom edgevit.backends.onnx import BACKEND as ONNX\n"
+        "import dataclasses\nfrom edgevit.backends.onnx.backend import BACKEND as ONNX\n"
         "BACKEND = dataclasses.replace(ONNX, name='toaster', suffix='.toast')\n"
     )
     info = tmp_path / "toaster-1.0.dist-info"

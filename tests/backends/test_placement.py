@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgevit.backends.base import find_backend
-from edgevit.core.placement import Placed, Placement, gathered
+from edgevit.schema.placement import Placed, Placement, gathered
 from tests.conftest import Exported, cli, cli_json
 
 

@@ -8,16 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from edgevit.pipeline.export import export
+from edgevit.pipeline.options import ExportOptions
 
-from edgevit.build import cache
-from edgevit.build.export import export
-from edgevit.build.options import ExportOptions
 from edgevit.bundle.read import read_bundle
 from edgevit.bundle.replace import check_bundle_replaceable, check_plan_replaceable
 from edgevit.bundle.write import publish, staging
 from edgevit.core.disk import explained_disk_errors
-from edgevit.core.folders import scratch_name, write_whole
+from edgevit.core.files import scratch_name, write_whole
 from edgevit.errors import EnvironmentIncomplete, UsageError
+from edgevit.pipeline import cache
 from tests.conftest import Exported, cli
 
 

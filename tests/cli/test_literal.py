@@ -13,7 +13,7 @@ import pytest
 from edgevit.cli import app, console
 from edgevit.cli.progress import listening
 from edgevit.cli.verify import export_again
-from edgevit.core.events import Event
+from edgevit.core.progress import Event
 from edgevit.errors import UsageError
 from tests.conftest import Exported, cli
 

@@ -91,7 +91,7 @@ def test_a_floor_is_measured_on_the_others(photos: Path, tmp_path: Path) -> None
 
 
 def test_a_split_says_so_also_from_its_store(few_digits: Path, tmp_path: Path) -> None:
-    from edgevit.split.draft import Source
+    from edgevit.split.plan.preview import Source
     from tests.conftest import small_split
 
     digits = Path(shutil.copytree(few_digits, tmp_path / "digits"))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from edgevit.pipeline.export import ExportResult
 
-from edgevit.build.export import ExportResult
 from edgevit.bundle.read import read_bundle
 from edgevit.cli.export import _warn_of_fallbacks
 from tests.conftest import Exported

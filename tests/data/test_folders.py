@@ -11,8 +11,8 @@ from PIL import Image
 from edgevit.data.folders import labelled_folder, picture_paths, readable_pictures
 from edgevit.errors import BadFile
 from edgevit.models.labels import labels_for
-from edgevit.models.mend import mend_torchvision
 from edgevit.models.synsets import synset_classes
+from edgevit.models.torchvision_fix import mend_torchvision
 
 
 def folder_of(tmp_path: Path, names: list[str]) -> Path:

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from edgevit.core.spec import Preprocessing
 from edgevit.data.images import normalise, read_picture, to_model_size
 from edgevit.errors import BadFile
+from edgevit.schema.model import Preprocessing
 from edgevit.testing import structured_images
 from edgevit.verify.probes import timm_transform
 

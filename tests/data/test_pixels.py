@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgevit.core.spec import Preprocessing
 from edgevit.data.images import to_model_size
 from edgevit.data.pixels import PICTURE_SUFFIXES, as_picture, read_picture, readable_suffixes, to_rgb
 from edgevit.errors import BadFile, UsageError
+from edgevit.schema.model import Preprocessing
 from edgevit.testing import structured_images
 
 PIXELS = structured_images(1, (20, 30))[0]

@@ -14,10 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
+from tools.lab.emulated import free_port, install
 
-from emulated import free_port, install  # noqa: E402  # the tools are no package
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)

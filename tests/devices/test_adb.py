@@ -11,16 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from edgevit.devices.adb import FOLDER, choose
-from edgevit.devices.capsule import recipe
+from edgevit.devices.kinds.adb import FOLDER, choose
+from edgevit.devices.runtimes.android_userland import recipe
 from edgevit.errors import DeviceUnreachable, UsageError
 from tests.conftest import Exported
 from tests.devices.fake_adbd import FakePhone, Said
-from tests.devices.services import ROOT
-
-sys.path.insert(0, str(ROOT / "tools"))
-
-from emulated import adb, adb_environment, install  # the tools are no package
+from tools.lab.emulated import adb, adb_environment, install
 
 
 @pytest.fixture

@@ -15,15 +15,15 @@ from urllib.parse import urlsplit
 import pytest
 
 from edgevit.bundle.read import read_bundle
-from edgevit.core.folders import cache_folder
-from edgevit.devices import browser as browser_module
+from edgevit.core.files import cache_folder
 from edgevit.devices.base import Reach, open_device
-from edgevit.devices.browser import BrowserDevice
-from edgevit.devices.packages import Package, unpack, web_files
+from edgevit.devices.kinds import browser as browser_module
+from edgevit.devices.kinds.browser import BrowserDevice
+from edgevit.devices.runtimes.npm import Package, unpack, web_files
 from edgevit.errors import DeviceFailed, DeviceUnreachable, EnvironmentIncomplete, UsageError
 from edgevit.profiling.compare import compare
 from edgevit.profiling.contract import Settings
-from edgevit.profiling.run import profile
+from edgevit.profiling.measure import profile
 from tests.conftest import Exported
 from tests.devices.chromium import SOFTWARE_GPU, Browser, profile_in_browser
 
@@ -167,7 +167,7 @@ def test_only_listed_files_are_served_and_only_to_our_own_names(page: BrowserDev
 
 
 def test_nobody_opens_the_link(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgevit.devices.browser.web_files", lambda *_, **__: {})
+    monkeypatch.setattr("edgevit.devices.kinds.browser.web_files", lambda *_, **__: {})
     device = open_device("browser:", Reach(wait_s=0.5))
     with pytest.raises(DeviceUnreachable, match="nobody opened the link"):
         profile(read_bundle(exported(target="litert")), device, Settings())

@@ -1,6 +1,6 @@
 """An emulated ARM64 Raspberry Pi and Android's real adbd on emulated ARM64: the aarch64 runtimes, end to end.
 
-`tools/emulated_matrix.py` runs Debian 12 and 13 on three processors; here is one of each.
+`tools/lab/emulated_matrix.py` runs Debian 12 and 13 on three processors; here is one of each.
 """
 
 from __future__ import annotations
@@ -14,18 +14,14 @@ from pathlib import Path
 import pytest
 
 from edgevit.bundle.read import read_bundle
-from edgevit.core.report import Profile
 from edgevit.devices.base import Reach, open_device
 from edgevit.errors import CheckFailed
 from edgevit.profiling.contract import Settings
+from edgevit.profiling.measure import profile
 from edgevit.profiling.publish import check_publishable, publish
-from edgevit.profiling.run import profile
+from edgevit.schema.profile import Profile
 from tests.conftest import Exported
-from tests.devices.services import ROOT
-
-sys.path.insert(0, str(ROOT / "tools"))
-
-from emulated import emulated_adbd, emulated_pi, install, register_binfmt  # the tools are no package
+from tools.lab.emulated import emulated_adbd, emulated_pi, install, register_binfmt
 
 SHORT = Settings(
     threads=1, runs=10, seconds=1, least_seconds=0.2, warmup_limit_s=3, warmup_window_s=0.2, energy_s=1, per_op=True,
@@ -60,7 +56,7 @@ def check_emulated(found: Profile, tmp_path: Path) -> None:
     assert not (tmp_path / "results.jsonl").exists()
 
 
-# LiteRT runs over adb below; all of them on more systems: tools/emulated_matrix.py.
+# LiteRT runs over adb below; all of them on more systems: tools/lab/emulated_matrix.py.
 @pytest.mark.parametrize(
     "targets", [("onnx",), pytest.param(("litert", "executorch"), marks=pytest.mark.matrix)], ids=" and ".join
 )

@@ -14,18 +14,20 @@ import pytest
 
 from edgevit.bundle.read import read_bundle
 from edgevit.cli.devices import runtime_lines
-from edgevit.devices import base, install, ios
-from edgevit.devices.android import emulator_of, parse_battery, parse_properties, parse_thermal
+from edgevit.devices import base
 from edgevit.devices.base import Event, Kind, Reach, kinds, open_device
-from edgevit.devices.capsule import wanted_files
-from edgevit.devices.install import Installation, compiler, prepare
-from edgevit.devices.local import LocalTransport
-from edgevit.devices.runner import RunnerProcess, crashed, parse_line, refusal
-from edgevit.devices.shell import ShellDevice
-from edgevit.devices.ssh import Address, SSHTransport
+from edgevit.devices.kinds import ios
+from edgevit.devices.kinds.local import LocalTransport
+from edgevit.devices.kinds.ssh import Address, SSHTransport
+from edgevit.devices.runner_process import RunnerProcess, crashed, parse_line, refusal
+from edgevit.devices.runtimes import wheels as install
+from edgevit.devices.runtimes.android_userland import wanted_files
+from edgevit.devices.runtimes.wheels import Installation, compiler, prepare
+from edgevit.devices.shell.android_facts import emulator_of, parse_battery, parse_properties, parse_thermal
+from edgevit.devices.shell.device import ShellDevice
 from edgevit.errors import DeviceFailed, DeviceUnreachable, EnvironmentIncomplete, UsageError
 from edgevit.profiling.contract import Settings
-from edgevit.profiling.run import profile
+from edgevit.profiling.measure import profile
 from tests.conftest import Exported, cli
 from tests.profiling.synthetic import RUNNER
 
@@ -426,7 +428,7 @@ def test_pip_without_a_network_is_not_taken_for_a_python_without_wheels(
 
 
 def test_a_mac_without_a_working_devicectl_or_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgevit.build import checkup
+    from edgevit.pipeline import doctor as checkup
 
     monkeypatch.setattr(ios, "missing", lambda: ("", ""))
 
@@ -472,6 +474,6 @@ def test_profile_names_this_computer_without_its_colon(exported: Exported, monke
     def fails(*_: object, **__: object) -> None:
         raise DeviceFailed("no", where="there")
 
-    monkeypatch.setattr("edgevit.profiling.run.profile", fails)
+    monkeypatch.setattr("edgevit.profiling.measure.profile", fails)
     _, (error,) = command._on_device("local:", Reach(), [read_bundle(exported())], [None], Settings(), True)
     assert error.where == "tinyvit_digits onnx-fp32 on local: there"

@@ -16,10 +16,10 @@ import pytest
 
 from edgevit.bundle.read import read_bundle
 from edgevit.devices.base import Reach, open_device
-from edgevit.devices.ssh import parse_address
+from edgevit.devices.kinds.ssh import parse_address
 from edgevit.errors import DeviceFailed, DeviceUnreachable, UsageError
 from edgevit.profiling.contract import Settings
-from edgevit.profiling.run import profile
+from edgevit.profiling.measure import profile
 from tests.conftest import Exported, cli, cli_json
 from tests.devices.fakes import plant
 from tests.devices.services import Server, client_config, eventually, sshd

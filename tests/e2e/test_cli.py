@@ -44,7 +44,7 @@ COVERED = [
 @pytest.mark.parametrize(("model", "target"), crossed(list(BUILDERS), FORMATS, COVERED))
 def test_every_bundle_predicts_what_pytorch_predicts(exported: Exported, model: str, target: str) -> None:
     """All 450 held-out digits, picture by picture."""
-    from edgevit.bundle.deployed import load
+    from edgevit.bundle.loaded import load
 
     found = evaluate_bundle(load(exported(model, target)), "digits:test")
     expected = pytorch_answers(model)

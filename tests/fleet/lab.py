@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -12,18 +11,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from edgevit.fleet.certificates import make_certificates
+from edgevit.fleet.config import Security
+from edgevit.fleet.frames import Frame
+from edgevit.fleet.outcomes import Answer
+from edgevit.fleet.running import FleetOptions, RunningFleet
+from tools.lab import fleet as fleetlab
+from tools.lab import network as netlab  # noqa: F401  # for others
+from tools.lab.emulated import free_port
+
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
-
-import fleetlab  # noqa: E402  # the tools are no package
-import netlab  # noqa: E402, F401  # for others
-from emulated import free_port  # noqa: E402
-
-from edgevit.fleet.certs import make_certificates  # noqa: E402
-from edgevit.fleet.config import Security  # noqa: E402
-from edgevit.fleet.running import FleetOptions, RunningFleet  # noqa: E402
-from edgevit.fleet.sources import Frame  # noqa: E402
-from edgevit.fleet.tally import Answer  # noqa: E402
 
 DEADLINE = 1.0
 COMPUTE_MS = 5
@@ -111,7 +108,7 @@ def lab(
         role="coordinator", deadline=DEADLINE, window=window, encoding="raw", security=Security(certs, transport)
     )
     if certs:
-        from edgevit.core.plan import read_fleet
+        from edgevit.schema.plan import read_fleet
 
         make_certificates(read_fleet(plan / "fleet.toml"), certs)
     with RunningFleet(plan, options) as running:

@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 
 import edgevit
-from edgevit.core.plan import read_plan
 from edgevit.data.digits import digits_arrays
-from edgevit.fleet.sources import Frame
+from edgevit.fleet.frames import Frame
+from edgevit.schema.plan import read_plan
 from tests.conftest import cli
 from tests.fleet.lab import free_port
 

@@ -15,10 +15,7 @@ from tests.conftest import cli
 from tests.devices.test_emulated import able  # noqa: F401  # a fixture
 from tests.fleet.lab import ROOT, free_port
 from tests.fleet.test_commands import pictures, serving  # noqa: F401  # a fixture among them
-
-sys.path.insert(0, str(ROOT / "tools"))
-
-from emulated import emulated_pi  # the tools are no package
+from tools.lab.emulated import emulated_pi
 
 NEEDS = (
     "numpy",

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from edgevit.errors import DeviceUnreachable
+from edgevit.fleet.clients import FleetClient
 from edgevit.fleet.config import Security
-from edgevit.fleet.gateway import FleetClient
-from edgevit.fleet.tally import Answer
+from edgevit.fleet.outcomes import Answer
 from tests.fleet.lab import DEADLINE, fleetlab, lab
 
 MOST_SLOWED = 5
@@ -56,9 +56,8 @@ def test_a_member_that_dies_or_hangs_slows_few_requests_and_no_other_member(
 
 
 def _frame(number: int):  # type: ignore[no-untyped-def]
-    import fleetlab
-
-    from edgevit.fleet.sources import Frame
+    from edgevit.fleet.frames import Frame
+    from tools.lab import fleet as fleetlab
 
     return Frame("", fleetlab.picture(number), "raw")
 

@@ -15,8 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edgevit.core.plan import Fleet
-from edgevit.core.spec import Preprocessing
 from edgevit.errors import UsageError
 from edgevit.fleet.config import check_names, local_config, open_session
 from edgevit.fleet.health import PROBE_S, TRIP, Health
@@ -32,6 +30,8 @@ from edgevit.fleet.wire import (
     read_reply,
     read_request,
 )
+from edgevit.schema.model import Preprocessing
+from edgevit.schema.plan import Fleet
 
 MEMBER = b"m" * 16
 
@@ -154,7 +154,7 @@ def test_keys_name_members_and_roles_stay_roles() -> None:
 
 
 def test_a_fleet_s_file_survives_itself(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    from edgevit.core.plan import read_fleet
+    from edgevit.schema.plan import read_fleet
 
     fleet = Fleet.model_validate(
         {
@@ -174,10 +174,10 @@ def test_an_overloaded_coordinator_sheds_and_serves_what_it_can(tmp_path) -> Non
     import time
 
     from edgevit.core.fusion import read_head
-    from edgevit.core.plan import FUSION
     from edgevit.fleet.config import local_config, open_session
     from edgevit.fleet.coordinator import Coordinator
     from edgevit.fleet.member import serving
+    from edgevit.schema.plan import FUSION
     from tests.fleet.lab import fleetlab
 
     plan = fleetlab.synthetic_plan(tmp_path / "plan", 1, listen="127.0.0.1:1")
@@ -212,10 +212,10 @@ def test_an_overloaded_coordinator_sheds_and_serves_what_it_can(tmp_path) -> Non
 def test_a_member_that_hangs_from_the_first_image_on_is_found_out(tmp_path) -> None:  # type: ignore[no-untyped-def]
     """What it does to the estimate of a request's time must not excuse it."""
     from edgevit.core.fusion import read_head
-    from edgevit.core.plan import FUSION
     from edgevit.fleet.config import local_config, open_session
     from edgevit.fleet.coordinator import Coordinator
     from edgevit.fleet.member import serving
+    from edgevit.schema.plan import FUSION
     from tests.fleet.lab import fleetlab
 
     plan = fleetlab.synthetic_plan(tmp_path / "plan", 2, listen="127.0.0.1:1")

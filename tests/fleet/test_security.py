@@ -15,13 +15,13 @@ import pytest
 import zenoh
 
 from edgevit.core.certificates import issue
-from edgevit.core.plan import read_fleet, read_plan
 from edgevit.errors import BadFile, UsageError
-from edgevit.fleet.certs import make_certificates
+from edgevit.fleet.certificates import make_certificates
+from edgevit.fleet.clients import FleetClient
 from edgevit.fleet.config import CLIENT, Security, check_address, client_config, member_config
-from edgevit.fleet.gateway import FleetClient
 from edgevit.fleet.member import serving
 from edgevit.fleet.wire import alive_key, all_alive, infer_key, member_digest
+from edgevit.schema.plan import read_fleet, read_plan
 from tests.conftest import cli
 from tests.fleet.lab import Lab, fleetlab, lab
 

@@ -15,16 +15,16 @@ from pathlib import Path
 import pytest
 
 from edgevit.core.certificates import issue, read_issued
-from edgevit.core.plan import Fleet, read_fleet
 from edgevit.errors import BadFile, DeviceUnreachable, UsageError
-from edgevit.fleet.certs import AUTHORITY_DAYS, make_certificates
+from edgevit.fleet.certificates import AUTHORITY_DAYS, make_certificates
+from edgevit.fleet.clients import FleetClient, member_states
 from edgevit.fleet.config import COORDINATOR, Security, check_address, client_config, member_config
-from edgevit.fleet.gateway import FleetClient, member_states
 from edgevit.fleet.reach import reason, why_not_connected
 from edgevit.fleet.running import FleetOptions, RunningFleet
 from edgevit.fleet.serve import serve
 from edgevit.fleet.status import fleet_status
 from edgevit.fleet.trust import check_role, not_covered
+from edgevit.schema.plan import Fleet, read_fleet
 from tests.conftest import cli
 from tests.fleet.lab import fleetlab, free_port
 
@@ -409,7 +409,7 @@ def test_two_devices_under_one_name_are_noticed(made: Path) -> None:
     ):
         first.until("m0: ready")
         second.until("m0: ready")
-        from edgevit.fleet.sources import Frame
+        from edgevit.fleet.frames import Frame
 
         with member(made, address, Security(), "m1") as other:
             other.until("m1: ready")

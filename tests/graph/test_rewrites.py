@@ -13,11 +13,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from edgevit.graph import rewrites as package
+from edgevit.graph.boundary import Interface
 from edgevit.graph.capture import capture
 from edgevit.graph.fx import RuleInterpreter, aten
 from edgevit.graph.prepare import graph_of, prepare
 from edgevit.graph.rewrites import rewrites, rewrites_for
-from edgevit.graph.wrap import Interface
 from edgevit.models.bundled import BUILDERS
 from edgevit.models.load import load_model
 from edgevit.models.registry import list_models

@@ -18,8 +18,8 @@ from edgevit.core.digest import sha256_file
 from edgevit.errors import EnvironmentIncomplete, UsageError, WeightsMismatch
 from edgevit.models.labels import labels_for
 from edgevit.models.load import load_model
-from edgevit.models.mend import mend_torchvision
 from edgevit.models.registry import find_model, zoo
+from edgevit.models.torchvision_fix import mend_torchvision
 from edgevit.testing import wake
 
 REVISION = "0" * 40

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from edgevit.core.spec import ModelSpec
 from edgevit.errors import UnknownName
 from edgevit.models.bundled import BUILDERS
 from edgevit.models.registry import find_model, list_models, spec_from_cfg, zoo
+from edgevit.schema.model import ModelSpec
 
 FAMILIES = {
     "TinyViT",
@@ -50,7 +50,7 @@ ZOO = [name for name, spec in zoo().items() if spec.origin == "zoo"]
 
 @pytest.fixture(scope="module", autouse=True)
 def timm() -> None:
-    from edgevit.models.mend import mend_torchvision
+    from edgevit.models.torchvision_fix import mend_torchvision
 
     mend_torchvision()
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from edgevit.core.report import Latency
-from edgevit.devices.runner import runner_file
+from edgevit.devices.runner_process import runner_file
 from edgevit.profiling import collect
 from edgevit.profiling.collect import Collected
 from edgevit.profiling.contract import Settings
+from edgevit.schema.profile import Latency
 
 Law = Callable[[float, np.random.Generator], float]
 """Milliseconds of a run that starts so many seconds after the first."""

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from edgevit.bundle.read import read_bundle
-from edgevit.core.report import Profile, parse_profiles
 from edgevit.devices.base import Reach, open_device
 from edgevit.errors import BadFile, CheckFailed, UsageError
 from edgevit.profiling.contract import Settings
+from edgevit.profiling.measure import profile
 from edgevit.profiling.publish import publish
-from edgevit.profiling.run import profile
 from edgevit.report.charts import histogram, ticks
 from edgevit.report.profiles import pareto, profile_markdown, profile_page
+from edgevit.schema.profile import Profile, parse_profiles
 from tests.conftest import Exported, cli, cli_json
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgevit.core.report import Conditions
 from edgevit.profiling.collect import remarks
 from edgevit.profiling.collect import throttling as throttling_of
 from edgevit.profiling.compare import conclude, interleave, plan
 from edgevit.profiling.stats import correlation_time, median_interval, steady_interval
+from edgevit.schema.profile import Conditions
 from tests.profiling.laws import BASE, KNOWN, throttling
 from tests.profiling.synthetic import Law, measure
 

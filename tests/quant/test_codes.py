@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from edgevit.core.recipe import FactorCode, LogCode, TwinUniformCode, UniformCode, WeightCode
-from edgevit.graph.quantized.codes import (
+from edgevit.graph.qdq.codes import (
     LEAST_SCALE,
     fake_code,
     fake_weight,
@@ -17,9 +13,13 @@ from edgevit.graph.quantized.codes import (
     weight_integers,
     weight_scales,
 )
-from edgevit.quant.bench import channel_fold
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from edgevit.quant.quantizers.fqvit import factor_code
 from edgevit.quant.quantizers.ptq4vit import GELU_MINIMUM, gelu_codes, softmax_codes
+from edgevit.quant.workbench import channel_fold
+from edgevit.schema.recipe import FactorCode, LogCode, TwinUniformCode, UniformCode, WeightCode
 
 settings.register_profile("quant", max_examples=60, deadline=None, derandomize=True)
 settings.load_profile("quant")

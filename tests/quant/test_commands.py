@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgevit.core.recipe import read_recipe
+from edgevit.schema.recipe import read_recipe
 from tests.conftest import cli, cli_json
 
 MODEL = "deit_digits"

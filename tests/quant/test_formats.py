@@ -8,16 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from edgevit.graph.qdq.layers import plan
 
 from edgevit.backends.base import find_backend
 from edgevit.bundle.read import Bundle, read_bundle
-from edgevit.core.recipe import RECIPE, Recipe, UniformCode, read_recipe
 from edgevit.data.digits import digits_arrays
 from edgevit.graph.capture import capture
-from edgevit.graph.quantized.core import quantizable
-from edgevit.graph.quantized.layers import plan
+from edgevit.graph.qdq.base_graph import quantizable
 from edgevit.models.load import load_model
 from edgevit.quant.simulate import simulated
+from edgevit.schema.recipe import RECIPE, Recipe, UniformCode, read_recipe
 from edgevit.verify.probes import make_inputs, reference_outputs
 from tests.conftest import FORMATS, Exported, crossed
 from tests.quant.readback import READERS
@@ -235,5 +235,5 @@ def test_torch_is_not_needed_to_read_a_recipe() -> None:
     import subprocess
     import sys
 
-    code = "import edgevit.core.recipe, sys; assert 'torch' not in sys.modules"
+    code = "import edgevit.schema.recipe, sys; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -6,26 +6,26 @@ from functools import cache
 
 import pytest
 import torch
+from edgevit.graph.qdq.insert import DEQUANTIZE_CHANNELS, QUANTIZE, insert
+from edgevit.graph.qdq.layers import layers_of, plan
 from torch.export import ExportedProgram
 
-from edgevit.core.recipe import ChannelFold, Recipe, RecipeModel, UniformCode
 from edgevit.data.digits import digits_arrays
 from edgevit.data.images import normalise
 from edgevit.errors import BadFile
 from edgevit.graph.capture import capture
 from edgevit.graph.fx import calls, first_output
-from edgevit.graph.quantized.carry import carry, drop_clipped_relus
-from edgevit.graph.quantized.core import digest, quantizable
-from edgevit.graph.quantized.folds import apply_fold, apply_folds, sites_of
-from edgevit.graph.quantized.insert import DEQUANTIZE_CHANNELS, QUANTIZE, insert
-from edgevit.graph.quantized.layers import layers_of, plan
+from edgevit.graph.qdq.base_graph import digest, quantizable
+from edgevit.graph.qdq.channel_folds import apply_fold, apply_folds, sites_of
+from edgevit.graph.qdq.propagate import carry, drop_clipped_relus
 from edgevit.models.bundled import BUILDERS
 from edgevit.models.load import load_model
-from edgevit.quant.bridges import bridges_of
+from edgevit.quant.bridges.find import bridges_of
+from edgevit.quant.calibration import read_pictures
 from edgevit.quant.options import Bits
-from edgevit.quant.pictures import read_pictures
 from edgevit.quant.registry import find_quantizer
 from edgevit.quant.solve import Source, solve_recipe, source_of_program
+from edgevit.schema.recipe import ChannelFold, Recipe, RecipeModel, UniformCode
 
 
 @cache

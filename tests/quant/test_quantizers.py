@@ -8,21 +8,21 @@ import pytest
 import torch
 from torch import nn
 
-from edgevit.core.recipe import Recipe, UniformCode
 from edgevit.data.digits import digits_arrays
 from edgevit.data.images import normalise
 from edgevit.errors import BadFile, CheckFailed, UnknownName, UsageError
 from edgevit.graph.capture import capture
-from edgevit.graph.quantized.core import digest, quantizable
-from edgevit.graph.quantized.folds import apply_fold, sites_of
+from edgevit.graph.qdq.base_graph import digest, quantizable
+from edgevit.graph.qdq.channel_folds import apply_fold, sites_of
 from edgevit.models.load import load_model
-from edgevit.quant.measure import agreement_of, answers
-from edgevit.quant.mixed import spend
+from edgevit.quant.agreement import agreement_of, answers
+from edgevit.quant.budget import spend
+from edgevit.quant.calibration import read_pictures
 from edgevit.quant.options import Bits, Budget
-from edgevit.quant.pictures import read_pictures
 from edgevit.quant.registry import find_quantizer, quantizers
 from edgevit.quant.sensitivity import sensitivities
 from edgevit.quant.solve import Source, quantized_graph, solve_recipe, solve_weights, source_of_program
+from edgevit.schema.recipe import Recipe, UniformCode
 
 MODEL = "deit_digits"
 LOADED = load_model(MODEL)
@@ -141,14 +141,14 @@ def test_unknown_names() -> None:
     ["", "[]", "{}", '{"kind": "edgevit-recipe", "kind": "x"}', "not json", '{"kind": "edgevit-recipe", "extra": 1}'],
 )
 def test_what_is_not_a_recipe_is_refused(text: str) -> None:
-    from edgevit.core.recipe import parse_recipe
+    from edgevit.schema.recipe import parse_recipe
 
     with pytest.raises(BadFile, match="not valid"):
         parse_recipe(text, "recipe.json")
 
 
 def test_a_recipe_reads_back_exactly() -> None:
-    from edgevit.core.recipe import parse_recipe
+    from edgevit.schema.recipe import parse_recipe
 
     recipe = solved("repq")
     assert parse_recipe(recipe.to_json(), "x") == recipe

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgevit.core.plan import Fleet
 from edgevit.errors import CheckFailed, UsageError
-from edgevit.split.assign import Assignment, Level, Problem, exact, greedy, network_ms, predict
+from edgevit.schema.plan import Fleet
+from edgevit.split.plan.assign import Assignment, Level, Problem, exact, greedy, network_ms, predict
 
 LEVELS = tuple(
     Level(Fraction(share, 4), 1000 * share**2, 1_000_000 * share**2, 400_000 * share**2, 100_000, 16 * share)

@@ -12,7 +12,7 @@ from torch.nn import functional
 from edgevit.core.fusion import FusionHead, as_sent, read_head, save_head, softmax
 from edgevit.errors import BadFile
 from edgevit.models.load import load_model
-from edgevit.split.fuse import _there, own_head, train_head
+from edgevit.split.train.fuse import _there, own_head, train_head
 
 CLASSES = ((0, 1), (2,), (3, 4))
 

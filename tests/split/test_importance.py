@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch.nn import functional
 
+from edgevit.compress.width.cut import structure_of
+from edgevit.compress.width.structure import Group
 from edgevit.data.digits import digits_arrays
 from edgevit.models.load import LoadedModel, load_model
-from edgevit.models.narrow.cut import structure_of
-from edgevit.models.narrow.structure import Group
-from edgevit.split.importance import importance
-from edgevit.split.pictures import normalised
+from edgevit.split.train.importance import importance
+from edgevit.split.train.pool import normalised
 
 
 @pytest.fixture(scope="module")

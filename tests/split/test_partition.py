@@ -10,7 +10,7 @@ from hypothesis import given as for_all
 from hypothesis import strategies as st
 
 from edgevit.errors import UnknownName, UsageError
-from edgevit.split.partition import Rule, balanced, by_confusion, confusion, copied, given
+from edgevit.split.plan.partition import Rule, balanced, by_confusion, confusion, copied, given
 
 
 @for_all(st.integers(2, 40), st.integers(1, 12), st.integers(0, 9))

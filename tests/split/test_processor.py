@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from edgevit.errors import EnvironmentIncomplete, UsageError
-from edgevit.split.draft import Source, make_draft
-from edgevit.split.importance import Score
+from edgevit.split.jobs import Scratch
 from edgevit.split.options import SplitOptions, equal_fleet
-from edgevit.split.processor import check_name, on
+from edgevit.split.plan.preview import Source, make_draft
 from edgevit.split.run import split_model, sub_model_jobs
-from edgevit.split.submodel import SubModelJob
-from edgevit.split.train import Schedule
-from edgevit.split.work import Scratch
+from edgevit.split.train.fine_tune import Schedule
+from edgevit.split.train.importance import Score
+from edgevit.split.train.submodel import SubModelJob
+from edgevit.split.train.torch_device import check_name, on
 from tests.conftest import cli, small_split
 
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")

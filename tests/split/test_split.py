@@ -19,14 +19,14 @@ from PIL import Image
 
 import edgevit
 from edgevit.bundle.read import read_bundle
-from edgevit.core.plan import FUSION, Fleet, read_fleet, read_plan
 from edgevit.data.digits import digits_arrays
 from edgevit.errors import BadFile, CheckFailed, EdgevitError, UsageError
+from edgevit.fleet.frames import Frame
 from edgevit.fleet.running import FleetOptions, RunningFleet
-from edgevit.fleet.sources import Frame
+from edgevit.schema.plan import FUSION, Fleet, read_fleet, read_plan
 from edgevit.split.options import SplitOptions, equal_fleet
 from edgevit.split.run import draft_plan, split_model
-from edgevit.split.train import Schedule
+from edgevit.split.train.fine_tune import Schedule
 from tests.conftest import cli, small_split
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from edgevit.errors import UsageError
-from edgevit.split.draft import Source, make_draft
-from edgevit.split.pictures import read_pool
+from edgevit.split.jobs import here, run_jobs
+from edgevit.split.plan.preview import Source, make_draft
 from edgevit.split.run import sub_model_jobs
-from edgevit.split.train import Schedule
-from edgevit.split.work import here, run_jobs
+from edgevit.split.train.fine_tune import Schedule
+from edgevit.split.train.pool import read_pool
 from tests.split.test_split import options
 
 

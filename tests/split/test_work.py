@@ -15,9 +15,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from edgevit.core.folders import write_whole
+from edgevit.core.files import write_whole
 from edgevit.errors import BadFile, EnvironmentIncomplete
-from edgevit.split.work import Scratch, executor_for, run_jobs
+from edgevit.split.jobs import Scratch, executor_for, run_jobs
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def test_a_job_that_fails_stops_the_others_and_what_is_done_stays(tmp_path: Path
 def test_a_run_that_was_killed_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]); "
-        "from tests.split.test_work import jobs; from edgevit.split.work import executor_for, run_jobs\n"
+        "from tests.split.test_work import jobs; from edgevit.split.jobs import executor_for, run_jobs\n"
         "with executor_for(1) as e: run_jobs(jobs(Path(sys.argv[2]), 1, steps=400), e)"
     )
     root = Path(__file__).parents[2]
@@ -152,7 +152,7 @@ def test_workers_of_a_run_that_was_killed_end(tmp_path: Path, count: int) -> Non
     """One that trains, and one that waits."""
     code = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]); "
-        "from tests.split.test_work import jobs; from edgevit.split.work import executor_for, run_jobs\n"
+        "from tests.split.test_work import jobs; from edgevit.split.jobs import executor_for, run_jobs\n"
         "with executor_for(2) as e: run_jobs(jobs(Path(sys.argv[2]), int(sys.argv[3]), steps=100_000), e)"
     )
     given = [str(Path(__file__).parents[2]), str(tmp_path), str(count)]

@@ -15,14 +15,14 @@ from torch import nn
 from edgevit.backends.base import LowerRequest, find_backend
 from edgevit.bundle.read import Bundle, read_bundle
 from edgevit.bundle.write import write_manifest
-from edgevit.core.manifest import VerdictInfo
 from edgevit.errors import CheckFailed
+from edgevit.graph.boundary import Interface
 from edgevit.graph.capture import capture
 from edgevit.graph.prepare import prepare
 from edgevit.graph.rewrites import rewrites_for
-from edgevit.graph.wrap import Interface
 from edgevit.models.load import load_model
-from edgevit.verify.check import verify_bundle
+from edgevit.schema.manifest import VerdictInfo
+from edgevit.verify.bundle import verify_bundle
 from tests.conftest import FORMATS
 
 Sabotage = Callable[[nn.Module, dict[str, object]], None]
@@ -157,8 +157,9 @@ def test_another_preprocessing_rule_is_rejected(
 
 
 def test_a_resize_off_by_one_is_rejected_at_export(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from edgevit.build.export import export
-    from edgevit.build.options import ExportOptions
+    from edgevit.pipeline.export import export
+    from edgevit.pipeline.options import ExportOptions
+
     from edgevit.data import images
 
     right = images._resized
@@ -237,7 +238,7 @@ def test_most_single_weight_flips_are_noticed() -> None:
 
 def test_bisect_names_the_operator_of_a_sabotaged_rewrite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A rewrite that computes something else is found, with the module it came from."""
-    from edgevit.core.target import resolve_target
+    from edgevit.schema.target import resolve_target
     from edgevit.verify import bisect as module
 
     bundle_manifest = _described()
@@ -280,7 +281,7 @@ def test_bisect_names_the_operator_of_a_sabotaged_rewrite(tmp_path: Path, monkey
 
 
 def test_bisect_clears_the_toolchain_when_the_file_was_damaged(tmp_path: Path) -> None:
-    from edgevit.core.target import resolve_target
+    from edgevit.schema.target import resolve_target
     from edgevit.verify.bisect import Limits, bisect
 
     loaded = load_model("shvit_digits")
@@ -300,8 +301,9 @@ def test_bisect_clears_the_toolchain_when_the_file_was_damaged(tmp_path: Path) -
 
 
 def _described(name: str = "tinyvit_digits") -> object:
-    from edgevit.build.describe import describe
-    from edgevit.build.options import ExportOptions
-    from edgevit.core.target import resolve_target
+    from edgevit.pipeline.describe import describe
+    from edgevit.pipeline.options import ExportOptions
+
+    from edgevit.schema.target import resolve_target
 
     return describe(load_model(name), ExportOptions(name, ("onnx",)), resolve_target("onnx"))

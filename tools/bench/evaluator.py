@@ -14,14 +14,14 @@ import time
 from functools import partial
 
 import numpy as np
-from timing import interleaved, median_interval
 
 import edgevit
 from edgevit.bundle.golden import FOLDER, read_tensor
 from edgevit.bundle.read import read_bundle
+from edgevit.mil.evaluate import load_program
+from edgevit.mil.runner import predict
 from edgevit.models.load import load_model
-from edgevit.verify.mil.evaluate import load_program
-from edgevit.verify.mil.runner import predict
+from tools.bench.timing import interleaved, median_interval
 
 
 def main() -> None:

@@ -104,7 +104,7 @@ def _measure(files: list[tuple[str, str]], shape: list[int], runs: int, threads:
     """In a fresh process, tied to as many cores as threads."""
     _quiet()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
-    from timing import interleaved
+    from tools.bench.timing import interleaved
 
     example = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     pipe.send(interleaved([RUNNERS[fmt](Path(path), example, threads) for fmt, path in files], runs).tolist())
@@ -163,7 +163,7 @@ def measure(files: list[tuple[str, Path]], shape: list[int], runs: int, threads:
 
 def placed(fmt: str, path: Path) -> dict[str, Any]:
     """How much of a file is delegated, in how many pieces, and what stays outside."""
-    from edgevit.backends.jobs import placement_apart
+    from edgevit.backends.process.jobs import placement_apart
 
     found = placement_apart(fmt, path)
     if found is None:
@@ -174,10 +174,10 @@ def placed(fmt: str, path: Path) -> dict[str, Any]:
 
 def build_plain(name: str, fmt: str, out: Path) -> None:
     """The toolchain's own call; in a process of its own, which is this script's."""
-    import naive
     import torch
 
     from edgevit.models.load import load_model
+    from tools.bench import naive
 
     loaded = load_model(name, weights="random")
     with torch.no_grad():
@@ -223,7 +223,7 @@ def build(cell: tuple[str, str], work: Path) -> dict[str, Path | str]:
 
 def compare(fmt: str, plain: Path, ours: Path, shape: list[int], runs: int, threads: int) -> dict[str, Any]:
     """One cell."""
-    from timing import median_interval
+    from tools.bench.timing import median_interval
 
     times = measure([(fmt, plain), (fmt, ours)], shape, runs, threads)
     ratio, low, high = median_interval(times[:, 0] / times[:, 1])

@@ -43,10 +43,10 @@ class Cost:
 
 def plain(name: str, out: Path) -> None:
     """The four calls; run in a process of its own."""
-    import naive
     import torch
 
     from edgevit.models.load import load_model
+    from tools.bench import naive
 
     loaded = load_model(name, weights="random")
     example = torch.randn(1, 3, *loaded.preprocessing.size)

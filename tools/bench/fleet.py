@@ -31,19 +31,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from edgevit.core.fusion import as_sent
+from edgevit.fleet.certificates import make_certificates
+from edgevit.fleet.config import Security
+from edgevit.fleet.frames import Frame
+from edgevit.fleet.member import decode
+from edgevit.fleet.running import FleetOptions, RunningFleet
+from edgevit.schema.plan import read_fleet, read_plan
+from tools.lab import fleet as fleetlab
+from tools.lab import network as netlab
+
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
-
-import fleetlab  # noqa: E402
-import netlab  # noqa: E402
-
-from edgevit.core.fusion import as_sent  # noqa: E402
-from edgevit.core.plan import read_fleet, read_plan  # noqa: E402
-from edgevit.fleet.certs import make_certificates  # noqa: E402
-from edgevit.fleet.config import Security  # noqa: E402
-from edgevit.fleet.member import decode  # noqa: E402
-from edgevit.fleet.running import FleetOptions, RunningFleet  # noqa: E402
-from edgevit.fleet.sources import Frame  # noqa: E402
 
 DEVICES, SIZE, FEATURES, COMPUTE_MS, DEADLINE = 5, 224, 384, 20, 0.15
 PORT, RAW_PORT, GRPC_PORT = 7447, 7500, 7600

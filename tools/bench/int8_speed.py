@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from export_speed import FORMATS, HEADS, measure
 from PIL import Image
-from timing import median_interval
 
-from edgevit.build.export import export
-from edgevit.build.options import ExportOptions
 from edgevit.bundle.read import read_bundle
+from edgevit.pipeline.export import export
+from edgevit.pipeline.options import ExportOptions
 from edgevit.testing import structured_images
+from tools.bench.export_speed import FORMATS, HEADS, measure
+from tools.bench.timing import median_interval
 
 ROOT = Path(__file__).parents[2]
 RESULTS, PAGE = ROOT / "docs" / "int8-speed.json", ROOT / "docs" / "quantization.md"

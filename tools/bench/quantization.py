@@ -19,17 +19,17 @@ from typing import Any
 
 import torch
 
-from edgevit.core.recipe import RecipeModel
 from edgevit.graph.capture import capture
-from edgevit.graph.quantized.core import digest, quantizable
-from edgevit.graph.quantized.folds import apply_fold, sites_of
+from edgevit.graph.qdq.base_graph import digest, quantizable
+from edgevit.graph.qdq.channel_folds import apply_fold, sites_of
 from edgevit.models.bundled import BUILDERS
 from edgevit.models.load import load_model
-from edgevit.quant.measure import agreement_of, answers, labelled_inputs
+from edgevit.quant.agreement import agreement_of, answers, labelled_inputs
+from edgevit.quant.calibration import read_pictures
 from edgevit.quant.options import Bits
-from edgevit.quant.pictures import read_pictures
 from edgevit.quant.registry import quantizers
 from edgevit.quant.solve import Source, quantized_graph, solve_recipe
+from edgevit.schema.recipe import RecipeModel
 
 ROOT = Path(__file__).parents[2]
 RESULTS, PAGE = ROOT / "docs" / "quantization.json", ROOT / "docs" / "quantization.md"

@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from export_speed import FORMATS, HEADS, MODELS, measure
-from timing import median_interval
+
+from tools.bench.export_speed import FORMATS, HEADS, MODELS, measure
+from tools.bench.timing import median_interval
 
 ROOT = Path(__file__).parents[2]
 NEEDED = ("flat_attention", "flat_softmax", "resize_as_matmul")
@@ -38,15 +39,15 @@ def lowered(name: str, fmt: str, folder: Path) -> tuple[dict[str, Path], list[in
     """The file with all rewrites under "", those without one under its name; and the input's shape."""
     import torch
 
-    from edgevit.backends.jobs import Limits, run_job
-    from edgevit.backends.lowering import lower_job
-    from edgevit.build.describe import describe
-    from edgevit.build.options import ExportOptions
-    from edgevit.core.target import resolve_target
+    from edgevit.backends.process.jobs import Limits, run_job
+    from edgevit.backends.process.lowering import lower_job
     from edgevit.errors import ConversionFailed
     from edgevit.graph.capture import capture
     from edgevit.graph.rewrites import ALL_BACKENDS, rewrites_for
     from edgevit.models.load import load_model
+    from edgevit.pipeline.describe import describe
+    from edgevit.pipeline.options import ExportOptions
+    from edgevit.schema.target import resolve_target
 
     loaded, runtime = load_model(name, weights="random"), resolve_target(fmt)
     program = folder / "program.pt2"

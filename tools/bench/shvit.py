@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from timing import interleaved, median_interval
+
+from tools.bench.timing import interleaved, median_interval
 
 MODELS = {"shvit_s4": (256, 256), "mobilevitv2_100": (256, 256)}
 

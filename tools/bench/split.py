@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import edgevit
-from edgevit.core.plan import PLAN, Missing, Plan, read_plan
+from edgevit.schema.plan import PLAN, Missing, Plan, read_plan
 from edgevit.split.options import SplitOptions, equal_fleet
 from edgevit.split.run import split_model
-from edgevit.split.train import Schedule
+from edgevit.split.train.fine_tune import Schedule
 
 DIGITS, TEST = "digits:train:6", "digits:test"
 

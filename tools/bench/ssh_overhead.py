@@ -18,9 +18,9 @@ from pathlib import Path
 from edgevit.bundle.golden import FOLDER
 from edgevit.bundle.read import read_bundle
 from edgevit.devices.base import Reach, open_device
-from edgevit.devices.runner import runner_file
+from edgevit.devices.runner_process import runner_file
 from edgevit.profiling.contract import Settings
-from edgevit.profiling.run import profile, runtime_for
+from edgevit.profiling.measure import profile, runtime_for
 
 SETTINGS = Settings(threads=1, seconds=5, least_seconds=5)
 

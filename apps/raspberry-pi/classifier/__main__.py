@@ -36,7 +36,7 @@ async def serve(config: Config) -> None:
     from classifier.loop import Loop
     from classifier.mqtt import Publisher
     from classifier.page import listen
-    from edgevit.bundle.deployed import load
+    from edgevit.bundle.loaded import load
 
     loop, ended, stop = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

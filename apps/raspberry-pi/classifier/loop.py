@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from classifier.config import Input
 from classifier.state import State
-from edgevit.bundle.deployed import Deployed
+from edgevit.bundle.loaded import Deployed
 from edgevit.data.capture import captured_pictures, is_live
 from edgevit.data.images import picture_paths, read_picture
 from edgevit.errors import BadFile, DeviceUnreachable

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgevit.bundle.deployed import load
 from edgevit.bundle.golden import FOLDER, golden_pictures, read_tensor
+from edgevit.bundle.loaded import load
 from edgevit.data.images import read_picture
 from edgevit.verify.judge import judge
 

@@ -15,7 +15,7 @@ from typing import Any
 from torch.fx import GraphModule, Node
 
 from edgevit.graph.fx import argument, aten, finish, is_call, shape
-from edgevit.graph.moves import permutation
+from edgevit.graph.layouts import permutation
 from edgevit.graph.rewrites import Rewrite
 
 MOST_AXES = 5

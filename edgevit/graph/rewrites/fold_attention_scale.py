@@ -13,7 +13,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from edgevit.graph.fx import LEAVES_GUARD, argument, aten, calls, finish, is_call, replace, shape, sole_user
-from edgevit.graph.moves import source
+from edgevit.graph.layouts import source
 from edgevit.graph.rewrites import Rewrite
 from edgevit.graph.rewrites.fold_batch_norm import Affine, layer_constants, scale_outputs
 

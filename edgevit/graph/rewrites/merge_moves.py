@@ -11,7 +11,7 @@ from torch.fx import GraphModule
 from edgevit.graph.builder import Builder, take_place
 from edgevit.graph.functional import is_written
 from edgevit.graph.fx import calls, finish, is_call, operand, shape, sole_user
-from edgevit.graph.moves import MOVES, chain_to, copies, move_of
+from edgevit.graph.layouts import MOVES, chain_to, copies, move_of
 from edgevit.graph.rewrites import Rewrite
 
 

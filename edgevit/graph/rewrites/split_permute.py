@@ -13,7 +13,7 @@ import math
 from torch.fx import GraphModule, Node
 
 from edgevit.graph.fx import aten, calls, finish, is_call, operand, shape
-from edgevit.graph.moves import permutation
+from edgevit.graph.layouts import permutation
 from edgevit.graph.rewrites import Rewrite
 from edgevit.graph.rewrites.drop_unit_axis import MOST_AXES, RESHAPES
 

@@ -16,7 +16,7 @@ from torch.fx import GraphModule, Node
 
 from edgevit.graph.builder import Builder
 from edgevit.graph.fx import LEAVES_GUARD, argument, aten, calls, finish, shape
-from edgevit.graph.moves import MOVES, PARTS, Move, as_move, traced
+from edgevit.graph.layouts import MOVES, PARTS, Move, as_move, traced
 from edgevit.graph.rewrites import Rewrite
 from edgevit.graph.rewrites.fold_batch_norm import layer_constants
 

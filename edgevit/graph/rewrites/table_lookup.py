@@ -11,8 +11,8 @@ from torch.fx import GraphModule, Node
 
 from edgevit.graph.builder import Builder
 from edgevit.graph.fx import aten
+from edgevit.graph.position_bias import indexed, replace_tables
 from edgevit.graph.rewrites import Rewrite
-from edgevit.graph.tables import indexed, replace_tables
 
 
 def _lookup(make: Builder, value: torch.Tensor) -> Node | None:

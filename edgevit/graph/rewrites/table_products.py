@@ -13,8 +13,8 @@ from torch.fx import GraphModule, Node
 
 from edgevit.graph.builder import Builder
 from edgevit.graph.fx import aten
+from edgevit.graph.position_bias import Separable, replace_tables, separable
 from edgevit.graph.rewrites import Rewrite
-from edgevit.graph.tables import Separable, replace_tables, separable
 
 
 def _choice(numbers: torch.Tensor) -> torch.Tensor:

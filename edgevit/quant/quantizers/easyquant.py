@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from edgevit.quant.bench import Bench
+from edgevit.quant.layer_by_layer import solve_in_order
 from edgevit.quant.metrics import cosine
 from edgevit.quant.registry import Quantizer
 from edgevit.quant.search import Grid
-from edgevit.quant.sequential import solve_in_order
+from edgevit.quant.workbench import Bench
 
 GRID = Grid(alpha=0.5, beta=1.2, count=100, rounds=1)
 

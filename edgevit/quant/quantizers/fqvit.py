@@ -8,13 +8,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from edgevit.core.recipe import FactorCode, LogCode
 from edgevit.graph.fx import is_call
-from edgevit.graph.quantized.codes import fake_code, uniform_code
-from edgevit.quant.bench import Bench, largest_weights, observe_values
+from edgevit.graph.qdq.codes import fake_code, uniform_code
 from edgevit.quant.observers import minmax
 from edgevit.quant.operands import ATTENTION, NORM, is_probability, operators_of, sample_operands
 from edgevit.quant.registry import Quantizer
+from edgevit.quant.workbench import Bench, largest_weights, observe_values
+from edgevit.schema.recipe import FactorCode, LogCode
 
 MOST_FACTOR = 3
 ATTENTION_BITS = 4

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from edgevit.graph.quantized.folds import Site
-from edgevit.graph.quantized.layers import Layer
-from edgevit.quant.bench import Bench, largest_weights, observe_values
+from edgevit.graph.qdq.channel_folds import Site
+from edgevit.graph.qdq.layers import Layer
 from edgevit.quant.observers import minmax
 from edgevit.quant.registry import Quantizer
-from edgevit.quant.samples import products
+from edgevit.quant.sampling import products
 from edgevit.quant.search import Reading
+from edgevit.quant.workbench import Bench, largest_weights, observe_values
 
 STEPS = 300
 RATE = 2e-2

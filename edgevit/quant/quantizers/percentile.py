@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from edgevit.quant.bench import Bench, largest_weights, observe_values
 from edgevit.quant.observers import percentile
 from edgevit.quant.registry import Quantizer
+from edgevit.quant.workbench import Bench, largest_weights, observe_values
 
 
 def solve(bench: Bench) -> None:

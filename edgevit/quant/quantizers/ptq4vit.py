@@ -6,16 +6,16 @@ channel, where the paper has one for each layer; the products of attention have 
 
 from __future__ import annotations
 
-from edgevit.core.recipe import Code, TwinUniformCode
 from edgevit.graph.fx import aten, is_call
-from edgevit.graph.quantized.codes import fake_code, uniform_code
-from edgevit.quant.bench import Bench
+from edgevit.graph.qdq.codes import fake_code, uniform_code
 from edgevit.quant.metrics import fisher
 from edgevit.quant.observers import omse
 from edgevit.quant.operands import ATTENTION, NORM, is_probability, operators_of, sample_operands
 from edgevit.quant.registry import Quantizer
 from edgevit.quant.search import Grid, search_value
-from edgevit.quant.steps import alternate
+from edgevit.quant.strategies import alternate
+from edgevit.quant.workbench import Bench
+from edgevit.schema.recipe import Code, TwinUniformCode
 
 GRID = Grid(alpha=0.01, beta=1.2, count=100, rounds=3)
 GELU_MINIMUM = 0.16997

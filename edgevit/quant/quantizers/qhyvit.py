@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from edgevit.graph.quantized.folds import Site
-from edgevit.quant.bench import Bench, change_input, channel_fold
-from edgevit.quant.blocks import refine_bridge
+from edgevit.graph.qdq.channel_folds import Site
+from edgevit.quant.bridges.refine import refine_bridge
 from edgevit.quant.metrics import fisher
 from edgevit.quant.observers import omse
 from edgevit.quant.registry import Quantizer
 from edgevit.quant.search import Grid, Reading, candidate_codes, rounded_weight, search_value
-from edgevit.quant.steps import alternate
+from edgevit.quant.strategies import alternate
+from edgevit.quant.workbench import Bench, change_input, channel_fold
 
 GRID = Grid(alpha=0.01, beta=1.2, count=100, rounds=3)
 COARSE = Grid(alpha=0.3, beta=1.1, count=17)

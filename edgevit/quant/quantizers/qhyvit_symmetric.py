@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from edgevit.quant.bench import Bench
 from edgevit.quant.metrics import fisher
 from edgevit.quant.observers import omse
 from edgevit.quant.quantizers.qhyvit import GRID
 from edgevit.quant.registry import Quantizer
-from edgevit.quant.steps import alternate, equalise
+from edgevit.quant.strategies import alternate, equalise
+from edgevit.quant.workbench import Bench
 
 
 def solve(bench: Bench) -> None:

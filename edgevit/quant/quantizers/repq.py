@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from edgevit.core.recipe import LogCode
 from edgevit.graph.fx import is_call
-from edgevit.quant.bench import Bench, largest_weights, observe_values
 from edgevit.quant.observers import percentile
 from edgevit.quant.operands import ATTENTION, is_probability, operators_of, sample_operands
 from edgevit.quant.registry import Quantizer
-from edgevit.quant.steps import equalise, is_normalised
+from edgevit.quant.strategies import equalise, is_normalised
+from edgevit.quant.workbench import Bench, largest_weights, observe_values
+from edgevit.schema.recipe import LogCode
 
 
 def solve(bench: Bench) -> None:

@@ -1,5 +1,5 @@
 // A C interface to ExecuTorch's runtime, for runner.py: linked to the libraries of the executorch wheel, without torch.
-// One input, float32 outputs: what edgevit's bundles have. Compiled by edgevit/devices/install.py.
+// One input, float32 outputs: what edgevit's bundles have. Compiled by edgevit/devices/runtimes/wheels.py.
 
 #include <executorch/extension/module/module.h>
 #include <executorch/extension/tensor/tensor.h>

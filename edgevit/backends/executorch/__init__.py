@@ -1,0 +1,1 @@
+"""ExecuTorch programs (.pte), with XNNPACK or the Core ML delegate."""

@@ -1,0 +1,1 @@
+"""Making a model smaller before it is exported."""

@@ -1,0 +1,66 @@
+"""``local:``: this computer, in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from pathlib import Path
+
+from edgevit.devices.base import Event, Found, Kind, Reach
+from edgevit.devices.runner_process import RunnerProcess
+from edgevit.devices.shell.device import ShellDevice
+from edgevit.errors import UsageError
+
+_CURES = {"runtime-missing": "pip install 'edgevit[runtime]'; ExecuTorch files: pip install 'edgevit[executorch]'"}
+
+
+class LocalTransport:
+    """Nothing has to be carried anywhere."""
+
+    def put(self, path: Path) -> str:
+        """The file itself."""
+        return str(path.resolve())
+
+    def start(self, runtime: str, arguments: list[str], deadline_s: float) -> RunnerProcess:  # noqa: ARG002
+        """This Python, away from edgevit's own folder."""
+        env = {**os.environ, "ORT_DISABLE_TELEMETRY": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        return RunnerProcess([sys.executable, *arguments], deadline_s, lambda code, said: None, env, cures=_CURES)
+
+    def own(self) -> dict[str, str]:
+        """None: nothing is put anywhere."""
+        return {}
+
+    def library(self, runtime: str) -> tuple[str, str]:  # noqa: ARG002
+        """None: here ExecuTorch comes with its own Python bindings."""
+        return "", ""
+
+    def install(self, runtime: str, host: Event) -> None:  # noqa: ARG002
+        """Nothing is installed into this Python behind its user's back."""
+        raise UsageError(
+            "--install-runtime is for other computers", cure=f"here, pip install 'edgevit[runtime]' brings {runtime}"
+        )
+
+    def clean(self) -> int:
+        """Nothing was put anywhere."""
+        return 0
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def open_local(uri: str, reach: Reach) -> ShellDevice:
+    """This computer."""
+    if uri.rstrip("/") != "local:":
+        raise UsageError(f"{uri!r} is not a device", cure="this computer is local:")
+    return ShellDevice("local:", "local", LocalTransport(), reach)
+
+
+def discover() -> list[Found]:
+    """This computer."""
+    return [
+        Found("local:", "ready", f"this computer: {platform.system()} {platform.machine()}, {os.cpu_count()} cores")
+    ]
+
+
+KIND = Kind("This computer", "local:", open_local, discover)

@@ -1,0 +1,1 @@
+"""Runtimes for other machines: wheels, npm packages, an Android userland."""

@@ -1,0 +1,154 @@
+"""A C library and Python for an Android phone, in a folder: Debian's, as Android's own C library runs no Linux wheels.
+
+Its programs are started by its own dynamic linker, so nothing of the phone's system is used or changed, and neither
+root nor the NDK is needed. CPU only: GPUs and NPUs are reached through Android's C library. It has been run in an
+Android-shaped system on an emulated processor, not on a phone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+
+from edgevit.core.files import cache_folder, write_whole
+from edgevit.devices.runner_process import runner_file
+from edgevit.errors import EnvironmentIncomplete
+
+LINKER = "lib/ld-linux-aarch64.so.1"
+PYTHON = "bin/python3.11"
+_LARGEST = 64 << 20
+_TIMEOUT_S = 120
+_HEADER, _MAGIC = 60, b"!<arch>\n"
+_SKIPPED = ("test", "lib2to3", "idlelib", "tkinter", "ensurepip", "pydoc_data", "distutils")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the capsule is made of.
+
+    Attributes:
+        python: version of its Python.
+        machine: the processor's name.
+        mirrors: where Debian's archive is; the first that has a file is taken.
+        packages: path in the archive and SHA-256, each.
+    """
+
+    python: str
+    machine: str
+    mirrors: tuple[str, ...]
+    packages: tuple[tuple[str, str], ...]
+
+    @property
+    def digest(self) -> str:
+        """Of all packages: the capsule's name."""
+        return hashlib.sha256("".join(sha for _, sha in self.packages).encode()).hexdigest()[:16]
+
+
+@lru_cache(maxsize=1)
+def recipe() -> Recipe:
+    """The one that is shipped."""
+    read = json.loads(runner_file("android", "capsule.json").read_text(encoding="utf-8"))
+    packages = tuple((one["path"], one["sha256"]) for one in read["packages"])
+    return Recipe(read["python"], read["machine"], tuple(read["mirrors"]), packages)
+
+
+def capsule(announce: Callable[[str], None]) -> Path:
+    """The capsule as an archive, made once.
+
+    Raises:
+        EnvironmentIncomplete: Debian's archive does not answer, or gives something else.
+    """
+    wanted = recipe()
+    archive = cache_folder() / "runtimes" / f"capsule-{wanted.digest}.tar.gz"
+    if archive.is_file():
+        return archive
+    announce("fetching a C library and Python for Android from Debian")
+    packages = [fetch(wanted, path, sha) for path, sha in wanted.packages]
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz", compresslevel=4) as packed:
+        for package in packages:
+            for name, mode, content in wanted_files(package):
+                entry = tarfile.TarInfo(name)
+                entry.size, entry.mode = len(content), mode
+                packed.addfile(entry, io.BytesIO(content))
+    write_whole(archive, out.getvalue())
+    return archive
+
+
+def fetch(wanted: Recipe, path: str, sha: str) -> bytes:
+    """One package, checked."""
+    said = ""
+    for mirror in wanted.mirrors:
+        try:
+            with urllib.request.urlopen(f"{mirror}/{path}", timeout=_TIMEOUT_S) as answer:
+                data = bytes(answer.read(_LARGEST))
+        except (urllib.error.URLError, TimeoutError, OSError) as error:
+            said = f"{mirror}: {error}"
+            continue
+        if hashlib.sha256(data).hexdigest() == sha:
+            return data
+        said = f"{mirror}: another file"
+    name = PurePosixPath(path).name
+    raise EnvironmentIncomplete(f"{name} could not be fetched", where=said, cure="is Debian's archive reachable?")
+
+
+def _data_archive(package: bytes) -> bytes:
+    """The member ``data.tar.*`` of a Debian package, which is an `ar` archive."""
+    if not package.startswith(_MAGIC):
+        raise EnvironmentIncomplete("a package of Debian is not one")
+    at = len(_MAGIC)
+    while at + _HEADER <= len(package):
+        header = package[at : at + _HEADER]
+        name, size = header[:16].decode("ascii").strip().rstrip("/"), int(header[48:58])
+        if name.startswith("data.tar"):
+            return package[at + _HEADER : at + _HEADER + size]
+        at += _HEADER + size + size % 2
+    raise EnvironmentIncomplete("a package of Debian has no files")
+
+
+def wanted_files(package: bytes) -> Iterator[tuple[str, int, bytes]]:
+    """Libraries, Python and licences of a package, by their place in the capsule; links as what they lead to."""
+    with tarfile.open(fileobj=io.BytesIO(_data_archive(package))) as packed:
+        members = {str(PurePosixPath(one.name)): one for one in packed}
+        for name, member in members.items():
+            place = _place(PurePosixPath(name))
+            content = _content(packed, member) if place else None
+            if content is not None:
+                yield place, 0o755 if member.mode & 0o100 or ".so" in name else 0o644, content
+
+
+def _content(packed: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None:
+    """What a file holds, or what a link leads to; None for a link out of the package."""
+    if not (member.isfile() or member.issym()):
+        return None
+    try:
+        file = packed.extractfile(member)
+    except KeyError:
+        return None
+    return None if file is None else file.read()
+
+
+def _place(path: PurePosixPath) -> str:
+    """Where a file of Debian's goes in the capsule, or an empty string."""
+    parts = path.parts
+    if ".." in parts:
+        return ""
+    if ".so" in path.name and parts[-2:-1] == ("aarch64-linux-gnu",):
+        return f"lib/{path.name}"
+    if path.name == LINKER.rpartition("/")[2]:
+        return LINKER
+    if parts[:3] == ("usr", "lib", "python3.11") and not set(parts) & set(_SKIPPED):
+        return str(PurePosixPath("py/lib/python3.11", *parts[3:]))
+    if str(path) == f"usr/{PYTHON}":
+        return f"py/{PYTHON}"
+    if path.name == "copyright":
+        return f"licences/{parts[-2]}"
+    return ""

@@ -1,0 +1,1 @@
+"""Devices with a shell: files, commands and facts over SSH or adb."""

@@ -1,0 +1,164 @@
+"""Devices with a shell and Python: put the runner there, start it, read what it says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from edgevit.devices.base import Event, Events, Job, Reach
+from edgevit.devices.runner_process import RunnerProcess, runner_file, turn_times
+from edgevit.errors import DeviceUnreachable
+
+_PROBE_S = 60.0
+
+
+class Transport(Protocol):
+    """How files and commands get to a device."""
+
+    def put(self, path: Path) -> str:
+        """Bring a file; where it lies on the device. One that is there already is not sent again."""
+
+    def start(self, runtime: str, arguments: list[str], deadline_s: float) -> RunnerProcess:
+        """Start Python with arguments, a runtime's own folder on its path."""
+
+    def own(self) -> dict[str, str]:
+        """Runtimes in edgevit's own folder: their names, and where they lie."""
+
+    def library(self, runtime: str) -> tuple[str, str]:
+        """Path and version of edgevit's native library for a runtime, or empty."""
+
+    def install(self, runtime: str, host: Event) -> None:
+        """Put a runtime into edgevit's own folder on the device."""
+
+    def clean(self) -> int:
+        """Remove edgevit's folder; its size in bytes."""
+
+    def close(self) -> None:
+        """Let go."""
+
+
+class ShellDevice:
+    """A device behind a transport.
+
+    Attributes:
+        uri: how it was named.
+        kind: its scheme.
+    """
+
+    def __init__(self, uri: str, kind: str, transport: Transport, reach: Reach) -> None:
+        self.uri, self.kind = uri, kind
+        self._transport, self._reach = transport, reach
+        self._installed: set[str] = set()
+        self._host: Event = {}
+
+    def probe(self, runtime: str = "", *, imports: bool = False) -> list[Event]:
+        """Events ``host`` and ``runtimes``; with a runtime, its own folder is looked into.
+
+        Args:
+            runtime: a runner's name of one, or empty.
+            imports: also look into edgevit's own folder, and say which runtimes are there and cannot be imported.
+        """
+        further = {"imports": True, "own": self._transport.own()} if imports else {}
+        said = self._all(runtime, {"mode": "probe", **further}, _PROBE_S)
+        self._host = next((event for event in said if event["event"] == "host"), {})
+        return said
+
+    def _introduced(self) -> Event:
+        return next((event for event in self.probe() if event["event"] == "host"), {})
+
+    def _all(self, runtime: str, job: dict[str, Any], deadline_s: float) -> list[Event]:
+        process = self._start(runtime, job, deadline_s)
+        try:
+            return list(process.events())
+        finally:
+            process.close()
+
+    def _start(self, runtime: str, job: dict[str, Any], deadline_s: float) -> RunnerProcess:
+        runner = self._transport.put(runner_file("linux", "runner.py"))
+        arguments = ["-u", runner, json.dumps({**job, "deadline_s": deadline_s})]
+        return self._transport.start(runtime, arguments, deadline_s)
+
+    def _job(self, job: Job, mode: str) -> dict[str, Any]:
+        if self._reach.install_runtime and job.runtime not in self._installed:
+            self._transport.install(job.runtime, self._host or self._introduced())
+            self._installed.add(job.runtime)
+        library, version = self._transport.library(job.runtime)
+        native = {"library": library, "library_version": version} if library else {}
+        return {
+            **job.settings,
+            **native,
+            "mode": mode,
+            "runtime": job.runtime,
+            "model": self._transport.put(job.model),
+            "inputs": self._transport.put(job.inputs),
+        }
+
+    def profile(self, job: Job) -> Events:
+        """Measure one model."""
+        yield from self._stream(job, "profile")
+
+    def operators(self, job: Job) -> Events:
+        """Time its operators."""
+        yield from self._stream(job, "operators")
+
+    def _stream(self, job: Job, mode: str) -> Events:
+        process = self._start(job.runtime, self._job(job, mode), job.deadline_s)
+        try:
+            yield from process.events()
+        finally:
+            process.close()
+
+    def turns(self, job: Job) -> ShellTurns:
+        """Load a model that runs in turns with another."""
+        return ShellTurns(lambda: self._start(job.runtime, self._job(job, "turns"), job.deadline_s))
+
+    def clean(self) -> int:
+        """Remove what was put there."""
+        return self._transport.clean()
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._transport.close()
+
+
+class ShellTurns:
+    """A runner that waits for its turns."""
+
+    def __init__(self, start: Callable[[], RunnerProcess]) -> None:
+        self._start = start
+        self._process: RunnerProcess | None = None
+        self._events: Iterator[Event] = iter(())
+
+    def start(self) -> list[Event]:
+        """Load and warm up."""
+        self._process = self._start()
+        self._events = self._process.events()
+        return self._until("ready")
+
+    def _until(self, name: str) -> list[Event]:
+        said = []
+        for event in self._events:
+            said.append(event)
+            if event["event"] == name:
+                return said
+        raise DeviceUnreachable("the runner ended before its turn")
+
+    def turn(self, runs: int) -> list[int]:
+        """Run so often; nanoseconds each."""
+        assert self._process is not None
+        self._process.say(str(runs))
+        return turn_times(self._until("turn"), runs)
+
+    def end(self) -> list[Event]:
+        """Stop it."""
+        if self._process is None:
+            return []
+        try:
+            self._process.say("0")
+            return self._until("done")
+        except DeviceUnreachable:
+            return []
+        finally:
+            self._process.close()

@@ -1,0 +1,1 @@
+"""The page that measures in a browser, and its server."""

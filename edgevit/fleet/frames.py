@@ -1,0 +1,66 @@
+"""Images on their way to the members: at the model's size, encoded."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgevit.data.capture import captured_pictures
+from edgevit.data.folders import Skip, refuse
+from edgevit.data.images import to_model_size
+from edgevit.fleet.wire import Encoding
+from edgevit.schema.model import Preprocessing
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+_QUALITY = 95
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One image on its way.
+
+    Attributes:
+        name: of the file, or the number of a frame.
+        payload: as it travels.
+        encoding: of the payload.
+    """
+
+    name: str
+    payload: bytes
+    encoding: Encoding
+
+
+def encode(picture: Picture, rule: Preprocessing, encoding: Encoding) -> bytes:
+    """A picture at the model's size, as it travels: JPEG at quality 95 without chroma subsampling, PNG or raw."""
+    from PIL import Image
+
+    pixels = to_model_size(picture, rule)
+    if encoding == "raw":
+        return pixels.tobytes()
+    out = io.BytesIO()
+    image = Image.fromarray(pixels)
+    if encoding == "png":
+        image.save(out, "PNG")
+    else:
+        image.save(out, "JPEG", quality=_QUALITY, subsampling=0)
+    return out.getvalue()
+
+
+def frames(source: str, rule: Preprocessing, encoding: Encoding, skip: Skip = refuse) -> Iterator[Frame]:
+    """All images of a source, as they travel.
+
+    Args:
+        source: as for `captured_pictures`.
+        rule: the model's size.
+        encoding: how images travel.
+        skip: is told about pictures that cannot be read; without it the first one is an error.
+
+    Raises:
+        EdgevitError: as for `captured_pictures`.
+    """
+    for name, picture in captured_pictures(source, skip):
+        yield Frame(name, encode(picture, rule, encoding), encoding)

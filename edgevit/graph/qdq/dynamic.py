@@ -1,0 +1,47 @@
+"""Activations that the runtime quantizes as they come: one scale and zero point for each input of a linear layer."""
+
+from __future__ import annotations
+
+import operator
+from typing import TYPE_CHECKING
+
+import torch
+from torch.fx import Node
+
+from edgevit.graph.builder import Builder
+from edgevit.graph.fx import calls, finish, is_call, operand
+from edgevit.graph.qdq.layers import LINEAR, Layer
+
+if TYPE_CHECKING:
+    from torch.fx import GraphModule
+
+_decomposed = torch.ops.quantized_decomposed
+CHOOSE = _decomposed.choose_qparams.tensor
+QUANTIZE_AS_CHOSEN = _decomposed.quantize_per_tensor.tensor
+DEQUANTIZE_AS_CHOSEN = _decomposed.dequantize_per_tensor.tensor
+_LOW, _HIGH, _EPSILON = -128, 127, 2.0**-23
+
+
+def insert_dynamic(builder: Builder, layer: Layer) -> None:
+    """Quantize what a layer reads by its own smallest and largest value, in front of the layer."""
+    builder.at(layer.node)
+    value = operand(layer.node)
+    chosen = builder.call(CHOOSE, value, _LOW, _HIGH, _EPSILON, torch.int8)
+    scale, zero = (builder.call(operator.getitem, chosen, place) for place in (0, 1))
+    numbers = (scale, zero, _LOW, _HIGH, torch.int8)
+    integers = builder.call(QUANTIZE_AS_CHOSEN, value, *numbers)
+    layer.node.update_arg(0, builder.call(DEQUANTIZE_AS_CHOSEN, integers, *numbers))
+
+
+def drop_dynamic(core: GraphModule) -> int:
+    """Let linear layers read floats again: the file says in another way that their inputs are quantized."""
+    done = 0
+    for node in list(calls(core, LINEAR)):
+        value = node.args[0]
+        if is_call(value, DEQUANTIZE_AS_CHOSEN):
+            integers = operand(value)
+            assert isinstance(integers, Node)
+            node.update_arg(0, operand(integers))
+            done += 1
+    finish(core)
+    return done

@@ -1,0 +1,247 @@
+"""What this machine has and lacks for exporting and running."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+from edgevit.backends.base import Backend, backends
+from edgevit.core.digest import package_versions
+from edgevit.core.files import cache_folder
+from edgevit.devices.base import Kind, kinds
+
+_LEAST_DISK, _LEAST_DISK_TO_RUN = 4 << 30, 256 << 20
+_LEAST_MEMORY = 4 << 30
+_IMPORT_S = 60.0
+_MODULES = {"onnxruntime": "onnxruntime", "ai-edge-litert": "ai_edge_litert.interpreter"}
+"""What is imported, in a process of its own, to see that a runtime works; others would import torch, for seconds."""
+State = Literal["ok", "untested", "missing", "wrong"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check.
+
+    Attributes:
+        name: of what was looked at.
+        state: ``ok``; ``untested``, newer than what edgevit is tested with; ``missing``; ``wrong``.
+        found: what there is.
+        cure: the command that mends it, or empty.
+    """
+
+    name: str
+    state: State
+    found: str
+    cure: str = ""
+
+    @property
+    def usable(self) -> bool:
+        """Whether it can be worked with."""
+        return self.state in ("ok", "untested")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def checkup() -> list[Finding]:
+    """All checks; nothing heavy is imported into this process."""
+    exports = [_export(backend) for backend in backends().values()]
+    # Only where something of a toolchain is installed is this a machine that exports.
+    exporting = "torch" in package_versions(("torch",))
+    with ThreadPoolExecutor() as pool:
+        runs = list(pool.map(_run, backends().values()))
+    return [
+        Finding("edgevit", "ok", metadata.version("edgevit")),
+        Finding("python", "ok", sys.version.split()[0]),
+        _system(sys.maxsize > 1 << 32),
+        _memory(psutil.virtual_memory().total, exporting),
+        _disk(shutil.disk_usage(Path.cwd()).free, exporting),
+        _cache(),
+        *exports,
+        *runs,
+        *(_reach(name, kind) for name, kind in kinds().items()),
+    ]
+
+
+def useful(findings: Sequence[Finding]) -> bool:
+    """Whether bundles can be exported or run here; Core ML files off macOS are only evaluated, for verification."""
+    counted = [one for one in findings if one.name.startswith("export to")]
+    counted += [one for one in findings if one.name.startswith("run ") and not _only_evaluated(one)]
+    return any(one.usable for one in counted)
+
+
+def _only_evaluated(finding: Finding) -> bool:
+    return finding.name == "run .mlpackage" and sys.platform != "darwin"
+
+
+def _system(is_64_bit: bool) -> Finding:
+    if is_64_bit:
+        return Finding("system", "ok", f"{platform.system()} {platform.machine()}, 64-bit")
+    found = f"{platform.system()} {platform.machine()}, 32-bit: no runtime has packages for it"
+    return Finding("system", "wrong", found, "install a 64-bit system, on a Raspberry Pi the 64-bit Raspberry Pi OS")
+
+
+def _memory(total: int, exporting: bool) -> Finding:
+    found = f"{total / 2**30:.1f} GiB, {psutil.cpu_count()} cores"
+    if total >= _LEAST_MEMORY:
+        return Finding("memory", "ok", found)
+    if not exporting:
+        return Finding("memory", "ok", f"{found}: enough to run bundles, exporting takes 4 GiB")
+    return Finding("memory", "wrong", found, "export on a machine with at least 4 GiB; bundles run on less")
+
+
+def _disk(free: int, exporting: bool) -> Finding:
+    least = _LEAST_DISK if exporting else _LEAST_DISK_TO_RUN
+    found = f"{free / 2**30:.1f} GiB"
+    return (
+        Finding("free disk here", "ok", found)
+        if free >= least
+        else Finding("free disk here", "wrong", found, "edgevit cache clear")
+    )
+
+
+def _cache() -> Finding:
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        return Finding("cache", "wrong", f"{folder}: {error.strerror}", "set EDGEVIT_CACHE to a writable folder")
+    return Finding("cache", "ok", str(folder))
+
+
+def _packages(name: str, packages: tuple[str, ...], extra: str) -> Finding:
+    have = package_versions(packages)
+    found = ", ".join(f"{package} {version}" for package, version in have.items()) or "nothing"
+    cure = f"pip install 'edgevit[{extra}]'"
+    if any(package not in have for package in packages):
+        return Finding(name, "missing", found, cure)
+    for package, version in have.items():
+        state, tested = _compared(version, requirements(extra).get(canonical(package), ""))
+        if state != "ok":
+            cause = "older than edgevit needs" if state == "wrong" else "newer than edgevit is tested with"
+            return Finding(name, state, f"{package} {version}, {cause}: {tested}", cure if state == "wrong" else "")
+    return Finding(name, "ok", found)
+
+
+def canonical(name: str) -> str:
+    """A distribution's name as it is compared."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@lru_cache(maxsize=16)
+def requirements(extra: str) -> Mapping[str, str]:
+    """Packages that an extra of edgevit brings, with their versions, from edgevit's own metadata.
+
+    Empty where the package `packaging`, which every runtime brings, is not installed.
+    """
+    try:
+        from packaging.requirements import Requirement
+    except ImportError:
+        return {}
+    found: dict[str, str] = {}
+    for line in metadata.requires("edgevit") or []:
+        one = Requirement(line)
+        if one.marker is None or not one.marker.evaluate({"extra": extra}) or one.marker.evaluate({"extra": ""}):
+            continue
+        if canonical(one.name) == "edgevit":
+            for inner in one.extras:
+                found = {**requirements(inner), **found}
+        else:
+            found[canonical(one.name)] = str(one.specifier)
+    return found
+
+
+def _compared(version: str, tested: str) -> tuple[State, str]:
+    """A version against what is tested: in range, above it or below."""
+    try:
+        from packaging.specifiers import SpecifierSet
+        from packaging.version import Version
+    except ImportError:
+        return "ok", tested
+    release = Version(version.partition("+")[0])
+    if SpecifierSet(tested).contains(release, prereleases=True):
+        return "ok", tested
+    floors = [one for one in SpecifierSet(tested) if one.operator in (">=", ">", "==", "~=")]
+    below = any(release < Version(one.version.removesuffix(".*")) for one in floors)
+    return ("wrong" if below else "untested"), tested
+
+
+def _export(backend: Backend) -> Finding:
+    return _packages(f"export to {backend.name}", (*backend.packages, "timm"), backend.extra)
+
+
+def _reach(name: str, kind: Kind) -> Finding:
+    """Whether devices of a kind can be reached; one that is there is enough."""
+    found = kind.discover()
+    if not found:
+        return Finding(f"devices by {name}", "missing", f"no device: {kind.title}")
+    ready = [one for one in found if one.state == "ready"]
+    state: Literal["ok", "missing"] = "ok" if ready else "missing"
+    first = (ready or found)[0]
+    return Finding(f"devices by {name}", state, first.what, first.cure)
+
+
+def _run(backend: Backend) -> Finding:
+    name = f"run {backend.suffix}"
+    reason = backend.available("")
+    if reason:
+        return Finding(name, "missing", reason, "copy the bundle to a Mac and run it there")
+    extra = smallest_extra(backend)
+    found = _packages(name, backend.runtime_packages, extra)
+    if not found.usable:
+        return found
+    for package in backend.runtime_packages:
+        fault = import_fault(_MODULES[package]) if package in _MODULES else ""
+        if fault:
+            cure = f"pip install --force-reinstall {package}"
+            return Finding(name, "wrong", f"{found.found} is installed and cannot be imported: {fault}", cure)
+    return found
+
+
+def smallest_extra(backend: Backend) -> str:
+    """The extra that installs what running a backend's files takes, and as little else as possible."""
+    for extra in ("runtime", "torch"):
+        if all(canonical(package) in requirements(extra) for package in backend.runtime_packages):
+            return extra
+    # Without `packaging` nothing is known of extras, and none of the runtimes that bring it is installed.
+    light = all(package in _MODULES for package in backend.runtime_packages)
+    return "runtime" if light else backend.extra
+
+
+def import_fault(module: str) -> str:
+    """Why a module cannot be imported, asked in a process of its own, as some crash; empty where it can."""
+    env = {**os.environ, "ORT_DISABLE_TELEMETRY": "1"}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", f"import {module}"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_IMPORT_S,
+            env=env,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        return type(error).__name__
+    if done.returncode < 0:
+        return f"the import ends with signal {-done.returncode}"
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    return "" if done.returncode == 0 else (lines[-1][:300] if lines else f"exit status {done.returncode}")

@@ -1,0 +1,144 @@
+"""The recipe of a quantized export: read, or solved on the way, and fit for the precision asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgevit.core.digest import sha256_file
+from edgevit.core.progress import Event, Listener
+from edgevit.errors import UsageError
+from edgevit.pipeline.options import ExportOptions
+from edgevit.schema.manifest import QuantizationInfo
+from edgevit.schema.recipe import LogCode, Recipe, TwinUniformCode, UniformCode, read_recipe
+from edgevit.schema.target import QUANTIZED
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+    from edgevit.models.load import LoadedModel
+
+BITS = {"int8": "w8a8", "int8-dynamic": "w8a8-dynamic", "w8": "w8", "w4": "w4"}
+"""What each precision is as ``--bits``."""
+
+
+def precision_of(recipe: Recipe) -> str | None:
+    """The precision that a recipe is for, or None where no runtime computes with its numbers of bits."""
+    if recipe.dynamic:
+        return "int8-dynamic"
+    if recipe.activation_bits is None:
+        return {8: "w8", 4: "w4"}.get(recipe.weight_bits)
+    return "int8" if (recipe.weight_bits, recipe.activation_bits) == (8, 8) else None
+
+
+def _unexportable(recipe: Recipe) -> str:
+    """What of a recipe no runtime executes, for people; an empty string where it can be exported."""
+    codes = [*recipe.activations.values(), *(code for one in recipe.operands.values() for code in one.values())]
+    kinds = {
+        "twin-uniform codes": any(isinstance(code, TwinUniformCode) for code in codes),
+        "logarithmic codes": any(isinstance(code, LogCode) for code in codes),
+        "power-of-two factors": any(code.kind == "power-of-two-factor" for code in codes),
+        "codes inside of attention and norms": bool(recipe.operands),
+    }
+    return ", ".join(name for name, found in kinds.items() if found)
+
+
+def check_exportable(recipe: Recipe, precision: str) -> None:
+    """Refuse a recipe that the formats cannot hold.
+
+    Raises:
+        UsageError: says what of it, and the nearest choice that can be exported.
+    """
+    why = _unexportable(recipe)
+    again = f"edgevit quantize {recipe.model.name} --quantizer {recipe.quantizer}"
+    if why:
+        raise UsageError(
+            f"the recipe can only be simulated: no runtime executes {why}",
+            where=f"quantizer {recipe.quantizer}",
+            cure=f"{again} --exportable leaves that out; or --quantizer qhyvit, all of which can be exported",
+        )
+    own = precision_of(recipe)
+    if own is None:
+        raise UsageError(
+            f"no runtime computes with {recipe.weight_bits}-bit weights and {recipe.activation_bits}-bit activations",
+            where="such a recipe can be simulated: edgevit evaluate MODEL DATASET --recipe FILE",
+            cure=f"{again} --bits w8a8 is the nearest that can be exported",
+        )
+    if own != precision:
+        raise UsageError(
+            f"the recipe is for --precision {own}, not {precision}",
+            cure=f"choose --precision {own}, or quantize again with --bits {BITS[precision]}",
+        )
+    assert all(isinstance(code, UniformCode) for code in recipe.activations.values())
+
+
+def check_options(options: ExportOptions) -> None:
+    """Refuse options that do not go together, before any work.
+
+    Raises:
+        UsageError: says which.
+    """
+    if options.precision not in QUANTIZED:
+        asked = {"--recipe": options.recipe, "--calib": options.calib, "--keep-fp16": options.keep_fp16}
+        for name, given in {**asked, "--floor": options.floor}.items():
+            if given:
+                raise UsageError(f"{name} is for quantized exports", cure="add --precision int8")
+        return
+    if options.recipe is not None:
+        if options.calib is not None or options.keep_fp16:
+            raise UsageError(
+                "a recipe says already what was calibrated and kept",
+                cure="leave out --calib and --keep-fp16, or quantize again with them",
+            )
+        check_exportable(read_recipe(options.recipe), options.precision)
+    if options.floor is not None and options.evaluate is None:
+        raise UsageError("--floor needs pictures", cure="add --evaluate digits:test, or a folder of classes")
+    if options.recipe is None and options.precision == "int8" and options.calib is None:
+        raise UsageError(
+            "int8 needs the ranges of activations",
+            cure="add --recipe FILE from edgevit quantize, or --calib DIR (digits:train for a bundled model)",
+        )
+
+
+def obtain_recipe(
+    options: ExportOptions, program: ExportedProgram, loaded: LoadedModel, listen: Listener
+) -> Recipe | None:
+    """The recipe of an export; None for floating point.
+
+    Raises:
+        UsageError: it cannot be exported so.
+        BadFile: the file is not a recipe, or the pictures cannot be used.
+    """
+    if options.precision not in QUANTIZED:
+        return None
+    if options.recipe is not None:
+        return read_recipe(options.recipe)
+    from edgevit.quant.options import QuantizeOptions, parse_bits
+    from edgevit.quant.quantize import quantize_program
+
+    def progress(stage: str, done: int, total: int) -> None:
+        listen(Event(options.model, "loading", f"{stage} {done}/{total}" if total else stage))
+
+    wanted = QuantizeOptions(
+        calib=options.calib if options.precision == "int8" else None,
+        quantizer=options.quantizer,
+        bits=parse_bits(BITS[options.precision]),
+        keep=options.keep_fp16,
+        exportable=True,
+    )
+    return quantize_program(program, loaded, wanted, progress=progress).recipe
+
+
+def describe_recipe(recipe: Recipe, file: Path) -> QuantizationInfo:
+    """What the manifest says of a recipe that was written to a file."""
+    return QuantizationInfo(
+        quantizer=recipe.quantizer,
+        weight_bits=recipe.weight_bits,
+        activation_bits=recipe.activation_bits,
+        dynamic=recipe.dynamic,
+        layers=len(recipe.weights),
+        kept=len(recipe.kept),
+        recipe=sha256_file(file),
+        calibration=recipe.calibration,
+        agreement=recipe.agreement,
+    )

@@ -1,0 +1,1 @@
+"""Bridge blocks: where a convolutional image becomes tokens (Q-HyViT)."""

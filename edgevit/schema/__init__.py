@@ -1,0 +1,1 @@
+"""Every document that edgevit reads and writes: manifests, recipes, plans, profiles, targets."""

@@ -1,0 +1,1 @@
+"""Deciding a split before anything is trained: classes, members, widths, sizes."""

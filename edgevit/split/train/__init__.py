@@ -1,0 +1,1 @@
+"""Training a split: the teacher's answers, pruned sub-models, the fusion head."""

@@ -1,0 +1,1 @@
+"""Measurements against the plain alternative, interleaved in one run."""

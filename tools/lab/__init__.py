@@ -1,0 +1,1 @@
+"""Emulated devices, fleets and networks."""
