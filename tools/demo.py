@@ -13,7 +13,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from edgevit.pipeline.export import ExportResult
 from PIL import Image, ImageDraw, ImageFont
 
 import edgevit
@@ -24,6 +23,7 @@ from edgevit.cli.progress import listening
 from edgevit.data.digits import digits_arrays
 from edgevit.data.images import normalise, to_model_size
 from edgevit.models.load import load_model
+from edgevit.pipeline.export import ExportResult
 
 TARGETS = ("coreml", "litert", "executorch", "onnx")
 SHOWN = 12

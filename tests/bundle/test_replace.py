@@ -8,8 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from edgevit.pipeline.export import export
-from edgevit.pipeline.options import ExportOptions
 
 from edgevit.bundle.read import read_bundle
 from edgevit.bundle.replace import check_bundle_replaceable, check_plan_replaceable
@@ -18,6 +16,8 @@ from edgevit.core.disk import explained_disk_errors
 from edgevit.core.files import scratch_name, write_whole
 from edgevit.errors import EnvironmentIncomplete, UsageError
 from edgevit.pipeline import cache
+from edgevit.pipeline.export import export
+from edgevit.pipeline.options import ExportOptions
 from tests.conftest import Exported, cli
 
 

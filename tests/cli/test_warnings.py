@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from edgevit.pipeline.export import ExportResult
 
 from edgevit.bundle.read import read_bundle
 from edgevit.cli.export import _warn_of_fallbacks
+from edgevit.pipeline.export import ExportResult
 from tests.conftest import Exported
 
 

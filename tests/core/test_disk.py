@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from edgevit.pipeline.export import export
-from edgevit.pipeline.options import ExportOptions
 
 from edgevit.backends.process.jobs import _ran_out_of_disk
 from edgevit.cli import app
 from edgevit.core.disk import explained_disk_errors
 from edgevit.errors import EnvironmentIncomplete, UsageError
+from edgevit.pipeline.export import export
+from edgevit.pipeline.options import ExportOptions
 
 
 @pytest.mark.parametrize(

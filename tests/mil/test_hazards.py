@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from edgevit.pipeline.export import ExportResult, export
-from edgevit.pipeline.options import ExportOptions
 from safetensors.torch import save_file
 
 from edgevit.bundle.read import read_bundle
@@ -18,6 +16,8 @@ from edgevit.errors import UsageError
 from edgevit.mil.evaluate import load_program
 from edgevit.mil.hazards import Hazard, Limits, find_hazards
 from edgevit.models.load import load_model
+from edgevit.pipeline.export import ExportResult, export
+from edgevit.pipeline.options import ExportOptions
 from edgevit.verify.hazards import bundle_hazards, file_hazards
 from tests.conftest import Exported, cli
 from tests.mil.packages import save

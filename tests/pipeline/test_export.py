@@ -12,8 +12,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from edgevit.pipeline.export import export
-from edgevit.pipeline.options import ExportOptions
 
 from edgevit.backends.process import jobs
 from edgevit.backends.process.jobs import Limits, run_job
@@ -21,6 +19,8 @@ from edgevit.bundle.loaded import load
 from edgevit.bundle.read import read_bundle
 from edgevit.errors import ConversionFailed, EnvironmentIncomplete, UsageError
 from edgevit.pipeline import cache
+from edgevit.pipeline.export import export
+from edgevit.pipeline.options import ExportOptions
 from tests.conftest import cli, cli_json
 
 BASE = ExportOptions("shvit_digits", ("onnx",))
@@ -110,7 +110,6 @@ def test_the_same_export_comes_from_the_cache(tmp_path: Path) -> None:
 
 def test_a_damaged_cache_entry_is_not_used(tmp_path: Path) -> None:
     from edgevit.pipeline.describe import cache_key
-
     from edgevit.schema.target import resolve_target
 
     run(tmp_path / "a", seed=1, weights="random")
@@ -123,7 +122,6 @@ def test_a_damaged_cache_entry_is_not_used(tmp_path: Path) -> None:
 
 def test_other_weights_are_another_key(tmp_path: Path) -> None:
     from edgevit.pipeline.describe import cache_key
-
     from edgevit.schema.target import resolve_target
 
     keys = {

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edgevit.pipeline.fallback import Choice, without_culprit
-from edgevit.pipeline.options import ExportOptions
 
 from edgevit.errors import ConversionFailed
 from edgevit.graph.rewrites import NONE, rewrites_for
 from edgevit.pipeline import export as module
 from edgevit.pipeline import judging
+from edgevit.pipeline.fallback import Choice, without_culprit
+from edgevit.pipeline.options import ExportOptions
 from edgevit.schema.manifest import Lowering, Manifest, VerdictInfo
 
 NAMES = tuple("abcdefghijk")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from edgevit.graph.qdq.codes import (
     LEAST_SCALE,
     fake_code,
@@ -13,9 +16,6 @@ from edgevit.graph.qdq.codes import (
     weight_integers,
     weight_scales,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from edgevit.quant.quantizers.fqvit import factor_code
 from edgevit.quant.quantizers.ptq4vit import GELU_MINIMUM, gelu_codes, softmax_codes
 from edgevit.quant.workbench import channel_fold

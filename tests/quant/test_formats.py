@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgevit.graph.qdq.layers import plan
 
 from edgevit.backends.base import find_backend
 from edgevit.bundle.read import Bundle, read_bundle
 from edgevit.data.digits import digits_arrays
 from edgevit.graph.capture import capture
 from edgevit.graph.qdq.base_graph import quantizable
+from edgevit.graph.qdq.layers import plan
 from edgevit.models.load import load_model
 from edgevit.quant.simulate import simulated
 from edgevit.schema.recipe import RECIPE, Recipe, UniformCode, read_recipe

@@ -6,8 +6,6 @@ from functools import cache
 
 import pytest
 import torch
-from edgevit.graph.qdq.insert import DEQUANTIZE_CHANNELS, QUANTIZE, insert
-from edgevit.graph.qdq.layers import layers_of, plan
 from torch.export import ExportedProgram
 
 from edgevit.data.digits import digits_arrays
@@ -17,6 +15,8 @@ from edgevit.graph.capture import capture
 from edgevit.graph.fx import calls, first_output
 from edgevit.graph.qdq.base_graph import digest, quantizable
 from edgevit.graph.qdq.channel_folds import apply_fold, apply_folds, sites_of
+from edgevit.graph.qdq.insert import DEQUANTIZE_CHANNELS, QUANTIZE, insert
+from edgevit.graph.qdq.layers import layers_of, plan
 from edgevit.graph.qdq.propagate import carry, drop_clipped_relus
 from edgevit.models.bundled import BUILDERS
 from edgevit.models.load import load_model

@@ -157,10 +157,9 @@ def test_another_preprocessing_rule_is_rejected(
 
 
 def test_a_resize_off_by_one_is_rejected_at_export(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from edgevit.data import images
     from edgevit.pipeline.export import export
     from edgevit.pipeline.options import ExportOptions
-
-    from edgevit.data import images
 
     right = images._resized
     monkeypatch.setattr(images, "_resized", lambda size, rule: tuple(side + 1 for side in right(size, rule)))
@@ -303,7 +302,6 @@ def test_bisect_clears_the_toolchain_when_the_file_was_damaged(tmp_path: Path) -
 def _described(name: str = "tinyvit_digits") -> object:
     from edgevit.pipeline.describe import describe
     from edgevit.pipeline.options import ExportOptions
-
     from edgevit.schema.target import resolve_target
 
     return describe(load_model(name), ExportOptions(name, ("onnx",)), resolve_target("onnx"))

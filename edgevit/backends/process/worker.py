@@ -56,8 +56,8 @@ def _lower(job: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from edgevit.backends.base import LowerRequest, find_backend
-    from edgevit.backends.executorch.passes import without_provenance
     from edgevit.backends.process.lowering import chosen_rewrites
+    from edgevit.backends.process.provenance import without_provenance
     from edgevit.graph.boundary import Interface
     from edgevit.graph.prepare import prepare
     from edgevit.graph.qdq.prepare import prepare_quantized

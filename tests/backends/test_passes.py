@@ -12,7 +12,8 @@ from executorch.exir import to_edge_transform_and_lower
 from torch import nn
 from torch.fx.traceback import NodeSource
 
-from edgevit.backends.executorch.passes import needed_passes, pruned_xnnpack_passes, without_provenance
+from edgevit.backends.executorch.passes import needed_passes, pruned_xnnpack_passes
+from edgevit.backends.process.provenance import without_provenance
 
 
 class Everything(nn.Module):
