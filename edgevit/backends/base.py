@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from edgevit.core.digest import package_versions
 from edgevit.core.plugins import announced
 from edgevit.errors import BadFile, UnknownName
+from edgevit.schema.interface import InputLayout
 from edgevit.schema.manifest import InputInfo, Manifest
 from edgevit.schema.placement import Placement
 from edgevit.schema.recipe import Recipe
@@ -98,7 +99,7 @@ class Backend:
         extra: the pip extra that installs its toolchain.
         packages: distributions whose versions decide the result; all are needed to lower.
         runtime_packages: the one distribution that running needs.
-        layout: of an image input, by variant: see `edgevit.graph.boundary.Interface`.
+        layout: of an image input, by variant: see `edgevit.schema.interface.Interface`.
         half_program: whether fp16 is a half-precision program, or the toolchain's own option.
         input_name: of the model's input.
         output_name: of the model's output.
@@ -124,7 +125,7 @@ class Backend:
     extra: str
     packages: tuple[str, ...]
     runtime_packages: tuple[str, ...]
-    layout: Callable[[str], str]
+    layout: Callable[[str], InputLayout]
     half_program: Callable[[str], bool]
     input_name: str
     output_name: str

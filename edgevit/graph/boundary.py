@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -12,43 +11,18 @@ from torch.fx.traceback import preserve_node_meta
 
 from edgevit.graph.fx import GUARDED, RuleInterpreter, module_path
 from edgevit.graph.half import HalfInterpreter, halve_constants, kept_nodes
+from edgevit.schema.interface import Interface
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
     from torch.fx import GraphModule
 
-InputLayout = Literal["image_nhwc_uint8", "image_nchw_float", "tensor"]
 
-
-@dataclass(frozen=True)
-class Interface:
-    """What the lowered program takes and gives.
-
-    Attributes:
-        layout: ``image_nhwc_uint8``: [1, H, W, 3] RGB bytes; ``image_nchw_float``: [1, 3, H, W]
-            RGB in 0..255 (Core ML's image input); ``tensor``: [1, 3, H, W], already normalised.
-        size: (H, W) in pixels.
-        mean: per channel, of pixels in 0..1.
-        std: per channel, of pixels in 0..1.
-        probabilities: softmax inside; otherwise logits.
-        half: compute in fp16 between a float32 input and a float32 output.
-        keep_fp32: of a half-precision program, the operations that stay in fp32: operator types, names of operations
-            or module paths, with wildcards.
-    """
-
-    layout: InputLayout
-    size: tuple[int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    probabilities: bool
-    half: bool = False
-    keep_fp32: tuple[str, ...] = ()
-
-    def example(self) -> torch.Tensor:
-        """A zero input of the right shape and dtype."""
-        if self.layout == "image_nhwc_uint8":
-            return torch.zeros(1, *self.size, 3, dtype=torch.uint8)
-        return torch.zeros(1, 3, *self.size)
+def example_input(interface: Interface) -> torch.Tensor:
+    """A zero input of the right shape and dtype, to trace with."""
+    if interface.layout == "image_nhwc_uint8":
+        return torch.zeros(1, *interface.size, 3, dtype=torch.uint8)
+    return torch.zeros(1, 3, *interface.size)
 
 
 class Wrapped(nn.Module):
@@ -104,7 +78,7 @@ def compose(core: GraphModule, interface: Interface, rules: Mapping[Any, Callabl
         node.meta["custom"] = {"module": node.meta["module_path"], GUARDED: node.meta.get(GUARDED, False)}
     module = Wrapped(core, interface, rules)
     with torch.no_grad(), preserve_node_meta():
-        program = torch.export.export(module, (interface.example(),), strict=False)
+        program = torch.export.export(module, (example_input(interface),), strict=False)
     for node in program.graph.nodes:
         known = node.meta.get("custom") or {}
         node.meta["custom"] = {"module": known.get("module", ""), GUARDED: known.get(GUARDED, False)}

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from edgevit.graph.boundary import Interface, compose
+from edgevit.graph.boundary import compose
 from edgevit.graph.functional import make_functional
 from edgevit.graph.half import check_patterns
 from edgevit.graph.rewrites import Rewrite, rewrites_for
 from edgevit.graph.taps import tap
+from edgevit.schema.interface import Interface
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from edgevit.data.digits import LABELS as DIGITS
 from edgevit.errors import BadFile, UsageError
-from edgevit.schema.manifest import no_repeats
+from edgevit.schema.strict import no_repeats
 
 MAX_BYTES: Final = 16 << 20
 """Of a labels file: a hundred times what 21,843 names need."""

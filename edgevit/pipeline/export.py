@@ -295,7 +295,7 @@ def _lower_and_judge(shared: Shared, runtime: Runtime, destination: Path, scratc
     bundle.mkdir()
     manifest = shared.manifests[runtime.name]
     why_not = why_not_here(manifest) if shared.options.verify else "verification was switched off (--no-verify)"
-    exchange = {} if why_not else give_inputs(shared.inputs[runtime.name], scratch)
+    exchange = None if why_not else give_inputs(shared.inputs[runtime.name], scratch)
     shared.listen(Event(name, "lowering", "" if why_not else "and running"))
     try:
         manifest = attempt(shared, runtime, manifest, bundle, exchange, log)

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from edgevit.backends.base import find_backend
+from edgevit.backends.process.job import ExchangeFiles, lower_job, lowered_with
 from edgevit.backends.process.jobs import Limits, Worker, run_job
-from edgevit.backends.process.lowering import lower_job, lowered_with
 from edgevit.core.progress import Event, Listener
 from edgevit.errors import ConversionFailed, UsageError
 from edgevit.graph.rewrites import NONE
@@ -58,11 +58,11 @@ class Shared:
 
 
 def attempt(
-    shared: Shared, runtime: Runtime, manifest: Manifest, bundle: Path, exchange: dict[str, str], log: Path
+    shared: Shared, runtime: Runtime, manifest: Manifest, bundle: Path, exchange: ExchangeFiles | None, log: Path
 ) -> Manifest:
     """Write a model file into a folder and judge it; returns the manifest with both results."""
     made = _lower(shared, runtime, manifest, bundle / manifest.entry, exchange, log)
-    manifest = manifest.model_copy(update={"lowering": Lowering(**made, log=f"{LOGS}/{log.name}")})
+    manifest = manifest.model_copy(update={"lowering": made.model_copy(update={"log": f"{LOGS}/{log.name}"})})
     shared.listen(Event(folder_name(runtime, manifest.target.precision), "judging"))
     return manifest.model_copy(update={"verdict": _verdict(shared, manifest, exchange)})
 
@@ -85,7 +85,7 @@ def better_artifact(
     manifest: Manifest,
     failure: ConversionFailed | None,
     scratch: Path,
-    exchange: dict[str, str],
+    exchange: ExchangeFiles | None,
     log: Path,
 ) -> Better | None:
     """Another artifact of the same target that is right, with a note that says what was changed and why.
@@ -207,7 +207,9 @@ def _overflows(shared: Shared, manifest: Manifest) -> list[Overflow]:
     return overflows(_lowered_graph(shared, manifest), inputs, manifest.target.keep_fp32)
 
 
-def explained(shared: Shared, runtime: Runtime, manifest: Manifest, exchange: dict[str, str], log: Path) -> VerdictInfo:
+def explained(
+    shared: Shared, runtime: Runtime, manifest: Manifest, exchange: ExchangeFiles | None, log: Path
+) -> VerdictInfo:
     """A failed verdict with what is known of the cause: overflows of fp16, the first operator that departs."""
     verdict = manifest.verdict
     assert verdict is not None
@@ -215,7 +217,8 @@ def explained(shared: Shared, runtime: Runtime, manifest: Manifest, exchange: di
     if shared.options.bisect:
         from edgevit.verify.bisect import bisect
 
-        scratch = Path(exchange["outputs"]).parent
+        assert exchange is not None, "a verdict that failed was run"
+        scratch = exchange.outputs.parent
         inputs = shared.inputs[runtime.name]
         finding = bisect(shared.program, manifest, runtime, inputs, scratch, log, shared.limits, shared.recipe)
         further.append(finding.sentence())
@@ -223,19 +226,18 @@ def explained(shared: Shared, runtime: Runtime, manifest: Manifest, exchange: di
 
 
 def _lower(
-    shared: Shared, runtime: Runtime, manifest: Manifest, out: Path, exchange: dict[str, str], log: Path
-) -> dict[str, Any]:
+    shared: Shared, runtime: Runtime, manifest: Manifest, out: Path, exchange: ExchangeFiles | None, log: Path
+) -> Lowering:
     """Write the model file and, where inputs are given, run it once it is written."""
-    scratch = out.parent.parent
-    further = exchange if shared.recipe is None else {**exchange, "recipe": str(shared.recipe)}
-    job = lower_job(shared.program, manifest, runtime, out, **further)
-    return run_job(job, scratch, log, shared.limits, shared.stop, shared.workers.pop(runtime.name, None))
+    job = lower_job(shared.program, manifest, runtime, out, recipe=shared.recipe, exchange=exchange)
+    started = shared.workers.pop(runtime.name, None)
+    return run_job(job, Lowering, out.parent.parent, log, shared.limits, shared.stop, started)
 
 
-def _verdict(shared: Shared, manifest: Manifest, exchange: dict[str, str]) -> VerdictInfo:
+def _verdict(shared: Shared, manifest: Manifest, exchange: ExchangeFiles | None) -> VerdictInfo:
     golden = shared.golden
     why_not = why_not_here(manifest) if shared.options.verify else "verification was switched off (--no-verify)"
-    if why_not:
+    if why_not or exchange is None:
         return not_run(manifest, len(golden.outputs), why_not)
     noise = golden.noise.get(noise_name(manifest))
     return judge(manifest, golden.outputs, take_outputs(exchange), golden.exact, noise)

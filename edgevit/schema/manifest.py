@@ -7,22 +7,17 @@ The same schema is written to ``manifest.json`` and, without the parts known onl
 from __future__ import annotations
 
 import json
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from edgevit.errors import BadFile
 from edgevit.schema.model import Preprocessing
+from edgevit.schema.strict import Strict, no_repeats
 
 SCHEMA_VERSION: Final = 1
 MAX_BYTES = 4 << 20
 MARKER = "edgevit_manifest"
-
-
-class Strict(BaseModel):
-    """Immutable, and refuses keys it does not know."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class WeightsInfo(Strict):
@@ -248,11 +243,3 @@ def parse_manifest(text: str | bytes, where: str) -> Manifest:
         ) from error
     except (ValueError, RecursionError) as error:
         raise BadFile(f"the manifest is not valid JSON: {error}", where=where) from error
-
-
-def no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """For `json.loads`: refuses an object that has a key twice."""
-    keys = [key for key, _ in pairs]
-    if len(set(keys)) != len(keys):
-        raise ValueError("a key is repeated")
-    return dict(pairs)

@@ -12,7 +12,8 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from edgevit.core.digest import sha256_file
 from edgevit.errors import BadFile, CheckFailed
-from edgevit.schema.manifest import MAX_BYTES, PreprocessInfo, Strict, no_repeats
+from edgevit.schema.manifest import MAX_BYTES, PreprocessInfo
+from edgevit.schema.strict import Strict, no_repeats
 
 SCHEMA_VERSION: Final = 1
 PLAN = "plan.json"

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 from pydantic import Field, ValidationError
 
 from edgevit.errors import BadFile
-from edgevit.schema.manifest import Strict, no_repeats
+from edgevit.schema.strict import Strict, no_repeats
 
 SCHEMA_VERSION: Final = 1
 MAX_BYTES = 256 << 20

@@ -13,7 +13,8 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, ValidationError
 
 from edgevit.errors import BadFile
-from edgevit.schema.manifest import Agreement, CalibrationInfo, Strict, no_repeats
+from edgevit.schema.manifest import Agreement, CalibrationInfo
+from edgevit.schema.strict import Strict, no_repeats
 
 SCHEMA_VERSION: Final = 1
 RECIPE = "recipe.json"

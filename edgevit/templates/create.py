@@ -12,8 +12,8 @@ from edgevit.bundle.read import Bundle, read_bundle
 from edgevit.bundle.replace import check_bundle_replaceable, check_plan_replaceable
 from edgevit.bundle.write import publish, staging
 from edgevit.errors import BadFile, CheckFailed, UsageError
-from edgevit.schema.manifest import Strict
 from edgevit.schema.plan import FLEET, FUSION, PLAN, read_fleet, read_plan
+from edgevit.schema.strict import Strict
 from edgevit.templates.template import FILE, Template, find_template
 
 RECORD = "edgevit-app.json"

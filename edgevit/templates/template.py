@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from edgevit.core.files import shipped_folder
 from edgevit.errors import BadFile, UnknownName
-from edgevit.schema.manifest import Strict
+from edgevit.schema.strict import Strict
 
 FILE = "template.toml"
 

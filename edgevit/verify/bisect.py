@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevit.backends.base import find_backend
+from edgevit.backends.process.job import interface_of, lower_job, lowered_with
 from edgevit.backends.process.jobs import Limits, run_job
-from edgevit.backends.process.lowering import interface_of, lower_job, lowered_with
-from edgevit.schema.manifest import Manifest
+from edgevit.schema.manifest import Lowering, Manifest
 from edgevit.schema.recipe import RECIPE, read_recipe
 from edgevit.schema.target import Runtime, runtimes
 from edgevit.verify.compare import tolerance_of
@@ -165,16 +165,16 @@ def _reference(search: _Search, names: list[str], *, exact: bool = False) -> NDA
     """The values in PyTorch, in float32 or, exactly, in float64."""
     import torch
 
-    from edgevit.graph.boundary import Interface, Wrapped
+    from edgevit.graph.boundary import Wrapped
     from edgevit.graph.noise import exact_graph
     from edgevit.graph.taps import tap
 
     core = _core(search)
     tap(core, names)
-    given = {**interface_of(search.manifest, search.runtime), "probabilities": False, "half": False}
-    wrapped = Wrapped(core, Interface(**given), {})
+    interface = interface_of(search.manifest, search.runtime).model_copy(update={"probabilities": False, "half": False})
+    wrapped = Wrapped(core, interface, {})
     pictures = torch.from_numpy(search.inputs)
-    if given["layout"] == "image_nchw_float" and search.manifest.input.layout == "NHWC":
+    if interface.layout == "image_nchw_float" and search.manifest.input.layout == "NHWC":
         pictures = pictures.permute(0, 3, 1, 2).float()  # Core ML takes an image, its program a tensor
     with torch.no_grad():
         if exact:
@@ -188,9 +188,8 @@ def _artifact(search: _Search, names: list[str], numbers: int) -> NDArray[np.flo
     output = search.manifest.output.model_copy(update={"kind": "logits", "name": "taps", "classes": numbers})
     manifest = search.manifest.model_copy(update={"output": output, "labels": (), "lowering": None, "verdict": None})
     file = search.scratch / f"taps{find_backend(manifest.target.backend).suffix}"
-    recipe = {} if search.recipe is None else {"recipe": str(search.recipe)}
-    job = lower_job(search.program, manifest, search.runtime, file, taps=names, **recipe)
-    run_job(job, search.scratch, search.log, search.limits)
+    job = lower_job(search.program, manifest, search.runtime, file, taps=names, recipe=search.recipe)
+    run_job(job, Lowering, search.scratch, search.log, search.limits)
     return run_artifact(manifest.target.backend, file, search.inputs, search.scratch, search.log, search.limits)
 
 

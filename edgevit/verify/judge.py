@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevit.backends.base import find_backend
+from edgevit.backends.process.job import ExchangeFiles, RunFacts, RunJob
 from edgevit.backends.process.jobs import Limits, run_job
 from edgevit.schema.manifest import Manifest, VerdictInfo
 from edgevit.schema.target import runtimes
@@ -17,20 +18,20 @@ from edgevit.verify.compare import compare, scores
 from edgevit.verify.quantized import compare_quantized
 
 
-def give_inputs(inputs: NDArray[Any], scratch: Path) -> dict[str, str]:
-    """Lay inputs ready for a worker; returns the part of its job that says where they are."""
+def give_inputs(inputs: NDArray[Any], scratch: Path) -> ExchangeFiles:
+    """Write inputs for a worker into a scratch folder; returns where they are and where its outputs will be."""
     from safetensors.numpy import save_file
 
     given = scratch / "run_inputs.safetensors"
     save_file({"inputs": np.ascontiguousarray(inputs)}, given)
-    return {"inputs": str(given), "outputs": str(scratch / "run_outputs.safetensors")}
+    return ExchangeFiles(inputs=given, outputs=scratch / "run_outputs.safetensors")
 
 
-def take_outputs(exchange: dict[str, str]) -> NDArray[np.float32]:
+def take_outputs(exchange: ExchangeFiles) -> NDArray[np.float32]:
     """What the worker answered: float32 [N, classes]."""
     from safetensors.numpy import load_file
 
-    return load_file(exchange["outputs"])["outputs"]
+    return load_file(exchange.outputs)["outputs"]
 
 
 def run_artifact(
@@ -60,8 +61,7 @@ def run_artifact(
         ConversionFailed: the runtime refused the file or crashed.
     """
     exchange = give_inputs(inputs, scratch)
-    job = {"job": "run", "backend": backend, "file": str(file), **exchange}
-    run_job(job, scratch, log, limits, stop)
+    run_job(RunJob(backend=backend, file=file, exchange=exchange), RunFacts, scratch, log, limits, stop)
     return take_outputs(exchange)
 
 

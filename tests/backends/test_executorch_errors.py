@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 from torch.nn import functional as F
 
 from edgevit.backends.executorch.backend import cause, in_words
+from edgevit.backends.process.job import ExchangeFiles, RunFacts, RunJob
 from edgevit.backends.process.jobs import Limits, run_job
 from edgevit.errors import ConversionFailed
 from tests.graph.test_rewrites import Wrap
@@ -33,12 +34,12 @@ def test_the_operator_that_cannot_run_is_named(tmp_path: Path) -> None:
     lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
     (tmp_path / "fold.pte").write_bytes(lowered.to_executorch().buffer)
     save_file({"inputs": x.numpy()}, tmp_path / "inputs")
-    job = {"job": "run", "backend": "executorch", "file": str(tmp_path / "fold.pte")}
-    job |= {"inputs": str(tmp_path / "inputs"), "outputs": str(tmp_path / "outputs")}
+    exchange = ExchangeFiles(inputs=tmp_path / "inputs", outputs=tmp_path / "outputs")
+    job = RunJob(backend="executorch", file=tmp_path / "fold.pte", exchange=exchange)
     with pytest.raises(
         ConversionFailed, match="the operator constant_pad_nd says: Padding values must be non-negative"
     ):
-        run_job(job, tmp_path, tmp_path / "log", Limits())
+        run_job(job, RunFacts, tmp_path, tmp_path / "log", Limits())
 
 
 def test_no_cause_is_made_up() -> None:

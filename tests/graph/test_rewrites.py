@@ -13,7 +13,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from edgevit.graph import rewrites as package
-from edgevit.graph.boundary import Interface
 from edgevit.graph.capture import capture
 from edgevit.graph.fx import RuleInterpreter, aten
 from edgevit.graph.prepare import graph_of, prepare
@@ -21,6 +20,7 @@ from edgevit.graph.rewrites import rewrites, rewrites_for
 from edgevit.models.bundled import BUILDERS
 from edgevit.models.load import load_model
 from edgevit.models.registry import list_models
+from edgevit.schema.interface import Interface
 from edgevit.testing import wake
 from tests.conftest import FORMATS, crossed
 

@@ -317,9 +317,10 @@ def fake_quantized(core: GraphModule, batches: list[torch.Tensor]) -> int:
 def test_quantized_activations(exported: Exported, tmp_path: Path, model: str) -> None:
     """W8A8 with our own scales, against the same quantization in PyTorch, picture by picture."""
     from edgevit.backends.base import LowerRequest, find_backend
-    from edgevit.graph.boundary import Interface, compose
+    from edgevit.graph.boundary import compose
     from edgevit.graph.capture import capture
     from edgevit.graph.prepare import graph_of
+    from edgevit.schema.interface import Interface
 
     loaded = load_model(model)
     rule = loaded.preprocessing
@@ -330,7 +331,9 @@ def test_quantized_activations(exported: Exported, tmp_path: Path, model: str) -
         test = torch.from_numpy(normalise(np.stack(PICTURES), rule))
         expected = np.array([core(one[None])[0].argmax().item() for one in test])
     manifest: Manifest = read_bundle(exported(model, "coreml")).manifest
-    program = compose(core, Interface("image_nchw_float", rule.size, rule.mean, rule.std, probabilities=True), {})
+    program = compose(
+        core, Interface(layout="image_nchw_float", size=rule.size, mean=rule.mean, std=rule.std, probabilities=True), {}
+    )
     out = tmp_path / "w8a8.mlpackage"
     find_backend("coreml").lower(LowerRequest(program, manifest, "", "iOS17", out))
     kinds = [step.operation.type for step in load_program(out).steps]

@@ -16,11 +16,11 @@ from edgevit.backends.base import LowerRequest, find_backend
 from edgevit.bundle.read import Bundle, read_bundle
 from edgevit.bundle.write import write_manifest
 from edgevit.errors import CheckFailed
-from edgevit.graph.boundary import Interface
 from edgevit.graph.capture import capture
 from edgevit.graph.prepare import prepare
 from edgevit.graph.rewrites import rewrites_for
 from edgevit.models.load import load_model
+from edgevit.schema.interface import Interface
 from edgevit.schema.manifest import VerdictInfo
 from edgevit.verify.bundle import verify_bundle
 from tests.conftest import FORMATS

@@ -39,8 +39,8 @@ def lowered(name: str, fmt: str, folder: Path) -> tuple[dict[str, Path], list[in
     """The file with all rewrites under "", those without one under its name; and the input's shape."""
     import torch
 
+    from edgevit.backends.process.job import lower_job
     from edgevit.backends.process.jobs import Limits, run_job
-    from edgevit.backends.process.lowering import lower_job
     from edgevit.errors import ConversionFailed
     from edgevit.graph.capture import capture
     from edgevit.graph.rewrites import ALL_BACKENDS, rewrites_for

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -15,12 +14,16 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import psutil
+from pydantic import JsonValue
 
+from edgevit.backends.base import find_backend
+from edgevit.backends.process.job import Job, JobResult, PlaceFacts, PlaceJob
 from edgevit.core.disk import disk_full, has_no_space, says_disk_full
 from edgevit.errors import ConversionFailed, EnvironmentIncomplete
+from edgevit.schema.strict import Strict
 
 _POLL_SECONDS = 0.1
 _ERROR_LINE = re.compile(r"(\w*(Error|Exception|Failure)\b.*|.*(abort|Aborted|Segmentation|LLVM ERROR|error:).*)")
@@ -83,18 +86,23 @@ def start_worker(folder: Path, log: Path, limits: Limits, imports: Sequence[str]
     return Worker(process, request, log)
 
 
+Facts = TypeVar("Facts", bound=Strict)
+
+
 def run_job(
-    job: dict[str, Any],
+    job: Job,
+    facts: type[Facts],
     folder: Path,
     log: Path,
     limits: Limits,
     stop: threading.Event | None = None,
     worker: Worker | None = None,
-) -> dict[str, Any]:
+) -> Facts:
     """Carry out one job in a process of its own.
 
     Args:
-        job: for `edgevit.backends.process.worker`.
+        job: what to do.
+        facts: the document that answers it.
         folder: an existing scratch folder; the job's own is made inside it.
         log: gets everything that the process prints.
         limits: time and memory; a worker past either is ended.
@@ -102,7 +110,7 @@ def run_job(
         worker: started before, in place of one that is started now.
 
     Returns:
-        What the job returned.
+        What the job is answered by.
 
     Raises:
         ConversionFailed: it failed, crashed, or went past a limit; names the log.
@@ -111,7 +119,8 @@ def run_job(
     if worker is None:
         worker = start_worker(Path(tempfile.mkdtemp(prefix="job-", dir=folder)), log, limits)
     written = worker.request.with_suffix(".part")
-    written.write_text(json.dumps({**job, "threads": limits.threads}), encoding="utf-8")
+    threaded = job.model_copy(update={"threads": limits.threads})
+    written.write_text(threaded.model_dump_json(exclude_none=True), encoding="utf-8")
     written.rename(worker.request)
     try:
         broken = _watch(worker.process, limits, stop)
@@ -119,10 +128,11 @@ def run_job(
         end_worker(worker)
         _keep_log(worker, log)
     result = _read_result(worker.request.with_suffix(".result"))
-    if result and result["ok"]:
-        return {key: value for key, value in result.items() if key != "ok"}
-    if result and "incomplete" in result:
-        raise EnvironmentIncomplete(**result["incomplete"])
+    if result and result.answer is not None:
+        return facts.model_validate(result.answer)
+    if result and result.incomplete:
+        missing = result.incomplete
+        raise EnvironmentIncomplete(missing.message, where=missing.where, cure=missing.cure)
     if _ran_out_of_disk(result, folder, log):
         raise disk_full(folder.parent)
     cause = "" if broken else _cause(job, log)
@@ -137,18 +147,17 @@ def run_job(
     raise failed
 
 
-def _read_result(path: Path) -> dict[str, Any] | None:
+def _read_result(path: Path) -> JobResult | None:
     """What a worker left; None where it ended before, or could not write all of it."""
     try:
-        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return JobResult.model_validate_json(path.read_bytes())
     except (OSError, ValueError):
         return None
-    return result
 
 
-def _ran_out_of_disk(result: dict[str, Any] | None, folder: Path, log: Path) -> bool:
+def _ran_out_of_disk(result: JobResult | None, folder: Path, log: Path) -> bool:
     """Whether a job failed for want of disk: as it said, as its last lines say, or as the disk looks."""
-    if result is not None and result.get("disk_full"):
+    if result is not None and result.disk_full:
         return True
     with suppress(OSError):
         if says_disk_full("\n".join(log.read_text("utf-8", "replace").splitlines()[-50:])):
@@ -199,23 +208,18 @@ def end_worker(worker: Worker) -> None:
         process.stdin.close()
 
 
-def _reason(result: dict[str, Any] | None, status: int, log: Path) -> str:
+def _reason(result: JobResult | None, status: int, log: Path) -> str:
     if result:
-        return _one_line(result["error"])
+        return _one_line(result.error)
     if status < 0:
         tail = _last_error(log)
         return f"the toolchain crashed with {signal.Signals(-status).name}" + (f": {tail}" if tail else "")
     return f"the toolchain ended with status {status}"
 
 
-def _cause(job: dict[str, Any], log: Path) -> str:
+def _cause(job: Job, log: Path) -> str:
     """What the format's runtime printed of the cause, to follow the reason."""
-    from edgevit.backends.base import find_backend
-
-    target = job.get("manifest", {}).get("target", job)
-    if "backend" not in target:
-        return ""
-    found = find_backend(target["backend"]).cause("\n".join(log.read_text("utf-8", "replace").splitlines()[-200:]))
+    found = find_backend(job.backend).cause("\n".join(log.read_text("utf-8", "replace").splitlines()[-200:]))
     return f"; {found}" if found else ""
 
 
@@ -230,7 +234,7 @@ def _last_error(log: Path) -> str:
     return found[-1][:200] if found else ""
 
 
-def placement_apart(backend: str, path: Path) -> dict[str, Any] | None:
+def placement_apart(backend: str, path: Path) -> dict[str, JsonValue] | None:
     """Where a file's operators run, as `edgevit.schema.placement.Placement.to_dict` has it.
 
     A runtime may have to load the file to say so, and a damaged file may end its process: it is one of its own.
@@ -239,9 +243,8 @@ def placement_apart(backend: str, path: Path) -> dict[str, Any] | None:
         None where the backend cannot tell on this machine, or the file cannot be loaded.
     """
     with tempfile.TemporaryDirectory() as folder:
-        job = {"job": "place", "backend": backend, "file": str(path.resolve())}
+        job = PlaceJob(backend=backend, file=path.resolve())
         try:
-            found: dict[str, Any] | None = run_job(job, Path(folder), Path(folder) / "log", Limits())["placement"]
+            return run_job(job, PlaceFacts, Path(folder), Path(folder) / "log", Limits()).placement
         except ConversionFailed:
             return None
-    return found

@@ -8,7 +8,6 @@ so that it never outlives whoever started it.
 from __future__ import annotations
 
 import gc
-import json
 import os
 import resource
 import sys
@@ -20,11 +19,22 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
-from edgevit.backends.base import claim_process
+from edgevit.backends.base import claim_process, find_backend
+from edgevit.backends.process.job import (
+    JOB,
+    Incomplete,
+    Job,
+    JobResult,
+    LowerJob,
+    PlaceFacts,
+    PlaceJob,
+    RunFacts,
+    RunJob,
+)
 from edgevit.core.disk import is_disk_full
 from edgevit.errors import EnvironmentIncomplete
+from edgevit.schema.manifest import Lowering
 
 _POLL_SECONDS = 0.02
 
@@ -52,71 +62,66 @@ def _peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _lower(job: dict[str, Any]) -> dict[str, Any]:
+def _lower(job: LowerJob) -> Lowering:
     import torch
 
-    from edgevit.backends.base import LowerRequest, find_backend
-    from edgevit.backends.process.lowering import chosen_rewrites
+    from edgevit.backends.base import LowerRequest
+    from edgevit.backends.process.job import chosen_rewrites
     from edgevit.backends.process.provenance import without_provenance
-    from edgevit.graph.boundary import Interface
     from edgevit.graph.prepare import prepare
     from edgevit.graph.qdq.prepare import prepare_quantized
-    from edgevit.schema.manifest import parse_manifest
     from edgevit.schema.recipe import read_recipe
 
-    torch.set_num_threads(job["threads"])
+    torch.set_num_threads(job.threads)
     started = time.monotonic()
-    manifest = parse_manifest(json.dumps(job["manifest"]), "job")
-    given: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in job["interface"].items()}
-    interface = Interface(**given)
-    taps = job.get("taps", ())
-    recipe = read_recipe(Path(job["recipe"])) if "recipe" in job else None
-    chosen = chosen_rewrites(manifest, job["variant"], half=interface.half)
-    backend = find_backend(manifest.target.backend)
+    recipe = read_recipe(job.recipe) if job.recipe else None
+    chosen = chosen_rewrites(job.manifest, job.variant, half=job.interface.half)
+    backend = find_backend(job.backend)
     with without_provenance():
-        program = torch.export.load(job["program"])
+        program = torch.export.load(str(job.program))
         if recipe is None:
-            prepared = prepare(program, interface, chosen, taps)
+            prepared = prepare(program, job.interface, chosen, job.taps)
         else:
-            prepared = prepare_quantized(program, interface, recipe, chosen, backend.quantized_form(), taps)
-        out = Path(job["out"])
+            prepared = prepare_quantized(program, job.interface, recipe, chosen, backend.quantized_form(), job.taps)
         backend.lower(
-            LowerRequest(prepared.program, manifest, job["variant"], job["version"], out, recipe, partial=bool(taps))
+            LowerRequest(
+                prepared.program, job.manifest, job.variant, job.version, job.out, recipe, partial=bool(job.taps)
+            )
         )
-    facts = {
-        "seconds": round(time.monotonic() - started, 2),
-        "peak_memory_bytes": _peak_memory(),
-        "rewrites": prepared.rewrites,
-    }
-    placement = None if taps else backend.placement(out)
-    if placement is not None:
-        facts["delegated_share"] = placement.delegated_share
-        if recipe is not None:
-            facts["integer_share"] = placement.integer_share
-    if "inputs" in job:
-        _run({**job, "backend": manifest.target.backend, "file": job["out"]})
-    return facts
+    seconds, memory = round(time.monotonic() - started, 2), _peak_memory()
+    placement = None if job.taps else backend.placement(job.out)
+    if job.exchange is not None:
+        _run(RunJob(backend=job.backend, file=job.out, exchange=job.exchange))
+    return Lowering(
+        seconds=seconds,
+        peak_memory_bytes=memory,
+        rewrites=prepared.rewrites,
+        delegated_share=placement.delegated_share if placement else None,
+        integer_share=placement.integer_share if placement and recipe else None,
+    )
 
 
-def _run(job: dict[str, Any]) -> dict[str, Any]:
+def _run(job: RunJob) -> RunFacts:
     import numpy as np
     from safetensors.numpy import load_file, save_file
 
-    from edgevit.backends.base import find_backend
-
-    run = find_backend(job["backend"]).load(Path(job["file"]))
-    inputs = load_file(job["inputs"])["inputs"]
+    run = find_backend(job.backend).load(job.file)
+    inputs = load_file(job.exchange.inputs)["inputs"]
     started = time.monotonic()
     outputs = np.concatenate([run(inputs[index : index + 1]) for index in range(len(inputs))])
-    save_file({"outputs": outputs}, job["outputs"])
-    return {"seconds": round(time.monotonic() - started, 2)}
+    save_file({"outputs": outputs}, job.exchange.outputs)
+    return RunFacts(seconds=round(time.monotonic() - started, 2))
 
 
-def _place(job: dict[str, Any]) -> dict[str, Any]:
-    from edgevit.backends.base import find_backend
+def _place(job: PlaceJob) -> PlaceFacts:
+    found = find_backend(job.backend).placement(job.file)
+    return PlaceFacts(placement=found.to_dict() if found else None)
 
-    found = find_backend(job["backend"]).placement(Path(job["file"]))
-    return {"placement": found.to_dict() if found else None}
+
+def _carry_out(job: Job) -> Lowering | RunFacts | PlaceFacts:
+    if isinstance(job, LowerJob):
+        return _lower(job)
+    return _run(job) if isinstance(job, RunJob) else _place(job)
 
 
 def _root_cause(error: BaseException) -> str:
@@ -124,9 +129,6 @@ def _root_cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {error}"
-
-
-JOBS = {"lower": _lower, "run": _run, "place": _place}
 
 
 def _prepare(modules: Sequence[str]) -> None:
@@ -156,20 +158,20 @@ def main(path: Path, modules: Sequence[str] = ()) -> int:
     _prepare(modules)
     while not path.exists():
         time.sleep(_POLL_SECONDS)
-    job = json.loads(path.read_text(encoding="utf-8"))
+    job = JOB.validate_json(path.read_bytes())
     _keep_scratch_in(path.parent)
     try:
-        result = {"ok": True, **JOBS[job["job"]](job)}
+        result = JobResult(answer=_carry_out(job).model_dump(mode="json"))
     except EnvironmentIncomplete as error:
         traceback.print_exc()
-        incomplete = {"message": error.message, "where": error.where, "cure": error.cure}
-        result = {"ok": False, "error": error.message, "incomplete": incomplete}
+        incomplete = Incomplete(message=error.message, where=error.where, cure=error.cure)
+        result = JobResult(error=error.message, incomplete=incomplete)
     except Exception as error:
         traceback.print_exc()
-        result = {"ok": False, "error": _root_cause(error), "disk_full": is_disk_full(error)}
-    path.with_suffix(".result").write_text(json.dumps(result), encoding="utf-8")
+        result = JobResult(error=_root_cause(error), disk_full=is_disk_full(error))
+    path.with_suffix(".result").write_text(result.model_dump_json(), encoding="utf-8")
     sys.stdout.flush()
-    os._exit(0 if result["ok"] else 1)
+    os._exit(1 if result.answer is None else 0)
 
 
 if __name__ == "__main__":

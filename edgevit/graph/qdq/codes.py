@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.ao.quantization.fx._decomposed
 from torch import Tensor
 
 from edgevit.schema.recipe import Code, FactorCode, LogCode, TwinUniformCode, UniformCode, WeightCode

@@ -6,6 +6,7 @@ import operator
 from typing import TYPE_CHECKING
 
 import torch
+import torch.ao.quantization.fx._decomposed  # registers the operators
 from torch.fx import Node
 
 from edgevit.graph.builder import Builder

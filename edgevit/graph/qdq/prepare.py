@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from edgevit.graph.boundary import Interface
 from edgevit.graph.fx import first_output
 from edgevit.graph.prepare import Prepared, apply_rewrites, finished
 from edgevit.graph.qdq.base_graph import BEFORE, quantizable
@@ -18,6 +17,7 @@ from edgevit.graph.qdq.dynamic import drop_dynamic
 from edgevit.graph.qdq.insert import float_weights, insert
 from edgevit.graph.qdq.propagate import carry, drop_clipped_relus
 from edgevit.graph.rewrites import Rewrite
+from edgevit.schema.interface import Interface
 from edgevit.schema.recipe import Recipe
 
 if TYPE_CHECKING:
