@@ -21,6 +21,8 @@ from edgevit.core.digest import package_versions
 from edgevit.models.registry import zoo
 
 ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "docs/support.json"
+FORMATS_BY_FAMILY = ROOT / "edgevit/models/formats.json"
 PRECISIONS = ("fp32", "fp16")
 FORMATS = ("coreml", "litert", "executorch", "onnx")
 FURTHER = ("deit_tiny_distilled_patch16_224", "vit_small_patch16_dinov3", "eva02_tiny_patch14_224", "test_convnext2")
@@ -154,12 +156,24 @@ def render(results: dict[str, list[dict[str, Any]]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def formats_by_family(results: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, list[str]]]:
+    """What `edgevit models` shows: by family and precision, the formats that its representative converts to."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for name, cells in results.items():
+        if name in zoo() and zoo()[name].family not in found:
+            good = [parts(result) for result in cells if result["ok"]]
+            found[zoo()[name].family] = {
+                precision: [target for target, of in good if of == precision] for precision in PRECISIONS
+            }
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--target", "-t", action="append", choices=FORMATS, help="only these; all if not given")
     parser.add_argument("--precision", action="append", choices=PRECISIONS, help="only these; both if not given")
-    parser.add_argument("--results", type=Path, default=ROOT / "docs/support.json")
+    parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--render", action="store_true", help="only render the page from the results")
     arguments = parser.parse_args()
     results = json.loads(arguments.results.read_text()) if arguments.results.exists() else {}
@@ -176,6 +190,8 @@ def main() -> None:
         for result in results[name]:
             if not result["ok"]:
                 print("   ", result["target"], reason(result), flush=True)
+    if arguments.results == RESULTS:
+        FORMATS_BY_FAMILY.write_text(json.dumps(formats_by_family(results), indent=1) + "\n")
     page = arguments.results.with_suffix(".md")
     page.write_text(render(results))
     print(page)

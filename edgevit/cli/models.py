@@ -40,10 +40,11 @@ def models(
 ) -> None:
     """List models with their cost, input and published accuracy.
 
-    Any other timm image classifier can be named too, as can hf-hub:OWNER/REPO and a local timm folder.
+    Any other timm image classifier can be named too, as can hf-hub:OWNER/REPO and a local timm folder. The columns fp32
+    and fp16 say in which formats the family's smallest member was exported and judged right.
     """
     from edgevit.errors import UnknownName
-    from edgevit.models.registry import list_models, zoo
+    from edgevit.models.registry import converting_formats, list_models, zoo
 
     found = list_models(pattern)
     if not found:
@@ -54,9 +55,10 @@ def models(
     elif reverse:
         found.reverse()
     if json:
-        print_json({"models": [spec.to_dict() for spec in found]})
+        formats = converting_formats()
+        print_json({"models": [{**spec.to_dict(), "formats": formats.get(spec.family, {})} for spec in found]})
         return
-    columns = ["name", "family", "parameters", "MACs", "input", "top-1 %", "source", "licence"]
+    columns = ["name", "family", "parameters", "MACs", "input", "top-1 %", "source", "licence", "fp32", "fp16"]
     print_table(columns, [_row(spec) for spec in found], right=("parameters", "MACs", "top-1 %"))
 
 
@@ -87,4 +89,15 @@ def _row(spec: ModelSpec) -> list[str]:
         top1,
         spec.top1_source or "–",
         spec.licence,
+        *(_formats(spec.family, precision) for precision in ("fp32", "fp16")),
     ]
+
+
+def _formats(family: str, precision: str) -> str:
+    """The formats that a family converts to, in one cell."""
+    from edgevit.models.registry import converting_formats
+    from edgevit.schema.target import runtimes
+
+    good = converting_formats().get(family, {}).get(precision, ())
+    every = {runtime.backend for runtime in runtimes().values()}
+    return "all formats" if every <= set(good) else ", ".join(good) or "–"

@@ -30,6 +30,16 @@ def zoo() -> dict[str, ModelSpec]:
     return {spec.name: spec for spec in specs}
 
 
+@lru_cache(maxsize=1)
+def converting_formats() -> dict[str, dict[str, tuple[str, ...]]]:
+    """By family and precision, the formats in which its smallest member was exported and judged right.
+
+    Measured by ``tools/sweep.py`` (docs/support.md); a format that is absent failed or was not run.
+    """
+    rows = json.loads((files("edgevit.models") / "formats.json").read_text(encoding="utf-8"))
+    return {family: {precision: tuple(formats) for precision, formats in row.items()} for family, row in rows.items()}
+
+
 def list_models(pattern: str = "*") -> list[ModelSpec]:
     """The known models whose name or family matches a glob, case ignored."""
     wanted = pattern.lower()

@@ -21,7 +21,7 @@ TOLERANCE = {"fp32": 5e-5, "fp16": 1e-2} | dict.fromkeys(QUANTIZED, 0.25)
 recipe, little can be asked."""
 NOISE_FACTOR = {"fp32": 8.0, "fp16": 8.0}
 """How many times the noise an error may be. Of the support matrix (docs/support.md) every right artifact is below 5
-times it in fp32 and below 4 in fp16; the room is for processors that add in another order."""
+times it in fp32 and below 3 in fp16; the room is for processors that add in another order."""
 LEAST_TOLERANCE = {"fp32": 1e-6, "fp16": 1e-3}
 """However quiet a model: 8 units in the last place of fp32, one of fp16, at the largest output."""
 DISCRIMINATION = {"fp32": 100.0, "fp16": 10.0} | dict.fromkeys(QUANTIZED, 1.5)

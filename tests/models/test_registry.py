@@ -9,7 +9,7 @@ import pytest
 
 from edgevit.errors import UnknownName
 from edgevit.models.bundled import BUILDERS
-from edgevit.models.registry import find_model, list_models, spec_from_cfg, zoo
+from edgevit.models.registry import converting_formats, find_model, list_models, spec_from_cfg, zoo
 from edgevit.schema.model import ModelSpec
 
 FAMILIES = {
@@ -136,3 +136,12 @@ def test_lists_by_name_or_family(pattern: str, member: str) -> None:
 
 def test_specs_survive_json() -> None:
     assert all(ModelSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec for spec in zoo().values())
+
+
+def test_every_family_says_which_formats_it_converts_to() -> None:
+    formats = converting_formats()
+    assert set(formats) == {spec.family for spec in zoo().values()}
+    assert all(set(row) == {"fp32", "fp16"} for row in formats.values())
+    for family, row in formats.items():
+        for good in row.values():
+            assert set(good) <= {"coreml", "litert", "executorch", "onnx"} and "onnx" in good, family
