@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from edgevit.backends.base import Backend, find_backend
 from edgevit.core.digest import code_digest, package_versions, sha256_file, sha256_value
@@ -62,34 +61,26 @@ def toolchain_versions(backend: Backend) -> dict[str, str]:
 
 
 def cache_key(options: ExportOptions, runtime: Runtime) -> str | None:
-    """Everything that goes into one bundle, hashed; None where that cannot be told beforehand."""
+    """Everything that decides one bundle, hashed; None where that cannot be told beforehand.
+
+    The options' own fields say whether they decide. A file counts by its content; pictures and models that can change
+    under the same name are not cached at all.
+    """
     if options.model.startswith("hf-hub:") or options.images is not None:
         return None
     if any(given and not given.startswith("digits:") for given in (options.calib, options.evaluate)):
         return None
     if Path(options.model).is_dir() and options.weights == "pretrained":
         return None
-    weights: Any = options.weights
-    if options.weights == "random":
-        weights = ["random", options.seed]
-    elif options.weights != "pretrained":
-        weights = [weights_digest(Path(options.weights)), Path(options.weights).name]
+    values = options.deciding()
+    if options.weights not in ("pretrained", "random"):
+        values["weights"] = [weights_digest(Path(options.weights)), Path(options.weights).name]
+    if options.weights != "random":
+        del values["seed"]  # nothing else is drawn
+    values["recipe"] = sha256_file(options.recipe) if options.recipe else None
     return sha256_value(
         {
-            "model": options.model,
-            "weights": weights,
-            "num_classes": options.num_classes,
-            "labels": options.labels,
-            "size": options.size,
-            "input": options.input,
-            "output": options.output,
-            "precision": options.precision,
-            "keep_fp32": options.keep_fp32,
-            "recipe": sha256_file(options.recipe) if options.recipe else None,
-            "calib": [options.calib, options.quantizer, options.keep_fp16],
-            "floor": [options.floor, options.evaluate],
-            "rewrites": options.rewrites,
-            "verify": options.verify,
+            "options": values,
             "runtime": runtime.model_dump(mode="json"),
             "code": code_digest(),
             "tools": toolchain_versions(find_backend(runtime.backend)),

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from edgevit.schema.model import OutputKind
 from edgevit.schema.target import Precision
 
 InputKind = Literal["image", "tensor"]
+DECIDES = "decides"
+"""Metadata of a field of the options: whether it decides what is in the bundle. Without it, it does."""
+_SAME_BYTES = {DECIDES: False}
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class ExportOptions:
     """
 
     model: str
-    targets: tuple[str, ...]
+    targets: tuple[str, ...] = field(metadata=_SAME_BYTES)  # the key holds the runtime itself
     weights: str = "pretrained"
     num_classes: int | None = None
     labels: tuple[str, ...] | None = None
@@ -65,10 +68,14 @@ class ExportOptions:
     rewrites: tuple[str, ...] = ()
     images: Path | None = None
     verify: bool = True
-    bisect: bool = False
-    out: Path = field(default_factory=lambda: Path("build"))
-    cache: bool = True
-    jobs: int | None = None
-    timeout: float = 1800.0
-    memory_gib: float | None = None
+    bisect: bool = field(default=False, metadata=_SAME_BYTES)
+    out: Path = field(default_factory=lambda: Path("build"), metadata=_SAME_BYTES)
+    cache: bool = field(default=True, metadata=_SAME_BYTES)
+    jobs: int | None = field(default=None, metadata=_SAME_BYTES)
+    timeout: float = field(default=1800.0, metadata=_SAME_BYTES)
+    memory_gib: float | None = field(default=None, metadata=_SAME_BYTES)
     seed: int = 0
+
+    def deciding(self) -> dict[str, Any]:
+        """The fields that decide what is in a bundle, by name; a new field is among them unless it says otherwise."""
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.metadata.get(DECIDES, True)}

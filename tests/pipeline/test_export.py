@@ -359,6 +359,37 @@ def test_cache_show_and_clear(tmp_path: Path) -> None:
     assert cli_json("cache", "show", env=env)["bundles"] == []
 
 
+def test_the_whole_cache_is_seen_and_cleared_by_kind(tmp_path: Path) -> None:
+    env = {"EDGEVIT_CACHE": str(tmp_path)}
+    ours = ("bundles/" + "0" * 64, "split/pool-" + "1" * 32, "web/onnxruntime-web-1.2.3", "runtimes/ort-1-cp311.tar.gz")
+    for name in (*ours, "logs/crash-20260101-000000-7.log", "split/mine", "logs/mine.log", "other/x"):
+        place = tmp_path / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(b"x" * 1000) if "." in place.name and "web" not in name else (
+            place.mkdir(),
+            (place / "data").write_bytes(b"x" * 1000),
+        )
+    assert {kind: row["entries"] for kind, row in cli_json("cache", "show", env=env)["kinds"].items()} == {
+        "bundles": 1,
+        "split": 1,
+        "runtimes": 1,
+        "web": 1,
+        "logs": 1,
+    }
+    assert cli_json("cache", "clear", "split", "web", env=env)["freed_bytes"] == 2000
+    done = cli("cache", "clear", env=env)
+    assert "runtimes for devices, fetched stay (1.0 kB): edgevit cache clear runtimes" in done.stderr
+    refused = cli("cache", "clear", "splits", env=env)
+    assert refused.returncode == 2 and "split" in refused.stderr
+    assert cli_json("cache", "clear", "all", env=env)["left_bytes"] == {}
+    assert sorted(path.name for path in tmp_path.rglob("*mine*")) == ["mine", "mine.log"]
+
+
+def test_every_option_decides_unless_it_says_otherwise() -> None:
+    idle = {"targets", "bisect", "out", "cache", "jobs", "timeout", "memory_gib"}
+    assert {one.name for one in dataclasses.fields(BASE)} - set(BASE.deciding()) == idle
+
+
 def test_an_unwritable_cache_is_no_obstacle(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file")
     done = cli(
