@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 import edgevit
-from edgevit.bundle.golden import FOLDER, read_tensor
+from edgevit.bundle.golden import read_golden
 from edgevit.bundle.read import read_bundle
 from edgevit.core.digest import package_versions
 from edgevit.mil.evaluate import load_program
@@ -49,8 +49,8 @@ def measure(bundle_path: Path) -> dict[str, Any]:
     """A bundle's answers to its golden inputs against PyTorch's, over all pictures at once."""
     bundle = read_bundle(bundle_path)
     program = load_program(bundle.entry)
-    inputs = read_tensor(bundle.path / FOLDER / "inputs.safetensors", "inputs")
-    right = read_tensor(bundle.path / FOLDER / "outputs.safetensors", "outputs").astype(np.float64)
+    inputs = read_golden(bundle.path).inputs
+    right = read_golden(bundle.path).outputs.astype(np.float64)
     found = np.concatenate([predict(program, inputs[i : i + 1]) for i in range(len(inputs))]).astype(np.float64)
     cosines = (found * right).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(right, axis=1)
     report = bundle_hazards(bundle)

@@ -1,7 +1,12 @@
-"""Golden vectors on disk: ``golden/probe_N.png``, ``golden/inputs.safetensors``, ``golden/outputs.safetensors``."""
+"""Golden vectors: pictures, the exact inputs that they become, and PyTorch's answers, beside every model file.
+
+On disk they are ``golden/probe_N.png``, ``golden/inputs.safetensors`` and ``golden/outputs.safetensors``.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +16,32 @@ from numpy.typing import NDArray
 from edgevit.errors import BadFile
 
 FOLDER = "golden"
+_INPUTS, _OUTPUTS = "inputs.safetensors", "outputs.safetensors"
 
 
-def write_golden(
-    folder: Path,
-    pictures: tuple[NDArray[np.uint8], ...],
-    inputs: NDArray[Any],
-    outputs: NDArray[np.float32],
-    exact: NDArray[np.float32] | None = None,
-) -> None:
-    """Write the vectors below a bundle folder; of a quantized model also the float model's outputs, ``exact``."""
+@dataclass(frozen=True)
+class GoldenVectors:
+    """What a model file must answer, to check it without the model.
+
+    Attributes:
+        inputs: [N, ...] as the manifest's input says.
+        outputs: float32 [N, classes], PyTorch's answers; of a quantized bundle those of the quantized model.
+        exact: float32 [N, classes] of the float model where the bundle is quantized, else None.
+    """
+
+    inputs: NDArray[Any]
+    outputs: NDArray[np.float32]
+    exact: NDArray[np.float32] | None = None
+
+
+def write_golden(folder: Path, pictures: Sequence[NDArray[np.uint8]], vectors: GoldenVectors) -> None:
+    """Write golden vectors below a bundle's folder.
+
+    Args:
+        folder: of the bundle.
+        pictures: uint8 [h, w, 3] RGB each, of various sizes; they become ``vectors.inputs``.
+        vectors: to write.
+    """
     from PIL import Image
     from safetensors.numpy import save_file
 
@@ -28,27 +49,37 @@ def write_golden(
     golden.mkdir()
     for index, picture in enumerate(pictures):
         Image.fromarray(picture).save(golden / f"probe_{index}.png", optimize=True)
-    save_file({"inputs": np.ascontiguousarray(inputs)}, golden / "inputs.safetensors")
-    answers = {"outputs": outputs} if exact is None else {"outputs": outputs, "float_outputs": exact}
-    save_file({name: np.ascontiguousarray(one) for name, one in answers.items()}, golden / "outputs.safetensors")
+    save_file({"inputs": np.ascontiguousarray(vectors.inputs)}, golden / _INPUTS)
+    answers = {"outputs": np.ascontiguousarray(vectors.outputs)}
+    if vectors.exact is not None:
+        answers["float_outputs"] = np.ascontiguousarray(vectors.exact)
+    save_file(answers, golden / _OUTPUTS)
 
 
-def read_tensor(path: Path, key: str) -> NDArray[Any]:
-    """One tensor of a safetensors file.
+def read_golden(folder: Path) -> GoldenVectors:
+    """The golden vectors of a bundle's folder.
 
     Raises:
-        BadFile: the file is missing, damaged, or has no such tensor.
+        BadFile: a file is missing, damaged, or has no such tensor.
     """
+    inputs, outputs = _tensors(folder / FOLDER / _INPUTS, "inputs"), _tensors(folder / FOLDER / _OUTPUTS, "outputs")
+    return GoldenVectors(inputs["inputs"], outputs["outputs"], outputs.get("float_outputs"))
+
+
+def _tensors(path: Path, needed: str) -> dict[str, NDArray[Any]]:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     try:
-        return load_file(path)[key]
-    except (SafetensorError, OSError, KeyError) as error:
+        found = load_file(path)
+    except (SafetensorError, OSError) as error:
         raise BadFile("the golden vectors cannot be read", where=f"{path}: {error}") from error
+    if needed not in found:
+        raise BadFile("the golden vectors cannot be read", where=f"{path}: there is no tensor {needed!r}")
+    return found
 
 
 def golden_pictures(folder: Path) -> list[Path]:
-    """The golden pictures in order."""
+    """Files of the golden pictures below a bundle's folder, in order."""
     found = (folder / FOLDER).glob("probe_*.png")
     return sorted(found, key=lambda path: int(path.stem.rpartition("_")[2]))

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevit.backends.base import find_backend
-from edgevit.bundle.golden import FOLDER, read_tensor
+from edgevit.bundle.golden import read_golden
 from edgevit.bundle.read import read_bundle
 from edgevit.bundle.write import MANIFEST
 from edgevit.core.digest import sha256_file
@@ -92,13 +92,9 @@ def _load(folder: Path, sub_model: SubModel) -> Compute:
     if why_not:
         raise CheckFailed(f"{sub_model.name} cannot run here: {why_not}", where=str(bundle.path))
     run = _runner(manifest.target.backend, bundle.entry)
-    golden = bundle.path / FOLDER
-    inputs, outputs = (
-        read_tensor(golden / "inputs.safetensors", "inputs"),
-        read_tensor(golden / "outputs.safetensors", "outputs"),
-    )
-    exact = read_tensor(golden / "outputs.safetensors", "float_outputs") if manifest.quantization else None
-    verdict = judge(manifest, outputs, np.concatenate([run(one[None]) for one in inputs]), exact)
+    golden = read_golden(bundle.path)
+    outputs = np.concatenate([run(one[None]) for one in golden.inputs])
+    verdict = judge(manifest, golden.outputs, outputs, golden.exact)
     if verdict.status != "passed":
         raise CheckFailed(
             f"{sub_model.name} computes something else on this machine: {verdict.reasons[0]}",

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from edgevit.backends.base import Backend, find_backend, labels_text
 from edgevit.backends.process.jobs import Limits, Worker, end_worker, start_worker
 from edgevit.bundle.card import write_card, write_licence
-from edgevit.bundle.golden import write_golden
+from edgevit.bundle.golden import GoldenVectors, write_golden
 from edgevit.bundle.replace import check_bundle_replaceable
 from edgevit.bundle.sbom import write_sbom
 from edgevit.bundle.write import REJECTED, publish, staging, write_manifest
@@ -348,7 +348,7 @@ def _held(
 def _complete(bundle: Path, manifest: Manifest, golden: Golden, inputs: NDArray[Any], recipe: Path | None) -> Manifest:
     """Write everything that stands beside the model file."""
     with explained_disk_errors(bundle):
-        write_golden(bundle, golden.pictures, inputs, golden.outputs, golden.exact)
+        write_golden(bundle, golden.pictures, GoldenVectors(inputs, golden.outputs, golden.exact))
         if recipe is not None:
             shutil.copyfile(recipe, bundle / RECIPE)
         (bundle / "labels.txt").write_text(labels_text(manifest.labels), encoding="utf-8")

@@ -10,7 +10,7 @@ from importlib.metadata import version
 
 import numpy as np
 
-from edgevit.bundle.golden import FOLDER, read_tensor
+from edgevit.bundle.golden import FOLDER, read_golden
 from edgevit.bundle.read import Bundle
 from edgevit.devices.base import Device, Event, Job, prepare
 from edgevit.errors import DeviceFailed, DeviceUnreachable, UsageError
@@ -169,13 +169,11 @@ def answers(bundle: Bundle, found: Collected) -> Answers | None:
     """The verdict on the golden outputs that came back."""
     if found.outputs is None:
         return None
-    path = bundle.path / FOLDER / "outputs.safetensors"
-    expected = read_tensor(path, "outputs")
-    exact = read_tensor(path, "float_outputs") if bundle.manifest.quantization else None
-    verdict = judge(bundle.manifest, expected, np.asarray(found.outputs, np.float32), exact)
+    golden = read_golden(bundle.path)
+    verdict = judge(bundle.manifest, golden.outputs, np.asarray(found.outputs, np.float32), golden.exact)
     return Answers(
         equal=verdict.status == "passed",
-        probes=len(expected),
+        probes=len(golden.outputs),
         error=verdict.error,
         tolerance=verdict.tolerance,
         reasons=verdict.reasons,

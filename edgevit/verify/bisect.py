@@ -201,10 +201,10 @@ def bisect_bundle(bundle: Bundle, loaded: LoadedModel) -> Finding:
     """
     import torch
 
-    from edgevit.bundle.golden import FOLDER, read_tensor
+    from edgevit.bundle.golden import read_golden
     from edgevit.graph.capture import capture
 
-    inputs = read_tensor(bundle.path / FOLDER / "inputs.safetensors", "inputs")
+    inputs = read_golden(bundle.path).inputs
     manifest = bundle.manifest
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgevit.backends.base import find_backend
 from edgevit.backends.process.jobs import Limits
-from edgevit.bundle.golden import FOLDER, golden_pictures, read_tensor
+from edgevit.bundle.golden import golden_pictures, read_golden
 from edgevit.bundle.read import Bundle
 from edgevit.data.folders import Skip, readable_pictures, refuse
 from edgevit.data.pixels import read_picture
@@ -64,12 +64,9 @@ def verify_bundle(
     if images is not None and reference is None:
         raise UsageError("--images needs PyTorch's answers", cure="name the model: --reference MODEL")
     pictures = [read_picture(path) for path in golden_pictures(bundle.path)]
-    golden_inputs = read_tensor(bundle.path / FOLDER / "inputs.safetensors", "inputs")
-    golden_outputs = read_tensor(bundle.path / FOLDER / "outputs.safetensors", "outputs")
-    found = _preprocessing_faults(bundle, pictures, golden_inputs, rule) + _embedded_faults(bundle)
-    inputs, expected, exact = golden_inputs, golden_outputs, None
-    if manifest.quantization:
-        exact = read_tensor(bundle.path / FOLDER / "outputs.safetensors", "float_outputs")
+    golden = read_golden(bundle.path)
+    found = _preprocessing_faults(bundle, pictures, golden.inputs, rule) + _embedded_faults(bundle)
+    inputs, expected, exact = golden.inputs, golden.outputs, golden.exact
     if reference is not None:
         if manifest.output.kind == "features":
             from edgevit.models.features import Headless

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevit.bundle.golden import FOLDER, read_tensor
+from edgevit.bundle.golden import read_golden
 from edgevit.bundle.read import Bundle
 from edgevit.data.folders import Skip, readable_pictures, refuse
 from edgevit.errors import UsageError, import_failed
@@ -80,7 +80,7 @@ def bundle_hazards(
 
     ``skip`` is told about pictures that cannot be read.
     """
-    inputs = read_tensor(bundle.path / FOLDER / "inputs.safetensors", "inputs")
+    inputs = read_golden(bundle.path).inputs
     if images is not None:
         pictures = [picture for _, picture in readable_pictures(images, skip)]
         further = make_inputs(pictures, bundle.manifest.preprocess.rule(), bundle.manifest.input)

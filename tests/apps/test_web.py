@@ -15,7 +15,7 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from edgevit.bundle.golden import FOLDER, golden_pictures, read_tensor
+from edgevit.bundle.golden import golden_pictures, read_golden
 from edgevit.data.digits import digits_arrays
 from edgevit.templates.create import new_app
 from tests.apps.pages import browser, page, served
@@ -74,7 +74,7 @@ def test_golden_vectors_and_predict_agree_with_the_page(
 ) -> None:
     app = built(backend)
     bundle = app / "model"
-    outputs = read_tensor(bundle / FOLDER / "outputs.safetensors", "outputs")
+    outputs = read_golden(bundle).outputs
     digits = [tmp_path / name for name in ("0.png", "1.png", "2.jpg", "3.webp")]
     for path, pixels in zip(digits, digits_arrays("test")[0], strict=False):
         Image.fromarray(pixels).resize((200, 150)).save(path, quality=95)

@@ -207,11 +207,11 @@ def test_a_damaged_scale_fails_the_verdict(exported: Exported, tmp_path: Path) -
     from edgevit.verify.judge import judge
 
     bundle, _ = opened(exported, "tinyvit_digits", "onnx")
-    from edgevit.bundle.golden import FOLDER, read_tensor
+    from edgevit.bundle.golden import read_golden
 
-    inputs = read_tensor(bundle.path / FOLDER / "inputs.safetensors", "inputs")
-    wanted = read_tensor(bundle.path / FOLDER / "outputs.safetensors", "outputs")
-    exact = read_tensor(bundle.path / FOLDER / "outputs.safetensors", "float_outputs")
+    inputs = read_golden(bundle.path).inputs
+    wanted = read_golden(bundle.path).outputs
+    exact = read_golden(bundle.path).exact
 
     def verdict(file: Path) -> str:
         run = find_backend("onnx").load(file)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from edgevit.backends.base import find_backend
-from edgevit.bundle.golden import read_tensor
+from edgevit.bundle.golden import read_golden
 from edgevit.bundle.read import read_bundle
 from edgevit.graph.capture import capture
 from edgevit.graph.noise import exact, rounded, rounded_forms
@@ -127,8 +127,8 @@ def test_a_run_of_weights_off_by_one_percent_is_caught(
     import shutil
 
     bundle = read_bundle(exported("tinyvit_digits", target))
-    inputs = read_tensor(bundle.path / "golden/inputs.safetensors", "inputs")
-    expected = read_tensor(bundle.path / "golden/outputs.safetensors", "outputs")
+    inputs = read_golden(bundle.path).inputs
+    expected = read_golden(bundle.path).outputs
     stored = bundle.entry if bundle.entry.is_file() else next(bundle.entry.rglob("weight.bin"))
     verdict = bundle.manifest.verdict
     assert verdict.noise < verdict.tolerance < TOLERANCE["fp32"]

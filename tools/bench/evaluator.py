@@ -16,7 +16,7 @@ from functools import partial
 import numpy as np
 
 import edgevit
-from edgevit.bundle.golden import FOLDER, read_tensor
+from edgevit.bundle.golden import read_golden
 from edgevit.bundle.read import read_bundle
 from edgevit.mil.evaluate import load_program
 from edgevit.mil.runner import predict
@@ -47,7 +47,7 @@ def main() -> None:
             started = time.perf_counter()
             program = load_program(bundle.entry)
             loading = time.perf_counter() - started
-            image = read_tensor(bundle.path / FOLDER / "inputs.safetensors", "inputs")[:1]
+            image = read_golden(bundle.path).inputs[:1]
             pairs = interleaved([partial(predict, program, image), partial(loaded.module, example)], arguments.runs)
         ratio, low, high = median_interval(pairs[:, 0] / pairs[:, 1])
         ours, eager = np.median(pairs, axis=0) * 1e3
