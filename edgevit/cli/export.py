@@ -167,13 +167,14 @@ def _plan(options: Any, json: bool) -> None:
     from edgevit.pipeline.cache import find
     from edgevit.pipeline.describe import cache_key, model_folder, resolve_targets
     from edgevit.pipeline.export import check_destinations
+    from edgevit.pipeline.recipes import checked_recipe
     from edgevit.schema.target import folder_name
 
     find_model(options.model)
-    rows, wanted = [], resolve_targets(options)
+    rows, wanted, recipe = [], resolve_targets(options), checked_recipe(options)
     check_destinations(options, wanted)
     for runtime in wanted:
-        key = cache_key(options, runtime) if options.cache else None
+        key = cache_key(options, runtime, recipe) if options.cache else None
         path = options.out / model_folder(options.model) / folder_name(runtime, options.precision)
         rows.append(
             {"target": runtime.name, "bundle": str(path), "cached": bool(key and find(key)), "replaces": path.exists()}

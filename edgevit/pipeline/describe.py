@@ -6,7 +6,7 @@ from importlib import metadata
 from pathlib import Path
 
 from edgevit.backends.base import Backend, find_backend
-from edgevit.core.digest import code_digest, package_versions, sha256_file, sha256_value
+from edgevit.core.digest import code_digest, package_versions, sha256_value
 from edgevit.errors import UsageError
 from edgevit.models.checkpoints import weights_digest
 from edgevit.models.load import LoadedModel
@@ -21,6 +21,7 @@ from edgevit.schema.manifest import (
     TargetInfo,
     WeightsInfo,
 )
+from edgevit.schema.recipe import Recipe
 from edgevit.schema.target import Runtime, check_precision, resolve_target
 
 SHARED_PACKAGES = ("torch", "timm", "numpy")
@@ -60,11 +61,11 @@ def toolchain_versions(backend: Backend) -> dict[str, str]:
     return package_versions((*SHARED_PACKAGES, *backend.packages, *backend.runtime_packages))
 
 
-def cache_key(options: ExportOptions, runtime: Runtime) -> str | None:
+def cache_key(options: ExportOptions, runtime: Runtime, recipe: Recipe | None = None) -> str | None:
     """Everything that decides one bundle, hashed; None where that cannot be told beforehand.
 
     The options' own fields say whether they decide. A file counts by its content; pictures and models that can change
-    under the same name are not cached at all.
+    under the same name are not cached at all. ``recipe`` is the one that the options name.
     """
     if options.model.startswith("hf-hub:") or options.images is not None:
         return None
@@ -77,7 +78,7 @@ def cache_key(options: ExportOptions, runtime: Runtime) -> str | None:
         values["weights"] = [weights_digest(Path(options.weights)), Path(options.weights).name]
     if options.weights != "random":
         del values["seed"]  # nothing else is drawn
-    values["recipe"] = sha256_file(options.recipe) if options.recipe else None
+    values["recipe"] = recipe.digest if recipe else None
     return sha256_value(
         {
             "options": values,

@@ -31,9 +31,9 @@ from edgevit.pipeline import cache
 from edgevit.pipeline.describe import cache_key, describe, model_folder, resolve_targets
 from edgevit.pipeline.judging import LOGS, Shared, attempt, better_artifact, cure, explained
 from edgevit.pipeline.options import ExportOptions
-from edgevit.pipeline.recipes import check_options, describe_recipe, obtain_recipe
+from edgevit.pipeline.recipes import checked_recipe, describe_recipe, solved_recipe
 from edgevit.schema.manifest import Manifest, VerdictInfo
-from edgevit.schema.recipe import RECIPE
+from edgevit.schema.recipe import RECIPE, Recipe
 from edgevit.schema.target import Runtime, folder_name
 from edgevit.verify.accuracy_floor import Floor, measure, shortfall
 from edgevit.verify.judge import give_inputs, why_not_here
@@ -85,20 +85,20 @@ def export(options: ExportOptions, listen: Listener = ignore) -> list[ExportResu
         EnvironmentIncomplete: weights, packages or disk space are missing.
     """
     wanted = resolve_targets(options)
-    check_options(options)
+    recipe = checked_recipe(options)
     home = options.out / model_folder(options.model)
     check_destinations(options, wanted)
     _check_writable(home)
     results: dict[str, ExportResult] = {}
     missing: list[Runtime] = []
     for runtime in wanted:
-        hit = _from_cache(options, runtime, home, listen) if options.cache else None
+        hit = _from_cache(options, recipe, runtime, home, listen) if options.cache else None
         if hit:
             results[runtime.name] = hit
         else:
             missing.append(runtime)
     if missing:
-        results |= _build(options, missing, home, listen)
+        results |= _build(options, recipe, missing, home, listen)
     return [results[runtime.name] for runtime in wanted]
 
 
@@ -119,8 +119,10 @@ def _check_writable(home: Path) -> None:
         pass
 
 
-def _from_cache(options: ExportOptions, runtime: Runtime, home: Path, listen: Listener) -> ExportResult | None:
-    key = cache_key(options, runtime)
+def _from_cache(
+    options: ExportOptions, recipe: Recipe | None, runtime: Runtime, home: Path, listen: Listener
+) -> ExportResult | None:
+    key = cache_key(options, runtime, recipe)
     found = cache.find(key) if key else None
     if found is None:
         return None
@@ -132,7 +134,9 @@ def _from_cache(options: ExportOptions, runtime: Runtime, home: Path, listen: Li
     return ExportResult(name, home / name, found.manifest, cached=True)
 
 
-def _build(options: ExportOptions, wanted: list[Runtime], home: Path, listen: Listener) -> dict[str, ExportResult]:
+def _build(
+    options: ExportOptions, recipe: Recipe | None, wanted: list[Runtime], home: Path, listen: Listener
+) -> dict[str, ExportResult]:
     from edgevit.models.load import load_model
 
     for runtime in wanted:
@@ -160,7 +164,7 @@ def _build(options: ExportOptions, wanted: list[Runtime], home: Path, listen: Li
         )
         for note in loaded.notes:
             listen(Event(options.model, "note", note))
-        shared = _capture(loaded, options, wanted, scratch, home, limits, stop, listen, workers)
+        shared = _capture(loaded, options, recipe, wanted, scratch, home, limits, stop, listen, workers)
         with ThreadPoolExecutor(jobs) as pool:
             futures = {runtime.name: pool.submit(_one_target, shared, runtime, home) for runtime in longest_first}
             try:
@@ -215,6 +219,7 @@ def _jobs_at_once(options: ExportOptions, targets: int) -> int:
 def _capture(
     loaded: Any,
     options: ExportOptions,
+    recipe: Recipe | None,
     wanted: Sequence[Runtime],
     scratch: Path,
     home: Path,
@@ -240,11 +245,8 @@ def _capture(
     held = io.BytesIO()
     torch.export.save(captured, held)
     program.write_bytes(held.getbuffer())
-    recipe, file = obtain_recipe(options, captured, loaded, listen), None
-    if recipe is not None:
-        file = scratch / RECIPE
-        file.write_text(recipe.to_json(), encoding="utf-8")
-    quantization = describe_recipe(recipe, file) if recipe and file else None
+    recipe = recipe or solved_recipe(options, captured, loaded, listen)
+    quantization = describe_recipe(recipe) if recipe else None
     manifests = {runtime.name: describe(loaded, options, runtime, quantization) for runtime in wanted}
     golden = make_golden(
         loaded.module,
@@ -267,7 +269,7 @@ def _capture(
         floor = Floor(options.floor, options.evaluate, loaded.preprocessing)
     logs = home / LOGS
     return Shared(
-        options, program, captured, file, floor, manifests, golden, inputs, logs, limits, stop, listen, workers
+        options, program, captured, recipe, floor, manifests, golden, inputs, logs, limits, stop, listen, workers
     )
 
 
@@ -326,7 +328,7 @@ def _lower_and_judge(shared: Shared, runtime: Runtime, destination: Path, scratc
     if verdict.status == "failed":
         return _reject(shared, bundle, destination, manifest, verdict)
     publish(bundle, destination, check_bundle_replaceable)
-    key = cache_key(shared.options, runtime)
+    key = cache_key(shared.options, runtime, shared.recipe if shared.options.recipe else None)
     if key and shared.options.cache:
         cache.store(key, destination)
     shared.listen(Event(name, "done"))
@@ -345,12 +347,14 @@ def _held(
     return verdict.model_copy(update=change)
 
 
-def _complete(bundle: Path, manifest: Manifest, golden: Golden, inputs: NDArray[Any], recipe: Path | None) -> Manifest:
+def _complete(
+    bundle: Path, manifest: Manifest, golden: Golden, inputs: NDArray[Any], recipe: Recipe | None
+) -> Manifest:
     """Write everything that stands beside the model file."""
     with explained_disk_errors(bundle):
         write_golden(bundle, golden.pictures, GoldenVectors(inputs, golden.outputs, golden.exact))
         if recipe is not None:
-            shutil.copyfile(recipe, bundle / RECIPE)
+            (bundle / RECIPE).write_text(recipe.to_json(), encoding="utf-8")
         (bundle / "labels.txt").write_text(labels_text(manifest.labels), encoding="utf-8")
         write_licence(bundle, manifest)
         write_card(bundle, manifest)

@@ -24,6 +24,7 @@ from edgevit.graph.rewrites import NONE
 from edgevit.pipeline.fallback import without_culprit
 from edgevit.pipeline.options import ExportOptions
 from edgevit.schema.manifest import Lowering, Manifest, TargetInfo, VerdictInfo
+from edgevit.schema.recipe import Recipe
 from edgevit.schema.target import Runtime, folder_name, runtimes
 from edgevit.verify.accuracy_floor import Floor
 from edgevit.verify.judge import judge, noise_name, not_run, take_outputs, why_not_here
@@ -45,7 +46,7 @@ class Shared:
     options: ExportOptions
     program: Path
     captured: ExportedProgram
-    recipe: Path | None
+    recipe: Recipe | None
     floor: Floor | None
     manifests: dict[str, Manifest]
     golden: Golden

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgevit.core.digest import sha256_file
 from edgevit.core.progress import Event, Listener
 from edgevit.errors import UsageError
 from edgevit.pipeline.options import ExportOptions
@@ -72,8 +70,11 @@ def check_exportable(recipe: Recipe, precision: str) -> None:
     assert all(isinstance(code, UniformCode) for code in recipe.activations.values())
 
 
-def check_options(options: ExportOptions) -> None:
-    """Refuse options that do not go together, before any work.
+def checked_recipe(options: ExportOptions) -> Recipe | None:
+    """The recipe that options name, once they are known to go together; read here and nowhere else.
+
+    Returns:
+        None where no recipe is named.
 
     Raises:
         UsageError: says which.
@@ -83,14 +84,16 @@ def check_options(options: ExportOptions) -> None:
         for name, given in {**asked, "--floor": options.floor}.items():
             if given:
                 raise UsageError(f"{name} is for quantized exports", cure="add --precision int8")
-        return
+        return None
+    recipe = None
     if options.recipe is not None:
         if options.calib is not None or options.keep_fp16:
             raise UsageError(
                 "a recipe says already what was calibrated and kept",
                 cure="leave out --calib and --keep-fp16, or quantize again with them",
             )
-        check_exportable(read_recipe(options.recipe), options.precision)
+        recipe = read_recipe(options.recipe)
+        check_exportable(recipe, options.precision)
     if options.floor is not None and options.evaluate is None:
         raise UsageError("--floor needs pictures", cure="add --evaluate digits:test, or a folder of classes")
     if options.recipe is None and options.precision == "int8" and options.calib is None:
@@ -98,21 +101,20 @@ def check_options(options: ExportOptions) -> None:
             "int8 needs the ranges of activations",
             cure="add --recipe FILE from edgevit quantize, or --calib DIR (digits:train for a bundled model)",
         )
+    return recipe
 
 
-def obtain_recipe(
+def solved_recipe(
     options: ExportOptions, program: ExportedProgram, loaded: LoadedModel, listen: Listener
 ) -> Recipe | None:
-    """The recipe of an export; None for floating point.
+    """The recipe of an export that names none, solved on the pictures it names; None for floating point.
 
     Raises:
         UsageError: it cannot be exported so.
-        BadFile: the file is not a recipe, or the pictures cannot be used.
+        BadFile: the pictures cannot be used.
     """
     if options.precision not in QUANTIZED:
         return None
-    if options.recipe is not None:
-        return read_recipe(options.recipe)
     from edgevit.quant.options import QuantizeOptions, parse_bits
     from edgevit.quant.quantize import quantize_program
 
@@ -129,8 +131,8 @@ def obtain_recipe(
     return quantize_program(program, loaded, wanted, progress=progress).recipe
 
 
-def describe_recipe(recipe: Recipe, file: Path) -> QuantizationInfo:
-    """What the manifest says of a recipe that was written to a file."""
+def describe_recipe(recipe: Recipe) -> QuantizationInfo:
+    """What the manifest says of a recipe."""
     return QuantizationInfo(
         quantizer=recipe.quantizer,
         weight_bits=recipe.weight_bits,
@@ -138,7 +140,7 @@ def describe_recipe(recipe: Recipe, file: Path) -> QuantizationInfo:
         dynamic=recipe.dynamic,
         layers=len(recipe.weights),
         kept=len(recipe.kept),
-        recipe=sha256_file(file),
+        recipe=recipe.digest,
         calibration=recipe.calibration,
         agreement=recipe.agreement,
     )

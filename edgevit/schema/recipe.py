@@ -6,6 +6,7 @@ weights stay with the model; a digest of the graph says whether a recipe and a m
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -153,6 +154,11 @@ class Recipe(Strict):
     kept: dict[str, str] = {}
     modules: dict[str, str] = {}
     agreement: Agreement | None = None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the file that `to_json` makes, in hex."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def to_json(self) -> str:
         """Stable JSON; floats are written so that they read back exactly."""

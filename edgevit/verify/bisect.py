@@ -23,7 +23,7 @@ from edgevit.backends.base import find_backend
 from edgevit.backends.process.job import interface_of, lower_job, lowered_with
 from edgevit.backends.process.jobs import Limits, run_job
 from edgevit.schema.manifest import Lowering, Manifest
-from edgevit.schema.recipe import RECIPE, read_recipe
+from edgevit.schema.recipe import RECIPE, Recipe, read_recipe
 from edgevit.schema.target import Runtime, runtimes
 from edgevit.verify.compare import tolerance_of
 from edgevit.verify.judge import run_artifact
@@ -73,7 +73,7 @@ class _Search:
     scratch: Path
     log: Path
     limits: Limits
-    recipe: Path | None = None
+    recipe: Recipe | None = None
 
 
 def bisect(
@@ -84,7 +84,7 @@ def bisect(
     scratch: Path,
     log: Path,
     limits: Limits,
-    recipe: Path | None = None,
+    recipe: Recipe | None = None,
 ) -> Finding:
     """Bisect a captured program on one runtime.
 
@@ -96,7 +96,7 @@ def bisect(
         scratch: an existing folder.
         log: gets what the toolchain prints.
         limits: of each process.
-        recipe: how the program is quantized, a file.
+        recipe: how the program is quantized.
     """
     from edgevit.graph.taps import tappable
 
@@ -158,7 +158,7 @@ def _core(search: _Search) -> GraphModule:
     if search.recipe is None:
         return rewritten_core(search.program, chosen)
     form = find_backend(search.manifest.target.backend).quantized_form()
-    return rewritten_quantized(search.program, read_recipe(search.recipe), chosen, form)
+    return rewritten_quantized(search.program, search.recipe, chosen, form)
 
 
 def _reference(search: _Search, names: list[str], *, exact: bool = False) -> NDArray[np.floating[Any]]:
@@ -212,5 +212,5 @@ def bisect_bundle(bundle: Bundle, loaded: LoadedModel) -> Finding:
         torch.export.save(capture(loaded.module, manifest.preprocess.size), held)
         (scratch / "program.pt2").write_bytes(held.getbuffer())
         runtime = runtimes()[manifest.target.runtime]
-        recipe = bundle.path / RECIPE if manifest.quantization else None
+        recipe = read_recipe(bundle.path / RECIPE) if manifest.quantization else None
         return bisect(scratch / "program.pt2", manifest, runtime, inputs, scratch, scratch / "log", Limits(), recipe)

@@ -11,6 +11,7 @@ from pydantic import Field, JsonValue, TypeAdapter
 from edgevit.backends.base import find_backend
 from edgevit.schema.interface import Interface
 from edgevit.schema.manifest import Manifest
+from edgevit.schema.recipe import Recipe
 from edgevit.schema.strict import Strict
 from edgevit.schema.target import Runtime
 
@@ -40,7 +41,7 @@ class LowerJob(Strict):
         variant: of the runtime.
         version: of the runtime.
         out: the file or package to write.
-        recipe: the file of a recipe that the program is quantized by.
+        recipe: that the program is quantized by.
         taps: names of intermediate values to answer with in place of the logits.
         exchange: tensors of a first run.
         threads: of the toolchain.
@@ -53,7 +54,7 @@ class LowerJob(Strict):
     variant: str
     version: str
     out: Path
-    recipe: Path | None = None
+    recipe: Recipe | None = None
     taps: tuple[str, ...] = ()
     exchange: ExchangeFiles | None = None
     threads: int = 1
@@ -158,7 +159,7 @@ def lower_job(
     runtime: Runtime,
     out: Path,
     *,
-    recipe: Path | None = None,
+    recipe: Recipe | None = None,
     taps: Sequence[str] = (),
     exchange: ExchangeFiles | None = None,
 ) -> LowerJob:

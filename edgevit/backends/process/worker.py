@@ -70,11 +70,10 @@ def _lower(job: LowerJob) -> Lowering:
     from edgevit.backends.process.provenance import without_provenance
     from edgevit.graph.prepare import prepare
     from edgevit.graph.qdq.prepare import prepare_quantized
-    from edgevit.schema.recipe import read_recipe
 
     torch.set_num_threads(job.threads)
     started = time.monotonic()
-    recipe = read_recipe(job.recipe) if job.recipe else None
+    recipe = job.recipe
     chosen = chosen_rewrites(job.manifest, job.variant, half=job.interface.half)
     backend = find_backend(job.backend)
     with without_provenance():
