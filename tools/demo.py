@@ -16,10 +16,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 import edgevit
-from edgevit.backends.base import claim_process
 from edgevit.cli.console import print_table, size_text, stdout
 from edgevit.cli.export import artifact_bytes
 from edgevit.cli.progress import listening
+from edgevit.core.own_process import claim_process
 from edgevit.data.digits import digits_arrays
 from edgevit.data.images import normalise, to_model_size
 from edgevit.models.load import load_model

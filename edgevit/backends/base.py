@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -196,52 +192,6 @@ def one_at_a_time(run: Runner) -> Runner:
             return np.array(run(inputs), dtype=np.float32, copy=True)
 
     return locked
-
-
-_own_process = False
-
-
-def claim_process() -> None:
-    """Say that this process is edgevit's own, as the command line and the workers are.
-
-    Only then is what belongs to the whole process touched: where native code prints, and the environment. In a
-    program that imports edgevit, other threads print too.
-    """
-    global _own_process
-    _own_process = True
-
-
-def owns_process() -> bool:
-    """Whether `claim_process` was called."""
-    return _own_process
-
-
-@contextmanager
-def silenced() -> Iterator[None]:
-    """In edgevit's own process, send what native code prints while a runtime starts to nowhere.
-
-    Python's errors still arrive. In a host's process nothing is redirected.
-    """
-    if not _own_process:
-        yield
-        return
-    sys.stdout.flush()
-    sys.stderr.flush()
-    kept = [(fd, os.dup(fd)) for fd in (1, 2)]
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        for fd, _ in kept:
-            os.dup2(nowhere, fd)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os.close(nowhere)
-        for fd, copy in kept:
-            os.dup2(copy, fd)
-            os.close(copy)
 
 
 def labels_text(labels: tuple[str, ...]) -> str:

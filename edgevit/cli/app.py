@@ -79,7 +79,7 @@ for _name in _COMMANDS:
 
 def main() -> None:
     """Run the command line; never returns."""
-    from edgevit.backends.base import claim_process
+    from edgevit.core.own_process import claim_process
 
     claim_process()
     for stream in (sys.stdout, sys.stderr):

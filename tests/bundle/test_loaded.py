@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 import edgevit
-from edgevit.backends import base
 from edgevit.backends.onnx.backend import load as load_onnx
 from edgevit.bundle.golden import golden_pictures
+from edgevit.core import own_process
 from edgevit.errors import EnvironmentIncomplete, MissingDependency, import_failed
 from tests.conftest import FORMATS, Exported
 
@@ -70,15 +70,15 @@ def test_a_host_s_descriptors_and_environment_are_left_alone(
 ) -> None:
     import os
 
-    monkeypatch.setattr(base, "_own_process", False)
+    monkeypatch.setattr(own_process, "_own_process", False)
     monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
     load_onnx(edgevit.load(exported(), check=False).bundle.entry)
     assert "ORT_DISABLE_TELEMETRY" not in os.environ
-    with base.silenced():
+    with own_process.silenced():
         os.write(2, b"the host's own line\n")
     assert "the host's own line" in capfd.readouterr().err
-    base.claim_process()
-    with base.silenced():
+    own_process.claim_process()
+    with own_process.silenced():
         os.write(2, b"native chatter\n")
     assert "native chatter" not in capfd.readouterr().err
 

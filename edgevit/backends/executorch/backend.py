@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevit.backends.base import Backend, LowerRequest, Runner, one_at_a_time, silenced
+from edgevit.backends.base import Backend, LowerRequest, Runner, one_at_a_time
 from edgevit.backends.executorch.passes import pruned_xnnpack_passes
 from edgevit.backends.executorch.program_file import operators, placement, read_embedded
+from edgevit.core.own_process import silenced
 from edgevit.errors import BadFile, import_failed
 from edgevit.schema.manifest import MARKER
 

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevit.backends.base import Backend, FileInterface, LowerRequest, Runner, one_at_a_time, silenced
+from edgevit.backends.base import Backend, FileInterface, LowerRequest, Runner, one_at_a_time
 from edgevit.backends.file_input import described, only
 from edgevit.backends.litert.boundary import float_activations, float_boundary, short_names
 from edgevit.backends.litert.operators import NAMES
 from edgevit.backends.litert.placement import placed
 from edgevit.backends.litert.weights import store_integers, store_tables
 from edgevit.core.binary import Table, item, root
+from edgevit.core.own_process import silenced
 from edgevit.errors import BadFile, EnvironmentIncomplete, UsageError, import_failed
 from edgevit.schema.manifest import MARKER
 from edgevit.schema.placement import Placement

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevit.backends.base import Backend, FileInterface, LowerRequest, Runner, owns_process
+from edgevit.backends.base import Backend, FileInterface, LowerRequest, Runner
 from edgevit.backends.file_input import described, only
 from edgevit.backends.onnx.integers import legalise
 from edgevit.backends.onnx.placement import placement
 from edgevit.core.binary import messages, string, string_map, varints
+from edgevit.core.own_process import owns_process
 from edgevit.errors import BadFile, import_failed
 from edgevit.schema.manifest import MARKER
 

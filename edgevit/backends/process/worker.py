@@ -20,7 +20,7 @@ from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
-from edgevit.backends.base import claim_process, find_backend
+from edgevit.backends.base import find_backend
 from edgevit.backends.process.job import (
     JOB,
     Incomplete,
@@ -33,6 +33,7 @@ from edgevit.backends.process.job import (
     RunJob,
 )
 from edgevit.core.disk import is_disk_full
+from edgevit.core.own_process import claim_process
 from edgevit.errors import EnvironmentIncomplete
 from edgevit.schema.manifest import Lowering
 
