@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,22 +19,8 @@ from edgevit.cli.console import (
     size_text,
     warn,
 )
-from edgevit.cli.options import (
-    CalibOption,
-    ClassesOption,
-    EvaluateOption,
-    FloorOption,
-    InputName,
-    KeepFp16Option,
-    LabelsOption,
-    OutputName,
-    PrecisionName,
-    QuantizerOption,
-    SeedOption,
-    SizeOption,
-    WeightsOption,
-    model_options,
-)
+from edgevit.cli.from_options import from_options
+from edgevit.pipeline.options import ExportOptions
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -57,102 +42,20 @@ def register(app: typer.Typer) -> None:
     )(export)
 
 
+@from_options(ExportOptions)
 def export(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="A name from `edgevit models`, any timm classifier, hf-hub:OWNER/REPO or a local timm folder."
-        ),
-    ],
-    target: Annotated[list[str], typer.Option("--target", "-t", help="A backend, runtime or device; may be repeated.")],
-    weights: WeightsOption = "pretrained",
-    num_classes: ClassesOption = None,
-    labels: LabelsOption = None,
-    size: SizeOption = None,
-    input: Annotated[
-        InputName, typer.Option(help="image: bytes in, normalised inside the model; tensor: normalised float32 NCHW.")
-    ] = InputName.IMAGE,
-    output: Annotated[OutputName, typer.Option(help="What the model gives.")] = OutputName.PROBABILITIES,
-    precision: Annotated[
-        PrecisionName, typer.Option("--precision", "-p", help="Of the computation, or of the stored weights (LiteRT).")
-    ] = PrecisionName.FP32,
-    keep_fp32: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PATTERN",
-            help="With fp16: an operator type, operation or module that stays in fp32; may be repeated (not LiteRT).",
-        ),
-    ] = None,
-    recipe: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="How to quantize, from `edgevit quantize`.")
-    ] = None,
-    calib: CalibOption = None,
-    quantizer: QuantizerOption = "qhyvit",
-    keep_fp16: KeepFp16Option = None,
-    evaluate: EvaluateOption = None,
-    floor: FloorOption = None,
-    rewrites: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="none|all|NAME,...",
-            help="Graph rewrites in place of those measured to help on the target; may be repeated.",
-        ),
-    ] = None,
-    images: Annotated[Path | None, typer.Option(metavar="DIR", help="Pictures that join the probes.")] = None,
-    verify: Annotated[
-        bool, typer.Option("--verify/--no-verify", help="Run the artifact and compare it with PyTorch.")
-    ] = True,
-    bisect: Annotated[
-        bool, typer.Option("--bisect", help="If the verdict fails, find the first operator that departs.")
-    ] = False,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="DIR", help="Bundles go to DIR/MODEL/TARGET-PRECISION.")
-    ] = Path("build"),
-    cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Reuse finished bundles.")] = True,
-    jobs: Annotated[
-        int | None, typer.Option("--jobs", "-j", min=1, help="Lowerings at once; by cores and memory if not given.")
-    ] = None,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds for one lowering.")] = 1800.0,
-    memory: Annotated[
-        float | None, typer.Option("--memory", min=0.1, metavar="GIB", help="Memory for one lowering.")
-    ] = None,
-    seed: SeedOption = 0,
+    options: ExportOptions,
+    *,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written, and stop.")] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Export a model, run what was written, compare it with PyTorch, and keep it only if it is right."""
-    from edgevit.pipeline.export import export as run_export
-    from edgevit.pipeline.options import ExportOptions
-
-    options = ExportOptions(
-        model=model,
-        targets=tuple(target),
-        input=input.value,
-        output=output.value,
-        precision=precision.value,
-        keep_fp32=tuple(keep_fp32 or ()),
-        recipe=recipe,
-        calib=calib,
-        quantizer=quantizer,
-        keep_fp16=tuple(keep_fp16 or ()),
-        evaluate=evaluate,
-        floor=floor,
-        rewrites=tuple(name for given in rewrites or () for name in given.split(",") if name),
-        images=images,
-        verify=verify,
-        bisect=bisect,
-        out=out,
-        cache=cache,
-        jobs=jobs,
-        timeout=timeout,
-        memory_gib=memory,
-        **model_options(weights, num_classes, labels, size, seed),
-    )
     if dry_run:
         _plan(options, json)
         return
     from edgevit.cli.progress import listening
+    from edgevit.pipeline.export import export as run_export
 
     with listening(quiet or json) as listen:
         results = run_export(options, listen)

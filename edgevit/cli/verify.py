@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     from edgevit.bundle.read import Bundle
     from edgevit.models.load import LoadedModel
+    from edgevit.schema.choices import OutputKind
     from edgevit.schema.manifest import Manifest, VerdictInfo
-    from edgevit.schema.model import OutputKind
     from edgevit.verify.hazards import HazardReport
 
 

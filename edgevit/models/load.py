@@ -20,7 +20,8 @@ from edgevit.models.labels import label_mismatch, labels_for
 from edgevit.models.mismatch import Misfit, head_size, mismatch
 from edgevit.models.published import EMBEDDING, IMAGENET_CLASSES, NO_CLASSIFIER
 from edgevit.models.registry import find_model, local_config, zoo
-from edgevit.schema.model import ModelSpec, OutputKind, Preprocessing
+from edgevit.schema.choices import OutputKind
+from edgevit.schema.model import ModelSpec, Preprocessing
 
 if TYPE_CHECKING:
     import torch

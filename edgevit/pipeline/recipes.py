@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from edgevit.core.progress import Event, Listener
 from edgevit.errors import UsageError
 from edgevit.pipeline.options import ExportOptions
+from edgevit.schema.choices import QUANTIZED
 from edgevit.schema.manifest import QuantizationInfo
 from edgevit.schema.recipe import LogCode, Recipe, TwinUniformCode, UniformCode, read_recipe
-from edgevit.schema.target import QUANTIZED
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram

@@ -12,6 +12,7 @@ from typing import Final, Literal
 from pydantic import Field, ValidationError
 
 from edgevit.errors import BadFile
+from edgevit.schema.choices import CropMode, InputKind, Interpolation, OutputKind, Precision
 from edgevit.schema.model import Preprocessing
 from edgevit.schema.strict import Strict, no_repeats
 
@@ -48,7 +49,7 @@ class TargetInfo(Strict):
 
     backend: str
     runtime: str
-    precision: Literal["fp32", "fp16", "int8", "int8-dynamic", "w8", "w4"]
+    precision: Precision
     keep_fp32: tuple[str, ...] = ()
     rewrites: tuple[str, ...] = ()
 
@@ -96,7 +97,7 @@ class InputInfo(Strict):
     """The one input: name, layout, dtype, shape and meaning of its values."""
 
     name: str
-    kind: Literal["image", "tensor"]
+    kind: InputKind
     layout: Literal["NHWC", "NCHW"]
     dtype: Literal["uint8", "float32"]
     shape: tuple[int, int, int, int]
@@ -109,8 +110,8 @@ class PreprocessInfo(Strict):
 
     size: tuple[int, int]
     crop_pct: float = Field(gt=0, le=1)
-    crop_mode: Literal["center", "squash", "border"]
-    interpolation: Literal["bicubic", "bilinear", "nearest", "lanczos"]
+    crop_mode: CropMode
+    interpolation: Interpolation
     antialias: bool
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -141,7 +142,7 @@ class OutputInfo(Strict):
     """The one output: float32 [1, classes]; of features, ``classes`` is their number and there are no labels."""
 
     name: str
-    kind: Literal["probabilities", "logits", "features"]
+    kind: OutputKind
     classes: int = Field(ge=1)
 
 

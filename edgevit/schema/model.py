@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from edgevit.schema.choices import CropMode, Interpolation
+
 Origin = Literal["zoo", "bundled", "timm", "hf-hub", "local"]
-CropMode = Literal["center", "squash", "border"]
-Interpolation = Literal["bicubic", "bilinear", "nearest", "lanczos"]
-OutputKind = Literal["probabilities", "logits", "features"]
 
 
 @dataclass(frozen=True)

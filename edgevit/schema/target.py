@@ -12,10 +12,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from edgevit.core.files import targets_folder
 from edgevit.errors import BadFile, UnknownName, UsageError
+from edgevit.schema.choices import Precision
 
-Precision = Literal["fp32", "fp16", "int8", "int8-dynamic", "w8", "w4"]
-QUANTIZED = ("int8", "int8-dynamic", "w8", "w4")
-"""Precisions of a quantized model: what each stands for is in docs/quantization.md."""
 ALIASES = {"tflite": "litert"}
 T = TypeVar("T", bound=BaseModel)
 

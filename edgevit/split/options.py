@@ -7,8 +7,8 @@ from fractions import Fraction
 from typing import Literal
 
 from edgevit.errors import UsageError
+from edgevit.schema.choices import Precision
 from edgevit.schema.plan import Fleet
-from edgevit.schema.target import Precision
 from edgevit.split.plan.partition import Rule
 from edgevit.split.train.fine_tune import Schedule
 from edgevit.split.train.importance import Score

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevit.schema.target import QUANTIZED
+from edgevit.schema.choices import QUANTIZED
 
 TOLERANCE = {"fp32": 5e-5, "fp16": 1e-2} | dict.fromkeys(QUANTIZED, 0.25)
 """The largest error, whatever the noise. Of a quantized file that is compared with the float model alone, not with its
