@@ -28,10 +28,15 @@ def sha256_value(value: Any) -> str:
 
 @lru_cache(maxsize=1)
 def code_digest() -> str:
-    """Hex digest of edgevit's installed sources: a changed line is a different builder."""
-    root = Path(__file__).parents[1]
+    """Hex digest of edgevit's installed sources and tables: a changed line or choice is a different builder."""
+    return tree_digest(Path(__file__).parents[1])
+
+
+def tree_digest(root: Path) -> str:
+    """Hex digest of what decides results in a package's folder: sources, tables and weights, by name and content."""
     digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
+    decisive = {".py", ".json", ".toml", ".safetensors"}
+    for path in sorted(path for path in root.rglob("*") if path.suffix in decisive and path.is_file()):
         digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 

@@ -20,7 +20,7 @@ from edgevit.schema.manifest import VerdictInfo, parse_manifest
 from edgevit.schema.model import Preprocessing
 from edgevit.schema.recipe import RECIPE, read_recipe
 from edgevit.verify.judge import judge, not_run, run_artifact, why_not_here
-from edgevit.verify.probes import Answering, make_inputs, reference_outputs
+from edgevit.verify.probes import Answering, distinct, make_inputs, reference_outputs
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -72,7 +72,8 @@ def verify_bundle(
             from edgevit.models.features import Headless
 
             reference = reference if isinstance(reference, Headless) else Headless(reference, rule.size)
-        pictures += [picture for _, picture in readable_pictures(images, skip)] if images else []
+        further = [picture for _, picture in readable_pictures(images, skip)] if images else []
+        pictures = distinct([*pictures, *further])
         probabilities = manifest.output.kind == "probabilities"
         expected = reference_outputs(reference, pictures, rule, probabilities=probabilities)
         if manifest.quantization:

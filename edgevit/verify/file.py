@@ -19,7 +19,7 @@ from edgevit.errors import UsageError
 from edgevit.schema.manifest import InputInfo, VerdictInfo, parse_manifest
 from edgevit.schema.model import Preprocessing
 from edgevit.verify.judge import judge_outputs, run_artifact
-from edgevit.verify.probes import make_inputs, measured_noise, probe_pictures, reference_outputs
+from edgevit.verify.probes import distinct, make_inputs, measured_noise, probe_pictures, reference_outputs
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -100,7 +100,7 @@ def verify_file(file: Path, loaded: LoadedModel, *, images: Path | None = None, 
     backend = backend_of(file)
     found, rule = _interface(backend, file, loaded)
     arrays = [Image.fromarray(picture) for picture in probe_pictures(rule.size)]
-    pictures = [*arrays, *(picture for _, picture in (readable_pictures(images, skip) if images else ()))]
+    pictures = distinct([*arrays, *(picture for _, picture in (readable_pictures(images, skip) if images else ()))])
     inputs = _inputs(pictures, rule, found.input)
     with tempfile.TemporaryDirectory() as scratch:
         outputs = run_artifact(backend.name, file, inputs, Path(scratch), Path(scratch) / "run.log", Limits())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +56,14 @@ def probe_pictures(size: tuple[int, int]) -> list[NDArray[np.uint8]]:
         structured_images(1, (max(8, round(size[0] * tall)), max(8, round(size[1] * wide))), _SEED + index)[0]
         for index, (tall, wide) in enumerate(_SHAPES)
     ]
+
+
+def distinct(pictures: Iterable[Picture]) -> list[Picture]:
+    """The pictures without those that equal an earlier one, which nothing could tell apart from it."""
+    kept: dict[tuple[tuple[int, int], bytes], Picture] = {}
+    for picture in pictures:
+        kept.setdefault((picture.size, picture.convert("RGB").tobytes()), picture)
+    return list(kept.values())
 
 
 def make_inputs(pictures: list[Picture], rule: Preprocessing, source: InputInfo) -> NDArray[Any]:
@@ -148,8 +156,9 @@ def make_golden(
     """
     from PIL import Image
 
-    arrays = probe_pictures(rule.size) + [np.asarray(picture.convert("RGB")) for picture in extra or []]
-    pictures = [Image.fromarray(array) for array in arrays]
+    probes = [Image.fromarray(array) for array in probe_pictures(rule.size)]
+    pictures = distinct([*probes, *(picture.convert("RGB") for picture in extra or ())])
+    arrays = [np.asarray(picture) for picture in pictures]
     exact = reference_outputs(module, pictures, rule, probabilities=probabilities)
     if quantized is not None:
         return Golden(tuple(arrays), reference_outputs(quantized, pictures, rule, probabilities=probabilities), exact)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from edgevit.cli.inspect import _model, _show
-from edgevit.cli.options import _side
 from edgevit.errors import UsageError
 from edgevit.models.load import load_model
+from edgevit.pipeline.options import parse_side
 
 
 @pytest.mark.parametrize("given", ["224", 224, "224x224", "224X224"])
 def test_a_square_size(given: str | int) -> None:
-    assert _side(given) == 224
+    assert parse_side(given) == 224
 
 
 @pytest.mark.parametrize(
@@ -20,8 +20,8 @@ def test_a_square_size(given: str | int) -> None:
 )
 def test_another_size_is_refused_by_its_name(given: str, says: str) -> None:
     with pytest.raises(UsageError, match=says) as caught:
-        _side(given)
-    assert _side(caught.value.cure.rpartition(" ")[2]) in (192, 224)
+        parse_side(given)
+    assert parse_side(caught.value.cure.rpartition(" ")[2]) in (192, 224)
 
 
 def test_no_size_is_not_the_default_size() -> None:
