@@ -1,6 +1,6 @@
 """One member of every family, all four formats: the support matrix.
 
-    python tools/sweep.py [NAME...] [-t TARGET...] [--precision fp32|fp16] [--results FILE] [--render]
+    python tools/sweep.py [NAME...] [-t TARGET...] [--precision fp32|fp16] [--results FILE] [--page FILE] [--render]
 
 Exports the cheapest member of each family with live random weights, one lowering at a time, adds
 each cell to the results file as it comes, and renders docs/support.md from that file.
@@ -159,7 +159,8 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--target", "-t", action="append", choices=FORMATS, help="only these; all if not given")
     parser.add_argument("--precision", action="append", choices=PRECISIONS, help="only these; both if not given")
-    parser.add_argument("--results", type=Path, default=ROOT / "docs/support.json")
+    parser.add_argument("--results", type=Path, default=ROOT / "docs/measured/support.json")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs/support.md", help="rendered from the results")
     parser.add_argument("--render", action="store_true", help="only render the page from the results")
     arguments = parser.parse_args()
     results = json.loads(arguments.results.read_text()) if arguments.results.exists() else {}
@@ -176,9 +177,8 @@ def main() -> None:
         for result in results[name]:
             if not result["ok"]:
                 print("   ", result["target"], reason(result), flush=True)
-    page = arguments.results.with_suffix(".md")
-    page.write_text(render(results))
-    print(page)
+    arguments.page.write_text(render(results))
+    print(arguments.page)
 
 
 if __name__ == "__main__":
