@@ -8,7 +8,8 @@ EdgevitError                 exit 1   something inside edgevit is wrong
 │   └── WeightsMismatch      exit 2   a checkpoint does not fit the model
 ├── CheckFailed              exit 3   parity, hash or budget: the artifact is not good
 ├── ConversionFailed         exit 4   a toolchain failed, crashed or ran out of time or memory
-├── MissingDependency        exit 5   a package, a download or a disk the work needs is not there
+├── EnvironmentIncomplete    exit 5   a package, a download or a disk the work needs is not there
+│   └── MissingDependency    exit 5   a Python package is not installed
 └── DeviceUnreachable        exit 6   the device did not answer
     └── DeviceFailed         exit 6   it answered, and cannot do what it was asked
 ```

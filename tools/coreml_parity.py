@@ -1,6 +1,6 @@
 """Core ML parity on Linux: one model of every family, from the saved file, in fp32 and fp16.
 
-    python tools/coreml_parity.py [NAME...] [--results FILE] [--render]
+    python tools/coreml_parity.py [NAME...] [--results FILE] [--page FILE] [--render]
 
 Exports the cheapest member of each family with live random weights, and the bundled digits models with
 their trained ones, logits as output; executes the saved package with the evaluator on the golden pictures
@@ -154,7 +154,8 @@ def render(results: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME")
-    parser.add_argument("--results", type=Path, default=ROOT / "docs/coreml-parity.json")
+    parser.add_argument("--results", type=Path, default=ROOT / "docs/measured/coreml-parity.json")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs/coreml-parity.md", help="rendered from the results")
     parser.add_argument("--render", action="store_true", help="only render the page from the results")
     arguments = parser.parse_args()
     results = json.loads(arguments.results.read_text()) if arguments.results.exists() else {}
@@ -164,9 +165,8 @@ def main() -> None:
         arguments.results.write_text(json.dumps(results, indent=1) + "\n")
         line = {p: cells(results[name][p]) for p in PRECISIONS}
         print(name, line, f"{time.monotonic() - started:.0f} s", flush=True)
-    page = arguments.results.with_suffix(".md")
-    page.write_text(render(results))
-    print(page)
+    arguments.page.write_text(render(results))
+    print(arguments.page)
 
 
 if __name__ == "__main__":

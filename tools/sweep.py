@@ -1,6 +1,6 @@
 """One member of every family, all four formats: the support matrix.
 
-    python tools/sweep.py [NAME...] [-t TARGET...] [--precision fp32|fp16] [--results FILE] [--render]
+    python tools/sweep.py [NAME...] [-t TARGET...] [--precision fp32|fp16] [--results FILE] [--page FILE] [--render]
 
 Exports the cheapest member of each family with live random weights, one lowering at a time, adds
 each cell to the results file as it comes, and renders docs/support.md from that file.
@@ -21,7 +21,7 @@ from edgevit.core.digest import package_versions
 from edgevit.models.registry import zoo
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "docs/support.json"
+RESULTS = ROOT / "docs/measured/support.json"
 FORMATS_BY_FAMILY = ROOT / "edgevit/models/formats.json"
 PRECISIONS = ("fp32", "fp16")
 FORMATS = ("coreml", "litert", "executorch", "onnx")
@@ -174,6 +174,7 @@ def main() -> None:
     parser.add_argument("--target", "-t", action="append", choices=FORMATS, help="only these; all if not given")
     parser.add_argument("--precision", action="append", choices=PRECISIONS, help="only these; both if not given")
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--page", type=Path, default=ROOT / "docs/support.md", help="rendered from the results")
     parser.add_argument("--render", action="store_true", help="only render the page from the results")
     arguments = parser.parse_args()
     results = json.loads(arguments.results.read_text()) if arguments.results.exists() else {}
@@ -192,9 +193,8 @@ def main() -> None:
                 print("   ", result["target"], reason(result), flush=True)
     if arguments.results == RESULTS:
         FORMATS_BY_FAMILY.write_text(json.dumps(formats_by_family(results), indent=1) + "\n")
-    page = arguments.results.with_suffix(".md")
-    page.write_text(render(results))
-    print(page)
+    arguments.page.write_text(render(results))
+    print(arguments.page)
 
 
 if __name__ == "__main__":

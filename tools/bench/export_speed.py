@@ -6,7 +6,7 @@ First builds, for each model and format, the naive artifact (tools/bench/naive.p
 in, logits out, as the naive one has it) from the same live random weights, two at a time; then measures, one
 thing at a time: the median of the ratios of neighbouring runs, naive divided by ours, with a 95 % bootstrap
 interval; the part that is delegated; sizes; peak memory; and our three formats against each other. Artifacts
-are kept in --work and used again. Each cell is added to docs/export-speed.json as it comes;
+are kept in --work and used again. Each cell is added to docs/measured/export-speed.json as it comes;
 docs/export-speed.md is rendered from that file.
 """
 
@@ -370,7 +370,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--work", type=Path, help="keep the artifacts here, and use those that are there")
-    parser.add_argument("--results", type=Path, default=ROOT / "docs/export-speed.json")
+    parser.add_argument("--results", type=Path, default=ROOT / "docs/measured/export-speed.json")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs/export-speed.md", help="rendered from the results")
     parser.add_argument("--render", action="store_true", help="only render the page from the results")
     parser.add_argument("--plain", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -381,9 +382,8 @@ def main() -> None:
     if not arguments.render:
         with tempfile.TemporaryDirectory() as scratch:
             run(arguments, results, arguments.work or Path(scratch))
-    page = arguments.results.with_suffix(".md")
-    page.write_text(render(results, arguments.threads))
-    print(page)
+    arguments.page.write_text(render(results, arguments.threads))
+    print(arguments.page)
 
 
 if __name__ == "__main__":

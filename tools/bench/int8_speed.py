@@ -6,8 +6,8 @@ For each model and format exports both (normalised tensor in, logits out) from t
 int8 one with scales of 16 structured pictures; then measures them interleaved on one thread, spread over several
 processes as tools/bench/export_speed.py does. A ratio is fp32 divided by int8, the median over neighbouring runs
 with its 95 % bootstrap interval. Artifacts are kept in --work and used again; --build stops before measuring. Each
-cell is added to docs/int8-speed.json as it comes; the table between the markers of docs/quantization.md is rendered
-from that file.
+cell is added to docs/measured/int8-speed.json as it comes; the table between the markers of docs/quantization.md is
+rendered from that file.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tools.bench.export_speed import FORMATS, HEADS, measure
 from tools.bench.timing import median_interval
 
 ROOT = Path(__file__).parents[2]
-RESULTS, PAGE = ROOT / "docs" / "int8-speed.json", ROOT / "docs" / "quantization.md"
+RESULTS, PAGE = ROOT / "docs/measured/int8-speed.json", ROOT / "docs/quantization.md"
 MODELS = ("tiny_vit_5m_224", "shvit_s4", "mobilevitv2_100", "deit_tiny_patch16_224")
 
 

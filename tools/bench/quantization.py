@@ -5,8 +5,8 @@
 Each cell calibrates on 32 pictures of digits:train and evaluates the quantized model in PyTorch on digits:test.
 The wild models compute the same function: wherever a value's channels can be changed exactly, they are
 multiplied by factors between 1 and 64, drawn at random, and divided again where they are read. Every cell is
-added to docs/quantization.json as it comes; the tables between the markers of docs/quantization.md are rendered
-from that file.
+added to docs/measured/quantization.json as it comes; the tables between the markers of docs/quantization.md are
+rendered from that file.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from edgevit.quant.solve import Source, quantized_graph, solve_recipe
 from edgevit.schema.recipe import RecipeModel
 
 ROOT = Path(__file__).parents[2]
-RESULTS, PAGE = ROOT / "docs" / "quantization.json", ROOT / "docs" / "quantization.md"
+RESULTS, PAGE = ROOT / "docs/measured/quantization.json", ROOT / "docs/quantization.md"
 ORDER = ("minmax", "percentile", "easyquant", "ptq4vit", "fqvit", "repq", "hyq", "qhyvit-symmetric", "qhyvit")
 OCTAVES = 6
 """Factors go from 1 to 2^6."""

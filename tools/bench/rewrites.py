@@ -5,7 +5,7 @@
 For each model and format lowers the captured program with the format's rewrites and, for each of those that
 are not for all formats, that matched and that the format does not need, without it; then runs all these
 files in one process, interleaved, on one thread, and so several times. A ratio is the time without the
-rewrite divided by the time with it. Each model is added to docs/rewrites-measured.json as it comes. From that
+rewrite divided by the time with it. Each model is added to docs/measured/rewrites-measured.json as it comes. From that
 file are written docs/rewrites-measured.md and the choice that exports make,
 edgevit/graph/rewrites/choice.json: a rewrite that slows a family down is left out for it.
 """
@@ -169,7 +169,10 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--target", "-t", action="append", choices=FORMATS)
     parser.add_argument("--runs", type=int, default=80)
-    parser.add_argument("--results", type=Path, default=ROOT / "docs/rewrites-measured.json")
+    parser.add_argument("--results", type=Path, default=ROOT / "docs/measured/rewrites-measured.json")
+    parser.add_argument(
+        "--page", type=Path, default=ROOT / "docs/rewrites-measured.md", help="rendered from the results"
+    )
     parser.add_argument("--render", action="store_true", help="only write the page and the choice")
     arguments = parser.parse_args()
     results = json.loads(arguments.results.read_text()) if arguments.results.exists() else {}
@@ -178,7 +181,7 @@ def main() -> None:
             results.setdefault(name, {})[fmt] = worth(name, fmt, arguments.runs)
             arguments.results.write_text(json.dumps(results, indent=1) + "\n")
             print(name, fmt, {key: round(one["ratio"], 3) for key, one in results[name][fmt].items()}, flush=True)
-    arguments.results.with_suffix(".md").write_text(render(results))
+    arguments.page.write_text(render(results))
     (ROOT / "edgevit/graph/rewrites/choice.json").write_text(json.dumps(choice(results), indent=1) + "\n")
 
 

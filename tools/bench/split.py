@@ -1,6 +1,6 @@
 """Split the bundled digits models and a 20-class set over 2, 5 and 10 members: accuracy, size, MACs, latency.
 
-    python tools/bench/split.py SHAPES [--only NAME] [--out docs/split.json] [--device cuda] [--plans DIR]
+    python tools/bench/split.py SHAPES [--only NAME] [--out docs/measured/split.json] [--device cuda] [--plans DIR]
 
 SHAPES is the folder of `tools/shapes.py SHAPES --train 12`. Every case is one `edgevit split`; sub-models that are in
 the store already are not trained again. Latency is measured on this computer with one thread, the whole model's
@@ -119,7 +119,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shapes", type=Path)
     parser.add_argument("--only", action="append", choices=list(cases()))
-    parser.add_argument("--out", type=Path, default=Path("docs/split.json"))
+    parser.add_argument("--out", type=Path, default=Path("docs/measured/split.json"))
     parser.add_argument("--device", default="cpu", help="to train on")
     parser.add_argument("--jobs", type=int, help="sub-models trained at once")
     parser.add_argument("--plans", type=Path, help="keep the plans here")
