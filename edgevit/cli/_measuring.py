@@ -14,7 +14,7 @@ from edgevit.cli.console import literal, stderr
 from edgevit.errors import UsageError
 
 if TYPE_CHECKING:
-    from edgevit.devices.base import Device, Event, Reach
+    from edgevit.devices.base import ConnectedDevice, Reach, RunnerEvent
 
 
 class Accelerator(StrEnum):
@@ -91,7 +91,7 @@ def reach_options(
 
 
 @contextmanager
-def connected(uri: str, reach: Reach) -> Iterator[Device]:
+def connected(uri: str, reach: Reach) -> Iterator[ConnectedDevice]:
     """A device, let go at the end."""
     from edgevit.devices.base import open_device
 
@@ -114,14 +114,14 @@ _SAID = {
 
 
 @contextmanager
-def watching(title: str, quiet: bool) -> Iterator[Callable[[Event], None]]:
+def watching(title: str, quiet: bool) -> Iterator[Callable[[RunnerEvent], None]]:
     """A listener that shows what a runner is doing, live on a terminal, in few lines elsewhere."""
     console = stderr()
     if quiet:
         yield lambda event: None
     elif not console.is_terminal:
 
-        def say(event: Event) -> None:
+        def say(event: RunnerEvent) -> None:
             if event["event"] in ("loaded", "warmup", "memory", "operators"):
                 console.print(f"{title}: {_SAID[event['event']]}")
 
@@ -130,7 +130,7 @@ def watching(title: str, quiet: bool) -> Iterator[Callable[[Event], None]]:
         yield from _live(title)
 
 
-def _live(title: str) -> Iterator[Callable[[Event], None]]:
+def _live(title: str) -> Iterator[Callable[[RunnerEvent], None]]:
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (
@@ -142,7 +142,7 @@ def _live(title: str) -> Iterator[Callable[[Event], None]]:
     with Progress(*columns, console=stderr(), transient=True) as progress:
         task, runs = progress.add_task(literal(title), total=None, said="connecting"), [0]
 
-        def show(event: Event) -> None:
+        def show(event: RunnerEvent) -> None:
             progress.update(task, said=_progress_text(event, runs))
 
         yield show

@@ -13,14 +13,14 @@ from edgevit.core.plugins import announced
 from edgevit.errors import UnknownName, UsageError
 
 GROUP = "edgevit.devices"
-Event = dict[str, Any]
+RunnerEvent = dict[str, Any]
 """One line of a runner: see docs/profiling.md."""
-Events = Generator[Event, None, None]
+RunnerEvents = Generator[RunnerEvent, None, None]
 """A runner's lines as they come; to close them ends the runner."""
 
 
 @dataclass(frozen=True)
-class Job:
+class MeasurementJob:
     """What a device is asked to do.
 
     Attributes:
@@ -41,18 +41,18 @@ class Job:
 class Turns(Protocol):
     """A loaded model that runs when told to."""
 
-    def start(self) -> list[Event]:
+    def start(self) -> list[RunnerEvent]:
         """Load and warm up; what the runner said until it was ready."""
 
     def turn(self, runs: int) -> list[int]:
         """Run so often; each run's time in nanoseconds."""
 
-    def end(self) -> list[Event]:
+    def end(self) -> list[RunnerEvent]:
         """Stop it; what it said at last."""
 
 
 @runtime_checkable
-class Device(Protocol):
+class ConnectedDevice(Protocol):
     """A place that runs models. Close it when done.
 
     Every method raises `DeviceUnreachable` when the device does not answer, or cannot do what it is asked.
@@ -61,16 +61,16 @@ class Device(Protocol):
     uri: str
     kind: str
 
-    def probe(self) -> list[Event]:
+    def probe(self) -> list[RunnerEvent]:
         """What the machine and its runtimes are: events ``host`` and ``runtimes``."""
 
-    def profile(self, job: Job) -> Events:
+    def profile(self, job: MeasurementJob) -> RunnerEvents:
         """Measure one model."""
 
-    def operators(self, job: Job) -> Events:
+    def operators(self, job: MeasurementJob) -> RunnerEvents:
         """Time one model's operators, in a process of its own."""
 
-    def turns(self, job: Job) -> Turns:
+    def turns(self, job: MeasurementJob) -> Turns:
         """Load a model that runs in turns with another."""
 
     def clean(self) -> int:
@@ -92,7 +92,7 @@ class Prepares(Protocol):
         """
 
 
-def prepare(device: Device, runtime: str) -> None:
+def prepare(device: ConnectedDevice, runtime: str) -> None:
     """Let a device fetch what a runtime needs, or refuse, before a person opens a link for nothing."""
     if isinstance(device, Prepares):
         device.prepare(runtime)
@@ -149,7 +149,7 @@ class Kind:
 
     title: str
     pattern: str
-    open: Callable[[str, Reach], Device]
+    open: Callable[[str, Reach], ConnectedDevice]
     discover: Callable[[], list[Found]]
 
 
@@ -159,7 +159,7 @@ def kinds() -> dict[str, Kind]:
     return announced(GROUP)
 
 
-def open_device(uri: str, reach: Reach) -> Device:
+def open_device(uri: str, reach: Reach) -> ConnectedDevice:
     """Connect to a device.
 
     Raises:

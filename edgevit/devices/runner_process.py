@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from edgevit.core.files import targets_folder
-from edgevit.devices.base import Event
+from edgevit.devices.base import RunnerEvent
 from edgevit.errors import DeviceFailed, DeviceUnreachable, EdgevitError
 
 _GRACE_S = 20.0
@@ -73,7 +73,7 @@ class RunnerProcess:
         self._late.set()
         self._process.kill()
 
-    def events(self) -> Iterator[Event]:
+    def events(self) -> Iterator[RunnerEvent]:
         """The runner's lines until it ends.
 
         Raises:
@@ -145,7 +145,7 @@ class RunnerProcess:
         self._process.stdout.close()
 
 
-def parse_line(line: bytes) -> Event:
+def parse_line(line: bytes) -> RunnerEvent:
     """One line of a runner.
 
     Raises:
@@ -161,7 +161,7 @@ def parse_line(line: bytes) -> Event:
     return event
 
 
-def turn_times(said: list[Event], runs: int) -> list[int]:
+def turn_times(said: list[RunnerEvent], runs: int) -> list[int]:
     """The times of a turn, from what was said until it was over; nanoseconds each.
 
     Raises:
@@ -182,7 +182,7 @@ _CURES = {
 }
 
 
-def refusal(event: Event, cures: Mapping[str, str] = _NO_CURES) -> DeviceFailed:
+def refusal(event: RunnerEvent, cures: Mapping[str, str] = _NO_CURES) -> DeviceFailed:
     """A runner's own error.
 
     Args:

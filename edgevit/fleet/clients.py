@@ -17,7 +17,7 @@ from edgevit.data.images import MAX_MEGAPIXELS
 from edgevit.errors import DeviceUnreachable, EdgevitError, UsageError
 from edgevit.fleet.config import CLIENT, Security, client_config, leave, open_session
 from edgevit.fleet.frames import Frame
-from edgevit.fleet.health import State
+from edgevit.fleet.health import MemberState
 from edgevit.fleet.reach import why_not_connected
 from edgevit.fleet.trust import check_role
 from edgevit.fleet.wire import Encoding, Malformed, digest_of, door_key, status_key
@@ -48,7 +48,7 @@ class MemberStatus:
     """
 
     member: str
-    state: State
+    state: MemberState
     round_trip_ms: float | None = None
     latency_ms: float | None = None
     rejoined: int = 0
@@ -66,7 +66,7 @@ def member_states(running: RunningFleet) -> list[MemberStatus]:
     found, absences = [], running.absences()
     for name, health in running.health.items():
         took, document, twice = said.get(name, (None, {}, ""))
-        state: State = "suspect" if health.state == "healthy" and took is None else health.state
+        state: MemberState = "suspect" if health.state == "healthy" and took is None else health.state
         latency = None if health.latency is None else round(health.latency * 1e3, 3)
         found.append(
             MemberStatus(name, state, took, latency, health.rejoined, document, twice or absences.get(name, ""))
@@ -113,7 +113,7 @@ def _milliseconds(seconds: dict[str, float]) -> dict[str, float]:
     return {member: round(value * 1e3, 3) for member, value in seconds.items()}
 
 
-class Door:
+class ClientEndpoint:
     """Answers clients of a running fleet."""
 
     def __init__(self, running: RunningFleet) -> None:

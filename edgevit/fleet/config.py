@@ -21,7 +21,7 @@ from edgevit.fleet.trust import check_files
 from edgevit.fleet.wire import door_key, nudge_key
 from edgevit.schema.plan import Fleet
 
-Transport = Literal["quic", "tls"]
+SecureTransport = Literal["quic", "tls"]
 COORDINATOR, CLIENT = "coordinator", "client"
 _RESERVED = (COORDINATOR, CLIENT, "ca")
 _LEASE_MS, _KEEP_ALIVE = 2000, 4
@@ -43,7 +43,7 @@ class Security:
     """
 
     certs: Path | None = None
-    transport: Transport = "quic"
+    transport: SecureTransport = "quic"
     insecure: bool = False
 
 

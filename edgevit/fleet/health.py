@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-State = Literal["absent", "another plan", "healthy", "suspect"]
-Role = Literal["ask", "probe", "skip"]
+MemberState = Literal["absent", "another plan", "healthy", "suspect"]
+RequestRole = Literal["ask", "probe", "skip"]
 TRIP = 2
 PROBE_S = 0.5
 
@@ -29,7 +29,7 @@ class Health:
         rejoined: how often it came back.
     """
 
-    state: State = "absent"
+    state: MemberState = "absent"
     misses: int = 0
     last_probe: float = 0.0
     latency: float | None = None
@@ -48,10 +48,10 @@ class Health:
         """Its token is gone."""
         self._enter("absent")
 
-    def _enter(self, state: State) -> None:
+    def _enter(self, state: MemberState) -> None:
         self.state, self.misses = state, 0
 
-    def role(self, now: float) -> Role:
+    def role(self, now: float) -> RequestRole:
         """What to do with it for one request; a probe is counted."""
         if self.state == "healthy":
             return "ask"

@@ -15,7 +15,7 @@ from edgevit.bundle.loaded import Prediction
 from edgevit.core.fusion import read_head
 from edgevit.data.pixels import as_picture
 from edgevit.errors import DeviceUnreachable
-from edgevit.fleet.clients import Door
+from edgevit.fleet.clients import ClientEndpoint
 from edgevit.fleet.config import (
     CLOSE_S,
     COORDINATOR,
@@ -30,14 +30,14 @@ from edgevit.fleet.config import (
 )
 from edgevit.fleet.coordinator import WINDOW, Coordinator
 from edgevit.fleet.frames import Frame, encode
-from edgevit.fleet.health import Health, State
+from edgevit.fleet.health import Health, MemberState
 from edgevit.fleet.member import Serving, load_compute, serving
 from edgevit.fleet.outcomes import Answer, Tally
 from edgevit.fleet.trust import Credentials, check_role, clock, not_covered, why_refused
 from edgevit.fleet.wire import Encoding
 from edgevit.schema.plan import FLEET, FUSION, Fleet, Plan, read_fleet, read_plan
 
-Role = Literal["coordinator", "local"]
+FleetRole = Literal["coordinator", "local"]
 T = TypeVar("T")
 _LOOK_S = 60.0
 """A clock may be set while a fleet runs: how long it takes at most to be seen."""
@@ -59,7 +59,7 @@ class FleetOptions:
         fleet: the fleet's file, None for the plan's own.
     """
 
-    role: Role = "coordinator"
+    role: FleetRole = "coordinator"
     address: str | None = None
     deadline: float | None = None
     window: int = WINDOW
@@ -115,7 +115,7 @@ class RunningFleet:
         self.coordinator = self.call(self._start())
         if self._trusted is not None:
             self._submit(self._watch_certificates(self._trusted))
-        self._door = Door(self) if options.role == "coordinator" else None
+        self._door = ClientEndpoint(self) if options.role == "coordinator" else None
 
     def _local(self) -> tuple[str, ...]:
         return self.plan.members() if self.options.role == "local" else ()
@@ -264,7 +264,7 @@ class RunningFleet:
         self.close()
 
 
-def _absence(name: str, state: State, linked: bool, certs: Path | None) -> str:
+def _absence(name: str, state: MemberState, linked: bool, certs: Path | None) -> str:
     """Why a member is not there, in one line."""
     if state == "another plan":
         return "is there with bundles of another plan: copy the plan's folder to its device again"

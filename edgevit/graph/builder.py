@@ -81,10 +81,10 @@ class Builder:
         return x if list(order) == sorted(order) else self.call(aten.permute.default, x, list(order))
 
 
-Form = Callable[[Builder, Node], "Node | None"]
+Replacement = Callable[[Builder, Node], "Node | None"]
 
 
-def replace_calls(graph_module: GraphModule, forms: Mapping[Any, Form]) -> int:
+def replace_calls(graph_module: GraphModule, forms: Mapping[Any, Replacement]) -> int:
     """Put another form in place of every call that has one; returns how many did.
 
     Args:

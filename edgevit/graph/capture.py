@@ -26,9 +26,9 @@ def reparameterize(model: nn.Module) -> nn.Module:
 
     Uses timm's own `reparameterize_model`, on a copy: the model passed in is left as it was.
     """
-    from edgevit.models.torchvision_fix import mend_torchvision
+    from edgevit.models.torchvision_fix import fix_torchvision_import
 
-    mend_torchvision()
+    fix_torchvision_import()
     from timm.utils.model import reparameterize_model
 
     return reparameterize_model(model.eval(), inplace=False)

@@ -26,11 +26,11 @@ LARGEST = 65504.0
 SMALLEST_NORMAL = 2.0**-14
 _CAST = "_cast_fp16"
 
-Kind = Literal["overflow", "inner overflow", "subnormal", "departure"]
+HazardKind = Literal["overflow", "inner overflow", "subnormal", "departure"]
 
 
 @dataclass(frozen=True)
-class Limits:
+class Fp16Limits:
     """From where on something is a hazard.
 
     Attributes:
@@ -59,7 +59,7 @@ class Hazard:
         keep: the operations or modules to keep in fp32.
     """
 
-    kind: Kind
+    kind: HazardKind
     operation: str
     operator: str
     module: str
@@ -206,7 +206,9 @@ class _Places:
         return tuple(dict.fromkeys(self.pattern(step) for step in steps if step.operation.type != "cast"))
 
 
-def find_hazards(program: Program, inputs: Iterable[NDArray[Any]], limits: Limits | None = None) -> tuple[Hazard, ...]:
+def find_hazards(
+    program: Program, inputs: Iterable[NDArray[Any]], limits: Fp16Limits | None = None
+) -> tuple[Hazard, ...]:
     """Execute a program in full and in half precision and report where half precision goes wrong.
 
     Args:
@@ -217,7 +219,7 @@ def find_hazards(program: Program, inputs: Iterable[NDArray[Any]], limits: Limit
     Returns:
         Hazards in the program's order.
     """
-    limits = limits or Limits()
+    limits = limits or Fp16Limits()
     survey, places = _Survey(program), _Places(program)
     with torch.inference_mode():
         for given in inputs:
@@ -230,7 +232,7 @@ def find_hazards(program: Program, inputs: Iterable[NDArray[Any]], limits: Limit
     )
 
 
-def _judge(step: Step, name: str, survey: _Survey, places: _Places, limits: Limits) -> Hazard | None:
+def _judge(step: Step, name: str, survey: _Survey, places: _Places, limits: Fp16Limits) -> Hazard | None:
     """The one hazard at a result, the gravest first; None if it is sound or if the trouble came from before."""
     seen, read = survey.exact.get(name), step.reads
     if seen is None:

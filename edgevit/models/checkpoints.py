@@ -30,7 +30,7 @@ from edgevit.models.filekinds import (
 if TYPE_CHECKING:
     import torch
 
-State = dict[str, "torch.Tensor"]
+StateDict = dict[str, "torch.Tensor"]
 
 _ALLOWING = threading.Lock()
 """torch keeps the types that a safe read allows in one list of the process."""
@@ -68,7 +68,7 @@ class Checkpoint:
         averaged: whether these are averaged (EMA or SWA) weights.
     """
 
-    tensors: State
+    tensors: StateDict
     taken: str = ""
     averaged: bool = False
 
@@ -109,7 +109,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     file = weights_file(path)
     kind = file_kind(file)
     if kind == "shards":
-        tensors: State = {}
+        tensors: StateDict = {}
         for part in shards(file):
             tensors |= _read(part).tensors
         return Checkpoint(tensors)
@@ -123,7 +123,7 @@ def _read(path: Path) -> Checkpoint:
     return _unwrap(_read_torch(path), path)
 
 
-def _read_safetensors(path: Path) -> State:
+def _read_safetensors(path: Path) -> StateDict:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -329,7 +329,7 @@ _TRAINING_STATE: Final = frozenset({"param_groups", "optimizer", "optimizer_stat
 _PART_NAMES: Final = frozenset({"backbone", "encoder", "head", "classifier", "fc", "neck", "decoder"})
 
 
-def _states(loaded: Mapping[Any, Any], name: str = "", depth: int = 0) -> Iterator[tuple[str, State]]:
+def _states(loaded: Mapping[Any, Any], name: str = "", depth: int = 0) -> Iterator[tuple[str, StateDict]]:
     """Every dictionary of tensors inside a checkpoint, by its path; not those of training itself."""
     import torch
 

@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 from edgevit.errors import BadFile
 
-Kind = Literal["safetensors", "torch", "shards"]
+WeightsFileKind = Literal["safetensors", "torch", "shards"]
 
 _HEAD = 4096
 _GIVE_WEIGHTS: Final = "give --weights a file written by torch.save(model.state_dict(), FILE) or a .safetensors file"
@@ -57,7 +57,7 @@ _SHARD: Final = re.compile(r"-(\d{5})-of-(\d{5})\.(safetensors|bin)$")
 _TORCH_LEGACY: Final = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 
-def file_kind(path: Path) -> Kind:
+def file_kind(path: Path) -> WeightsFileKind:
     """How a weights file is read: ``safetensors``, ``torch`` (zip or pickle) or ``shards`` (an index of several files).
 
     Raises:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from edgevit.models.checkpoints import State, is_averaged
+from edgevit.models.checkpoints import StateDict, is_averaged
 from edgevit.models.keymaps import to_timm_layout
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Fit:
         dropped: keys that belong to training, or to another copy of the model.
     """
 
-    state: State
+    state: StateDict
     prefix: str
     missing: tuple[str, ...]
     unknown: tuple[str, ...]
@@ -66,7 +66,10 @@ class Fit:
 
 
 def fit(
-    tensors: State, own: Mapping[str, torch.Tensor], buffers: frozenset[str] = frozenset(), ignore: tuple[str, ...] = ()
+    tensors: StateDict,
+    own: Mapping[str, torch.Tensor],
+    buffers: frozenset[str] = frozenset(),
+    ignore: tuple[str, ...] = (),
 ) -> Fit:
     """The best fit over all prefixes that the keys share.
 
@@ -87,7 +90,7 @@ def fit(
     return min(candidates, key=lambda one: (one.faults, not one.averaged, "teacher" not in one.prefix, len(one.prefix)))
 
 
-def copies(tensors: State, own: Mapping[str, torch.Tensor], buffers: frozenset[str], chosen: Fit) -> list[str]:
+def copies(tensors: StateDict, own: Mapping[str, torch.Tensor], buffers: frozenset[str], chosen: Fit) -> list[str]:
     """Other prefixes under which the whole model lies as well, where nothing says which of them is meant."""
     if chosen.averaged or "teacher" in chosen.prefix or not chosen.dropped:
         return []
@@ -96,7 +99,7 @@ def copies(tensors: State, own: Mapping[str, torch.Tensor], buffers: frozenset[s
     return [one.prefix for one in fits if one.prefix != chosen.prefix and not one.missing and not one.differ]
 
 
-def _prefixes(tensors: State, own: Mapping[str, torch.Tensor]) -> list[str]:
+def _prefixes(tensors: StateDict, own: Mapping[str, torch.Tensor]) -> list[str]:
     """Nothing, every prefix whose rest is a key of the model, and those that most keys share."""
     found = Counter[str]()
     shared = Counter[str]()
@@ -112,7 +115,7 @@ def _prefixes(tensors: State, own: Mapping[str, torch.Tensor]) -> list[str]:
 
 
 def _fit_below(
-    tensors: State, prefix: str, own: Mapping[str, torch.Tensor], buffers: frozenset[str], ignore: tuple[str, ...]
+    tensors: StateDict, prefix: str, own: Mapping[str, torch.Tensor], buffers: frozenset[str], ignore: tuple[str, ...]
 ) -> Fit:
     below = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
     state = to_timm_layout(below)
@@ -142,7 +145,7 @@ def _fit_below(
     return Fit(state, prefix, tuple(missing), tuple(unknown), tuple(differ), tuple(dropped))
 
 
-def _is_copy(key: str, tensors: State, prefix: str) -> bool:
+def _is_copy(key: str, tensors: StateDict, prefix: str) -> bool:
     """Whether a key outside the prefix is one of another whole copy, as a teacher or averaged weights are."""
     parts = key.split(".")
     return any(prefix + ".".join(parts[count:]) in tensors for count in range(len(parts)))

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-State = dict[str, "torch.Tensor"]
+StateDict = dict[str, "torch.Tensor"]
 Rename = tuple[re.Pattern[str], Callable[[re.Match[str]], str]]
 
 _BN_EPSILON = 1e-5
 
 
-def to_timm_layout(state: Mapping[str, torch.Tensor]) -> State:
+def to_timm_layout(state: Mapping[str, torch.Tensor]) -> StateDict:
     """The same tensors under timm's keys; other layouts pass unchanged."""
     if any(key.startswith("blocks1.") for key in state):
         return _average_distilled_heads({_rename(key, _SHVIT): value for key, value in state.items()})
@@ -65,7 +65,7 @@ _SHVIT: tuple[Rename, ...] = (
 )
 
 
-def _fused_head(state: State, head: str) -> tuple[torch.Tensor, torch.Tensor]:
+def _fused_head(state: StateDict, head: str) -> tuple[torch.Tensor, torch.Tensor]:
     """BatchNorm then Linear as one linear map, in double precision."""
     bn = {name: state[f"{head}.bn.{name}"].double() for name in ("weight", "bias", "running_mean", "running_var")}
     scale = bn["weight"] / (bn["running_var"] + _BN_EPSILON).sqrt()
@@ -74,7 +74,7 @@ def _fused_head(state: State, head: str) -> tuple[torch.Tensor, torch.Tensor]:
     return weight * scale, bias
 
 
-def _average_distilled_heads(state: State) -> State:
+def _average_distilled_heads(state: StateDict) -> StateDict:
     """SHViT's distilled variant answers with the mean of two heads; timm has one."""
     import torch
 

@@ -179,9 +179,9 @@ def distinct(names: list[str], synsets: list[str]) -> list[str]:
 
 @lru_cache(maxsize=2)
 def _imagenet(kind: str) -> tuple[str, ...]:
-    from edgevit.models.torchvision_fix import mend_torchvision
+    from edgevit.models.torchvision_fix import fix_torchvision_import
 
-    mend_torchvision()
+    fix_torchvision_import()
     from timm.data import ImageNetInfo
 
     info = ImageNetInfo(kind)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgevit.errors import BadFile, EdgevitError, MissingDependency, UsageError, WeightsMismatch
-from edgevit.models.checkpoints import Checkpoint, State, read_checkpoint, weights_digest
+from edgevit.models.checkpoints import Checkpoint, StateDict, read_checkpoint, weights_digest
 from edgevit.models.fit import Fit, copies, fit
 from edgevit.models.hub import build_published
 from edgevit.models.labels import label_mismatch, labels_for
@@ -209,9 +209,9 @@ def _own_labels(spec: ModelSpec, module: nn.Module) -> tuple[str, ...] | None:
 
 def _require_torch() -> None:
     try:
-        from edgevit.models.torchvision_fix import mend_torchvision
+        from edgevit.models.torchvision_fix import fix_torchvision_import
 
-        mend_torchvision()
+        fix_torchvision_import()
         import timm  # noqa: F401
     except ImportError as error:
         raise MissingDependency(error.name or "torch", "building a model", extra="torch") from error
@@ -459,7 +459,7 @@ def _computed(module: nn.Module) -> frozenset[str]:
 _POSITIONS = ("pos_embed", "rel_pos", "relative_position_bias_table", "attention_biases")
 
 
-def _by_timm(spec: ModelSpec, module: nn.Module, found: Fit, own: State) -> State | None:
+def _by_timm(spec: ModelSpec, module: nn.Module, found: Fit, own: StateDict) -> StateDict | None:
     """The tensors as timm's own reader of the architecture's official layouts renames them.
 
     None where it has no such reader, or where it resampled position embeddings: a file of another size is not taken
@@ -474,7 +474,7 @@ def _by_timm(spec: ModelSpec, module: nn.Module, found: Fit, own: State) -> Stat
     convert = getattr(home, "checkpoint_filter_fn", None)
     if convert is None:
         return None
-    state: State | None = None
+    state: StateDict | None = None
     with suppress(Exception):  # written for one layout each, it fails in any way on others
         options = {"adapt_layer_scale": True} if "adapt_layer_scale" in signature(convert).parameters else {}
         state = dict(convert(dict(found.state), module, **options))
@@ -514,7 +514,7 @@ def _filled(
     return module, Weights("file", source, weights_digest(path)), notes
 
 
-def _check_finite(state: State | dict[str, torch.Tensor], source: str) -> None:
+def _check_finite(state: StateDict | dict[str, torch.Tensor], source: str) -> None:
     """Refuse weights that are not numbers.
 
     Raises:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from edgevit.errors import WeightsMismatch
-from edgevit.models.checkpoints import State
+from edgevit.models.checkpoints import StateDict
 from edgevit.models.fit import Fit
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Misfit:
     """
 
     found: Fit
-    tensors: State
+    tensors: StateDict
     source: str
     own: Mapping[str, torch.Tensor]
     classifiers: tuple[str, ...]

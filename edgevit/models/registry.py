@@ -88,9 +88,9 @@ def local_config(folder: str) -> dict[str, Any]:
 
 def _timm() -> Any:
     try:
-        from edgevit.models.torchvision_fix import mend_torchvision
+        from edgevit.models.torchvision_fix import fix_torchvision_import
 
-        mend_torchvision()
+        fix_torchvision_import()
         import timm
     except ImportError as error:
         raise MissingDependency("timm", "building models", extra="torch") from error

@@ -15,7 +15,7 @@ _SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 
 @lru_cache(maxsize=1)
-def mend_torchvision() -> Any:
+def fix_torchvision_import() -> Any:
     """Declare torchvision's detection operators, only where its own import fails.
 
     Returns:

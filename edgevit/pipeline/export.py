@@ -17,7 +17,7 @@ import psutil
 from numpy.typing import NDArray
 
 from edgevit.backends.base import Backend, find_backend, labels_text
-from edgevit.backends.process.jobs import Limits, Worker, end_worker, start_worker
+from edgevit.backends.process.jobs import ProcessLimits, Worker, end_worker, start_worker
 from edgevit.bundle.card import write_card, write_licence
 from edgevit.bundle.golden import write_golden
 from edgevit.bundle.replace import check_bundle_replaceable
@@ -171,8 +171,8 @@ def _build(options: ExportOptions, wanted: list[Runtime], home: Path, listen: Li
                 raise
 
 
-def _limits(options: ExportOptions, jobs: int) -> Limits:
-    return Limits(
+def _limits(options: ExportOptions, jobs: int) -> ProcessLimits:
+    return ProcessLimits(
         seconds=options.timeout,
         memory_bytes=int((options.memory_gib or 0) * 2**30),
         threads=max(1, (os.cpu_count() or 1) // jobs),
@@ -181,7 +181,7 @@ def _limits(options: ExportOptions, jobs: int) -> Limits:
 
 @contextmanager
 def _started(
-    first: Sequence[Runtime], options: ExportOptions, limits: Limits, scratch: Path
+    first: Sequence[Runtime], options: ExportOptions, limits: ProcessLimits, scratch: Path
 ) -> Iterator[dict[str, Worker]]:
     """Workers for the first targets, by runtime: they import their toolchains while the model is captured."""
     workers: dict[str, Worker] = {}
@@ -218,7 +218,7 @@ def _capture(
     wanted: Sequence[Runtime],
     scratch: Path,
     home: Path,
-    limits: Limits,
+    limits: ProcessLimits,
     stop: threading.Event,
     listen: Listener,
     workers: dict[str, Worker],

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from edgevit.backends.base import find_backend
-from edgevit.backends.process.jobs import Limits, Worker, run_job
+from edgevit.backends.process.jobs import ProcessLimits, Worker, run_job
 from edgevit.backends.process.lowering import lower_job, lowered_with
 from edgevit.core.progress import Event, Listener
 from edgevit.errors import ConversionFailed, UsageError
@@ -51,7 +51,7 @@ class Shared:
     golden: Golden
     inputs: dict[str, NDArray[Any]]
     logs: Path
-    limits: Limits
+    limits: ProcessLimits
     stop: threading.Event
     listen: Listener
     workers: dict[str, Worker]

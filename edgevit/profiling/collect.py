@@ -27,7 +27,7 @@ from edgevit.schema.profile import (
     Window,
 )
 
-Event = dict[str, Any]
+RunnerEvent = dict[str, Any]
 
 _LEAST_RUNS = 10
 _LEAST_INDEPENDENT = 8
@@ -41,19 +41,19 @@ _SETTLED_RUNS = 20
 class Collected:
     """What arrived so far; a run that broke off leaves what it had."""
 
-    host: Event = field(default_factory=dict)
-    loaded: Event = field(default_factory=dict)
+    host: RunnerEvent = field(default_factory=dict)
+    loaded: RunnerEvent = field(default_factory=dict)
     first_ns: int | None = None
-    warmup: Event = field(default_factory=dict)
+    warmup: RunnerEvent = field(default_factory=dict)
     outputs: NDArray[np.float32] | None = None
     runs_ns: list[int] = field(default_factory=list)
     seconds: float = 0.0
     sustained: list[tuple[float, list[int]]] = field(default_factory=list)
     conditions: list[Conditions] = field(default_factory=list)
-    memory: Event = field(default_factory=dict)
-    operators: list[Event] = field(default_factory=list)
-    energy: Event = field(default_factory=dict)
-    error: Event = field(default_factory=dict)
+    memory: RunnerEvent = field(default_factory=dict)
+    operators: list[RunnerEvent] = field(default_factory=list)
+    energy: RunnerEvent = field(default_factory=dict)
+    error: RunnerEvent = field(default_factory=dict)
     details: dict[str, str] = field(default_factory=dict)
     stamps: list[str] = field(default_factory=list)
     done: bool = False
@@ -63,7 +63,7 @@ class Collected:
         """How many the machine has, 1 where it does not say."""
         return int(self.host.get("cpus") or 1)
 
-    def take(self, event: Event) -> None:
+    def take(self, event: RunnerEvent) -> None:
         """Add one line.
 
         Raises:
@@ -75,7 +75,7 @@ class Collected:
             shown = str(event)[:120]
             raise DeviceFailed("the device said what edgevit's runner does not say", where=shown) from error
 
-    def _take(self, event: Event) -> None:
+    def _take(self, event: RunnerEvent) -> None:
         name = event["event"]
         if name in ("host", "loaded", "warmup", "memory", "energy", "error"):
             setattr(self, name, {**event})

@@ -8,24 +8,24 @@ from importlib.metadata import version
 import numpy as np
 
 from edgevit.bundle.read import Bundle
-from edgevit.devices.base import Device, Event, Turns, prepare
+from edgevit.devices.base import ConnectedDevice, RunnerEvent, Turns, prepare
 from edgevit.errors import DeviceFailed, UsageError
 from edgevit.profiling import collect
 from edgevit.profiling.collect import Collected
 from edgevit.profiling.contract import Settings
 from edgevit.profiling.measure import (
-    Listener,
+    RunnerListener,
     answers,
     artifact_info,
     check_version,
-    deaf,
+    ignore_event,
     introduced,
     job_for,
     now,
     runtime_for,
 )
 from edgevit.profiling.stats import ratio_interval
-from edgevit.schema.profile import Comparison, Conditions
+from edgevit.schema.profile import Conditions, ProfileComparison
 
 _TURN_MS = 20.0
 _LONGEST_TURN = 50
@@ -43,7 +43,9 @@ def plan(a_ms: float, b_ms: float, seconds: float) -> tuple[int, int, int]:
     return runs[0], runs[1], max(_FEWEST_PAIRS, min(_MOST_PAIRS, int(seconds / pair_s)))
 
 
-def interleave(a: Turns, b: Turns, runs: tuple[int, int], pairs: int, seed: int, listen: Listener) -> list[list[float]]:
+def interleave(
+    a: Turns, b: Turns, runs: tuple[int, int], pairs: int, seed: int, listen: RunnerListener
+) -> list[list[float]]:
     """Pairs of turns, in random order within each pair: the medians of A's and of B's turns in milliseconds."""
     order = random.Random(seed)
     medians: list[list[float]] = [[], []]
@@ -65,12 +67,12 @@ def conclude(medians: list[list[float]], seed: int) -> tuple[float, float, float
 def compare(
     a: Bundle,
     b: Bundle,
-    device: Device,
+    device: ConnectedDevice,
     settings: Settings | None = None,
     *,
     seed: int = 0,
-    listen: Listener = deaf,
-) -> Comparison:
+    listen: RunnerListener = ignore_event,
+) -> ProfileComparison:
     """Measure two bundles in turns, each loaded in a process of its own.
 
     Args:
@@ -101,11 +103,11 @@ def compare(
     finally:
         ends = [one.end() for one in turns]
     for said, found in zip(ends, sides, strict=True):
-        _take(said, found, deaf)
+        _take(said, found, ignore_event)
     return _document(a, b, device, sides, medians, seed)
 
 
-def _take(events: list[Event], found: Collected, listen: Listener) -> None:
+def _take(events: list[RunnerEvent], found: Collected, listen: RunnerListener) -> None:
     for event in events:
         found.take(event)
         listen(event)
@@ -119,8 +121,13 @@ def _settled_ms(found: Collected) -> float:
 
 
 def _document(
-    a: Bundle, b: Bundle, device: Device, sides: tuple[Collected, Collected], medians: list[list[float]], seed: int
-) -> Comparison:
+    a: Bundle,
+    b: Bundle,
+    device: ConnectedDevice,
+    sides: tuple[Collected, Collected],
+    medians: list[list[float]],
+    seed: int,
+) -> ProfileComparison:
     ratio, low, high = conclude(medians, seed)
     conditions: list[Conditions] = [one for found in sides for one in found.conditions]
     reasons = collect.throttling(conditions)
@@ -136,7 +143,7 @@ def _document(
     executed = [collect.runtime_info(found) for found in sides]
     if executed[0] is None or executed[1] is None:
         raise UsageError("the device did not say what ran the models")
-    return Comparison(
+    return ProfileComparison(
         edgevit=version("edgevit"),
         created=now(),
         status=collect.status([*wrong, *reasons], done=True, equal=False if wrong else None),

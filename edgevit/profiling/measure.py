@@ -12,7 +12,7 @@ import numpy as np
 
 from edgevit.bundle.golden import FOLDER, read_tensor
 from edgevit.bundle.read import Bundle
-from edgevit.devices.base import Device, Event, Job, prepare
+from edgevit.devices.base import ConnectedDevice, MeasurementJob, RunnerEvent, prepare
 from edgevit.errors import DeviceFailed, DeviceUnreachable, UsageError
 from edgevit.profiling import collect
 from edgevit.profiling.collect import Collected
@@ -21,11 +21,11 @@ from edgevit.schema.profile import Answers, ArtifactInfo, Profile
 from edgevit.schema.target import Runtime, engine_for, runtimes
 from edgevit.verify.judge import judge
 
-Listener = Callable[[Event], None]
+RunnerListener = Callable[[RunnerEvent], None]
 _PARTIAL_LOSES = "the device went away before the end"
 
 
-def deaf(event: Event) -> None:
+def ignore_event(event: RunnerEvent) -> None:
     """Listen to nothing."""
 
 
@@ -48,7 +48,7 @@ def artifact_info(bundle: Bundle) -> ArtifactInfo:
     )
 
 
-def runtime_for(bundle: Bundle, device: Device) -> Runtime:
+def runtime_for(bundle: Bundle, device: ConnectedDevice) -> Runtime:
     """The runtime that runs a bundle on a device of this kind.
 
     Raises:
@@ -63,9 +63,9 @@ def runtime_for(bundle: Bundle, device: Device) -> Runtime:
     return found
 
 
-def job_for(bundle: Bundle, device: Device, settings: Settings, processors: int) -> Job:
+def job_for(bundle: Bundle, device: ConnectedDevice, settings: Settings, processors: int) -> MeasurementJob:
     """What the device is asked to do."""
-    return Job(
+    return MeasurementJob(
         model=bundle.entry,
         runtime=runtime_for(bundle, device).engine,
         inputs=bundle.path / FOLDER / "inputs.safetensors",
@@ -77,7 +77,7 @@ def job_for(bundle: Bundle, device: Device, settings: Settings, processors: int)
     )
 
 
-def introduced(device: Device) -> Collected:
+def introduced(device: ConnectedDevice) -> Collected:
     """What the machine says of itself, asked before there is a job."""
     found = Collected()
     for event in device.probe():
@@ -88,10 +88,10 @@ def introduced(device: Device) -> Collected:
 
 def profile(
     bundle: Bundle,
-    device: Device,
+    device: ConnectedDevice,
     settings: Settings | None = None,
     *,
-    listen: Listener = deaf,
+    listen: RunnerListener = ignore_event,
     evaluated: tuple[str, float] | None = None,
 ) -> Profile:
     """Measure a bundle.
@@ -132,7 +132,9 @@ def profile(
     return report(bundle, device, settings, found, lost, evaluated)
 
 
-def _operators(device: Device, job: Job, found: Collected, listen: Listener) -> DeviceUnreachable | None:
+def _operators(
+    device: ConnectedDevice, job: MeasurementJob, found: Collected, listen: RunnerListener
+) -> DeviceUnreachable | None:
     """A runtime without such times loses the table, a device that goes away the end."""
     try:
         with closing(device.operators(job)) as events:
@@ -184,7 +186,7 @@ def answers(bundle: Bundle, found: Collected) -> Answers | None:
 
 def report(
     bundle: Bundle,
-    device: Device,
+    device: ConnectedDevice,
     settings: Settings,
     found: Collected,
     lost: DeviceUnreachable | None,

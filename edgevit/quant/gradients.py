@@ -17,7 +17,7 @@ from torch.nn import functional
 from edgevit.graph.fx import first_output
 from edgevit.graph.qdq.codes import fake_uniform
 from edgevit.graph.qdq.insert import DEQUANTIZE, QUANTIZE
-from edgevit.graph.qdq.layers import Layer, Plan
+from edgevit.graph.qdq.layers import Layer, LayerPlan
 from edgevit.quant.sampling import ROWS, Advance, output_rows
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ WHOLE = 4
 def layer_gradients(
     core: GraphModule,
     quantized: GraphModule,
-    plan: Plan,
+    plan: LayerPlan,
     pictures: Pictures,
     advance: Advance = lambda done: None,
     whole: Collection[str] = (),

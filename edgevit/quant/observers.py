@@ -12,7 +12,7 @@ from edgevit.quant.sampling import Values
 from edgevit.schema.recipe import UniformCode
 
 Range = tuple[float, float]
-Observer = Callable[[Values, int], Range]
+RangeObserver = Callable[[Values, int], Range]
 PERCENTILES = (0.999, 0.9999, 0.99999)
 """RepQ-ViT's candidates."""
 

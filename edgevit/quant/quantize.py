@@ -16,10 +16,10 @@ from edgevit.quant.options import QuantizeOptions
 from edgevit.quant.registry import find_quantizer
 from edgevit.quant.sensitivity import LayerSensitivity, sensitivities
 from edgevit.quant.solve import (
+    CanonicalModel,
     Progress,
-    Source,
+    no_progress,
     quantized_graph,
-    silent,
     solve_recipe,
     solve_weights,
     source_of_program,
@@ -43,7 +43,9 @@ class Quantized:
     layers: tuple[LayerSensitivity, ...] = ()
 
 
-def _sensitivities(source: Source, recipe: Recipe, pictures: Pictures, progress: Progress) -> list[LayerSensitivity]:
+def _sensitivities(
+    source: CanonicalModel, recipe: Recipe, pictures: Pictures, progress: Progress
+) -> list[LayerSensitivity]:
     return sensitivities(source, recipe, pictures, lambda done, total: progress("sensitivity", done, total))
 
 
@@ -53,7 +55,7 @@ def quantize_program(
     options: QuantizeOptions,
     *,
     report: bool = False,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
     warn: Warn = lambda text: None,
     skip: Skip = refuse,
 ) -> Quantized:
@@ -103,7 +105,11 @@ def quantize_program(
 
 
 def _solve(
-    source: Source, options: QuantizeOptions, pictures: Pictures | None, kept: dict[str, str], progress: Progress
+    source: CanonicalModel,
+    options: QuantizeOptions,
+    pictures: Pictures | None,
+    kept: dict[str, str],
+    progress: Progress,
 ) -> Recipe:
     if options.bits.activations is None:
         return solve_weights(source, options.bits, (*options.keep, *kept))
@@ -125,7 +131,7 @@ def quantize_loaded(
     options: QuantizeOptions,
     *,
     report: bool = False,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
     warn: Warn = lambda text: None,
     skip: Skip = refuse,
 ) -> Quantized:

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from edgevit.errors import CheckFailed
 from edgevit.graph.fx import argument, operand
-from edgevit.graph.qdq.layers import Layer, Plan
+from edgevit.graph.qdq.layers import Layer, LayerPlan
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule
@@ -156,7 +156,7 @@ class _Watching(Interpreter):
 
 @torch.no_grad()
 def collect(
-    core: GraphModule, found: Plan, pictures: Pictures, axes: dict[str, int], advance: Advance = lambda done: None
+    core: GraphModule, found: LayerPlan, pictures: Pictures, axes: dict[str, int], advance: Advance = lambda done: None
 ) -> Samples:
     """Run the float model once over the pictures.
 

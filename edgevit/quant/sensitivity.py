@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule
 
     from edgevit.quant.calibration import Pictures
-    from edgevit.quant.solve import Source
+    from edgevit.quant.solve import CanonicalModel
 
 PICTURES = 8
 
@@ -100,7 +100,10 @@ def _after(core: GraphModule, node: torch.fx.Node) -> list[torch.fx.Node]:
 
 @torch.no_grad()
 def sensitivities(
-    source: Source, recipe: Recipe, pictures: Pictures, advance: Callable[[int, int], None] = lambda done, total: None
+    source: CanonicalModel,
+    recipe: Recipe,
+    pictures: Pictures,
+    advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[LayerSensitivity]:
     """Quantize each layer alone and look at the answers, on `PICTURES` pictures.
 

@@ -17,7 +17,7 @@ from edgevit.graph.qdq.base_graph import digest, quantizable
 from edgevit.graph.qdq.channel_folds import GROUP_NORM, Site, sites_of
 from edgevit.graph.qdq.constant_tables import table_code, tables_of
 from edgevit.graph.qdq.insert import insert
-from edgevit.graph.qdq.layers import CONVOLUTION, LINEAR, Layer, Plan, layers_of, plan
+from edgevit.graph.qdq.layers import CONVOLUTION, LINEAR, Layer, LayerPlan, layers_of, plan
 from edgevit.quant.bridges.find import bridges_of
 from edgevit.quant.gradients import layer_gradients
 from edgevit.quant.operands import insert_operands
@@ -38,7 +38,7 @@ Progress = Callable[[str, int, int], None]
 """Is told (what is being done, how much of it is done, of how much)."""
 
 
-def silent(stage: str, done: int, total: int) -> None:
+def no_progress(stage: str, done: int, total: int) -> None:
     """Tell nobody."""
 
 
@@ -73,7 +73,7 @@ def _channel_axes(sites: dict[str, Site]) -> dict[str, int]:
     return {name: 1 if is_call(site.maker, CONVOLUTION, GROUP_NORM) else -1 for name, site in sites.items()}
 
 
-def _usable_sites(core: GraphModule, found: Plan) -> dict[str, Site]:
+def _usable_sites(core: GraphModule, found: LayerPlan) -> dict[str, Site]:
     """Sites whose value and layers are all quantized."""
     layers, points = {layer.node for layer in found.layers}, set(found.points)
     makers = layers | {node for node in core.graph.nodes if not is_call(node, CONVOLUTION, LINEAR)}
@@ -92,7 +92,7 @@ def quantized_graph(core: GraphModule, recipe: Recipe, *, check: bool = True) ->
 
 
 @dataclass(frozen=True)
-class Source:
+class CanonicalModel:
     """A float graph that can be made again and again, for a recipe to be solved on and tried on.
 
     Attributes:
@@ -104,13 +104,13 @@ class Source:
     model: RecipeModel
 
 
-def source_of_program(program: ExportedProgram, name: str, size: tuple[int, int], classes: int) -> Source:
+def source_of_program(program: ExportedProgram, name: str, size: tuple[int, int], classes: int) -> CanonicalModel:
     """The graph of a captured program."""
     model = RecipeModel(name=name, size=size, classes=classes, graph=digest(quantizable(program)))
-    return Source(lambda: quantizable(program), model)
+    return CanonicalModel(lambda: quantizable(program), model)
 
 
-def blank_recipe(source: Source, core: GraphModule, quantizer: str, bits: Bits, kept: dict[str, str]) -> Recipe:
+def blank_recipe(source: CanonicalModel, core: GraphModule, quantizer: str, bits: Bits, kept: dict[str, str]) -> Recipe:
     """A recipe without any code yet."""
     return Recipe(
         edgevit=metadata.version("edgevit"),
@@ -127,7 +127,7 @@ def blank_recipe(source: Source, core: GraphModule, quantizer: str, bits: Bits, 
 
 
 @torch.no_grad()
-def solve_weights(source: Source, bits: Bits, keep: Collection[str] = ()) -> Recipe:
+def solve_weights(source: CanonicalModel, bits: Bits, keep: Collection[str] = ()) -> Recipe:
     """Quantize weights alone; of a dynamic recipe those of linear layers only.
 
     Raises:
@@ -147,7 +147,7 @@ def solve_weights(source: Source, bits: Bits, keep: Collection[str] = ()) -> Rec
 
 @torch.no_grad()
 def solve_recipe(
-    source: Source,
+    source: CanonicalModel,
     quantizer: Quantizer,
     pictures: Pictures,
     *,
@@ -155,7 +155,7 @@ def solve_recipe(
     keep: Collection[str] = (),
     kept: dict[str, str] | None = None,
     exportable: bool = False,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> Recipe:
     """Quantize weights and activations.
 

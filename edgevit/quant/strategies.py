@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from edgevit.graph.qdq.channel_folds import Site
 from edgevit.graph.qdq.layers import Layer
 from edgevit.quant.metrics import Metric
-from edgevit.quant.observers import Observer
+from edgevit.quant.observers import RangeObserver
 from edgevit.quant.search import Grid, candidate_codes, search_value, search_weight
 from edgevit.quant.workbench import Bench, channel_fold, fixed_code, largest_weights, observe_values
 
@@ -43,7 +43,7 @@ def search_values(bench: Bench, grid: Grid, metric: Metric, schemes: tuple[bool,
 
 
 def alternate(
-    bench: Bench, grid: Grid, metric: Metric, observer: Observer, schemes: tuple[bool, ...] = (False,)
+    bench: Bench, grid: Grid, metric: Metric, observer: RangeObserver, schemes: tuple[bool, ...] = (False,)
 ) -> None:
     """Search weights and activations in turn, from first guesses; what no layer reads keeps its observed code."""
     observe_values(bench, observer, symmetric=schemes == (True,))

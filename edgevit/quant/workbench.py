@@ -12,9 +12,9 @@ from torch import Tensor
 from edgevit.graph.fx import aten, is_call
 from edgevit.graph.qdq.channel_folds import Site
 from edgevit.graph.qdq.codes import LEAST_SCALE, PROBABILITY, fake_code, uniform_code, weight_scales
-from edgevit.graph.qdq.layers import Layer, Plan, readers
+from edgevit.graph.qdq.layers import Layer, LayerPlan, readers
 from edgevit.quant.bridges.find import Bridge
-from edgevit.quant.observers import Observer
+from edgevit.quant.observers import RangeObserver
 from edgevit.quant.sampling import Samples, Values, grouped_weight, products
 from edgevit.quant.search import Reading, rounded_weight, weight_code
 from edgevit.schema.recipe import ChannelFold, Code, UniformCode, WeightCode
@@ -59,7 +59,7 @@ class Bench:
 
     fresh: Callable[[], GraphModule]
     core: GraphModule
-    plan: Plan
+    plan: LayerPlan
     sites: dict[str, Site]
     samples: Samples
     pictures: Pictures
@@ -150,7 +150,7 @@ def _change_values(values: Values, factor: Tensor, shift: Tensor, readers: Seque
     values.sampled = [reading.rows.flatten() for reading in readers]
 
 
-def make_readings(plan: Plan, samples: Samples) -> dict[str, Reading]:
+def make_readings(plan: LayerPlan, samples: Samples) -> dict[str, Reading]:
     """For each layer, its sampled rows with what it makes of them in float."""
     found = {}
     for layer in plan.layers:
@@ -167,14 +167,14 @@ def largest_weights(bench: Bench) -> None:
         bench.set_weight(layer, weight_scales(weight.reshape(-1, weight.shape[-1]), bench.weight_bits))
 
 
-def observed(bench: Bench, point: Node, observer: Observer, *, symmetric: bool = False) -> UniformCode:
+def observed(bench: Bench, point: Node, observer: RangeObserver, *, symmetric: bool = False) -> UniformCode:
     """The code of the range that an observer takes, unless a kernel demands another."""
     bits = bench.activation_bits
     low, high = observer(bench.values(point.name), bits)
     return fixed_code(point, bits) or uniform_code(low, high, bits, symmetric=symmetric)
 
 
-def observe_values(bench: Bench, observer: Observer, *, symmetric: bool = False) -> None:
+def observe_values(bench: Bench, observer: RangeObserver, *, symmetric: bool = False) -> None:
     """Codes of all points from their ranges."""
     for point in bench.plan.points:
         bench.activations[point.name] = observed(bench, point, observer, symmetric=symmetric)

@@ -205,7 +205,7 @@ class Profile(Strict):
         return self.model_dump(mode="json", exclude_none=True)
 
 
-class Comparison(Strict):
+class ProfileComparison(Strict):
     """Two models measured in turns on one device: how many times as long B takes as A.
 
     ``different`` says that the interval of the ratio leaves out 1.

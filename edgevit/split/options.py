@@ -9,7 +9,7 @@ from typing import Literal
 from edgevit.errors import UsageError
 from edgevit.schema.plan import Fleet
 from edgevit.schema.target import Precision
-from edgevit.split.plan.partition import Rule
+from edgevit.split.plan.partition import PartitionRule
 from edgevit.split.train.fine_tune import Schedule
 from edgevit.split.train.importance import Score
 from edgevit.split.train.torch_device import CPU, check_name
@@ -62,7 +62,7 @@ class SplitOptions:
     hold_out: float = 0.2
     parts: int | None = None
     copies: int = 1
-    partition: Rule = "balanced"
+    partition: PartitionRule = "balanced"
     groups: tuple[str, ...] = ()
     levels: tuple[Fraction, ...] = LEVELS
     assign: Literal["exact", "greedy"] = "exact"

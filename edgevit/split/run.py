@@ -28,7 +28,7 @@ from edgevit.schema.target import devices, resolve_target
 from edgevit.split.jobs import Progress, executor_for, run_jobs
 from edgevit.split.measure import accuracies, bundle_features
 from edgevit.split.options import SplitOptions
-from edgevit.split.plan.preview import Draft, Source, make_draft
+from edgevit.split.plan.preview import Draft, SplitSource, make_draft
 from edgevit.split.train.fuse import own_head, train_head
 from edgevit.split.train.submodel import SubModelJob
 from edgevit.split.train.subset import Subset
@@ -37,11 +37,13 @@ from edgevit.split.train.torch_device import require
 _MODELS = "models"
 
 
-def _silent(what: str, done: int, total: int) -> None:
+def _no_progress(what: str, done: int, total: int) -> None:
     """Tell nobody."""
 
 
-def draft_plan(options: SplitOptions, base: Path = Path(), progress: Progress = _silent, skip: Skip = ignore) -> Draft:
+def draft_plan(
+    options: SplitOptions, base: Path = Path(), progress: Progress = _no_progress, skip: Skip = ignore
+) -> Draft:
     """What a split would do: sub-models, members, sizes and predicted latency. Trains nothing.
 
     Args:
@@ -55,14 +57,14 @@ def draft_plan(options: SplitOptions, base: Path = Path(), progress: Progress = 
         CheckFailed: the sub-models do not fit the fleet; says what binds and what would do.
         BadFile: the data or a profile cannot be read.
     """
-    return make_draft(Source(options, progress, skip), base)
+    return make_draft(SplitSource(options, progress, skip), base)
 
 
 @dataclass(frozen=True)
 class _Made:
     """What one split has made so far; lists are by sub-model."""
 
-    source: Source
+    source: SplitSource
     draft: Draft
     folders: Sequence[Path]
     bundles: Sequence[Bundle]
@@ -74,7 +76,7 @@ class _Made:
 
 
 def split_model(
-    options: SplitOptions, out: Path, base: Path = Path(), progress: Progress = _silent, skip: Skip = ignore
+    options: SplitOptions, out: Path, base: Path = Path(), progress: Progress = _no_progress, skip: Skip = ignore
 ) -> Plan:
     """Split a model and write the plan; a run that was killed goes on where it stopped.
 
@@ -96,7 +98,7 @@ def split_model(
     targets = _targets(options)
     if not options.dask:
         require(options.device)
-    source = Source(options, progress, skip)
+    source = SplitSource(options, progress, skip)
     draft = make_draft(source, base)
     with staging(out) as scratch:
         assert source.pool  # made here, so that every job finds it
@@ -130,7 +132,7 @@ def _targets(options: SplitOptions) -> list[str]:
     return found
 
 
-def sub_model_jobs(source: Source, draft: Draft) -> list[SubModelJob]:
+def sub_model_jobs(source: SplitSource, draft: Draft) -> list[SubModelJob]:
     """What makes each sub-model of a draft."""
     options = source.options
     return [
@@ -152,7 +154,7 @@ def sub_model_jobs(source: Source, draft: Draft) -> list[SubModelJob]:
     ]
 
 
-def _export_all(source: Source, folders: Sequence[Path], targets: Sequence[str], folder: Path) -> list[Bundle]:
+def _export_all(source: SplitSource, folders: Sequence[Path], targets: Sequence[str], folder: Path) -> list[Bundle]:
     bundles = []
     for index, (made, target) in enumerate(zip(folders, targets, strict=True)):
         name = f"sub-{index + 1}"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgevit.backends.process.jobs import Limits
+from edgevit.backends.process.jobs import ProcessLimits
 from edgevit.data.folders import Skip
 from edgevit.errors import BadFile
 from edgevit.schema.manifest import Manifest
@@ -39,7 +39,7 @@ def measure(
     file: Path,
     scratch: Path,
     log: Path,
-    limits: Limits,
+    limits: ProcessLimits,
     stop: threading.Event,
     skip: Skip,
 ) -> float:

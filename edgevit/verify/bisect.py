@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevit.backends.base import find_backend
-from edgevit.backends.process.jobs import Limits, run_job
+from edgevit.backends.process.jobs import ProcessLimits, run_job
 from edgevit.backends.process.lowering import interface_of, lower_job, lowered_with
 from edgevit.schema.manifest import Manifest
 from edgevit.schema.recipe import RECIPE, read_recipe
@@ -40,7 +40,7 @@ _MOST_NUMBERS = 4_000_000
 
 
 @dataclass(frozen=True)
-class Finding:
+class Departure:
     """Where an artifact departs.
 
     Attributes:
@@ -72,7 +72,7 @@ class _Search:
     inputs: NDArray[Any]
     scratch: Path
     log: Path
-    limits: Limits
+    limits: ProcessLimits
     recipe: Path | None = None
 
 
@@ -83,9 +83,9 @@ def bisect(
     inputs: NDArray[Any],
     scratch: Path,
     log: Path,
-    limits: Limits,
+    limits: ProcessLimits,
     recipe: Path | None = None,
-) -> Finding:
+) -> Departure:
     """Bisect a captured program on one runtime.
 
     Args:
@@ -113,7 +113,7 @@ def bisect(
                 break
             good = index
     wrong = taps[bad] if bad < len(taps) else None
-    return Finding(wrong, error, taps[good] if good >= 0 else None, lowerings)
+    return Departure(wrong, error, taps[good] if good >= 0 else None, lowerings)
 
 
 def _spaced(taps: Sequence[Tap], good: int, bad: int) -> list[int]:
@@ -194,7 +194,7 @@ def _artifact(search: _Search, names: list[str], numbers: int) -> NDArray[np.flo
     return run_artifact(manifest.target.backend, file, search.inputs, search.scratch, search.log, search.limits)
 
 
-def bisect_bundle(bundle: Bundle, loaded: LoadedModel) -> Finding:
+def bisect_bundle(bundle: Bundle, loaded: LoadedModel) -> Departure:
     """Bisect a bundle that failed, from the PyTorch model that it was made of.
 
     Raises:
@@ -214,4 +214,6 @@ def bisect_bundle(bundle: Bundle, loaded: LoadedModel) -> Finding:
         (scratch / "program.pt2").write_bytes(held.getbuffer())
         runtime = runtimes()[manifest.target.runtime]
         recipe = bundle.path / RECIPE if manifest.quantization else None
-        return bisect(scratch / "program.pt2", manifest, runtime, inputs, scratch, scratch / "log", Limits(), recipe)
+        return bisect(
+            scratch / "program.pt2", manifest, runtime, inputs, scratch, scratch / "log", ProcessLimits(), recipe
+        )

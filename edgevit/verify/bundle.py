@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevit.backends.base import find_backend
-from edgevit.backends.process.jobs import Limits
+from edgevit.backends.process.jobs import ProcessLimits
 from edgevit.bundle.golden import FOLDER, golden_pictures, read_tensor
 from edgevit.bundle.read import Bundle
 from edgevit.data.folders import Skip, readable_pictures, refuse
@@ -35,7 +35,7 @@ def verify_bundle(
     reference: nn.Module | None = None,
     images: Path | None = None,
     log: Path | None = None,
-    limits: Limits | None = None,
+    limits: ProcessLimits | None = None,
     skip: Skip = refuse,
 ) -> VerdictInfo:
     """Judge a bundle again.
@@ -88,7 +88,9 @@ def verify_bundle(
         return verdict.model_copy(update={"status": "failed", "reasons": tuple(found)}) if found else verdict
     with tempfile.TemporaryDirectory() as scratch:
         log = log or Path(scratch) / "run.log"
-        outputs = run_artifact(manifest.target.backend, bundle.entry, inputs, Path(scratch), log, limits or Limits())
+        outputs = run_artifact(
+            manifest.target.backend, bundle.entry, inputs, Path(scratch), log, limits or ProcessLimits()
+        )
     verdict = judge(manifest, expected, outputs, exact)
     if found:
         return verdict.model_copy(update={"status": "failed", "reasons": (*found, *verdict.reasons)})

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgevit.backends.base import Backend, FileInterface, backend_of
-from edgevit.backends.process.jobs import Limits
+from edgevit.backends.process.jobs import ProcessLimits
 from edgevit.data.folders import Skip, readable_pictures, refuse
 from edgevit.data.images import to_model_size
 from edgevit.errors import UsageError
@@ -103,7 +103,7 @@ def verify_file(file: Path, loaded: LoadedModel, *, images: Path | None = None, 
     pictures = [*arrays, *(picture for _, picture in (readable_pictures(images, skip) if images else ()))]
     inputs = _inputs(pictures, rule, found.input)
     with tempfile.TemporaryDirectory() as scratch:
-        outputs = run_artifact(backend.name, file, inputs, Path(scratch), Path(scratch) / "run.log", Limits())
+        outputs = run_artifact(backend.name, file, inputs, Path(scratch), Path(scratch) / "run.log", ProcessLimits())
     kind = _kind(found.output, outputs)
     expected = reference_outputs(loaded.module, pictures, rule, probabilities=kind == "probabilities")
     noise = _noise(loaded, found.precision, backend, expected, pictures, rule, kind)

@@ -16,7 +16,7 @@ from edgevit.errors import UsageError, import_failed
 from edgevit.verify.probes import make_inputs
 
 if TYPE_CHECKING:
-    from edgevit.mil.hazards import Hazard, Limits
+    from edgevit.mil.hazards import Fp16Limits, Hazard
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class HazardReport:
         return tuple(dict.fromkeys(pattern for hazard in self.hazards for pattern in hazard.keep))
 
 
-def file_hazards(file: Path, inputs: NDArray[Any], limits: Limits | None = None) -> HazardReport:
+def file_hazards(file: Path, inputs: NDArray[Any], limits: Fp16Limits | None = None) -> HazardReport:
     """Hazards of a model file.
 
     Args:
@@ -74,7 +74,7 @@ def file_hazards(file: Path, inputs: NDArray[Any], limits: Limits | None = None)
 
 
 def bundle_hazards(
-    bundle: Bundle, images: Path | None = None, limits: Limits | None = None, skip: Skip = refuse
+    bundle: Bundle, images: Path | None = None, limits: Fp16Limits | None = None, skip: Skip = refuse
 ) -> HazardReport:
     """Hazards of a bundle on its golden inputs and on a folder of pictures; arguments as for `file_hazards`.
 

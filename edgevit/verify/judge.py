@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevit.backends.base import find_backend
-from edgevit.backends.process.jobs import Limits, run_job
+from edgevit.backends.process.jobs import ProcessLimits, run_job
 from edgevit.schema.manifest import Manifest, VerdictInfo
 from edgevit.schema.target import runtimes
 from edgevit.verify.compare import compare, scores
@@ -39,7 +39,7 @@ def run_artifact(
     inputs: NDArray[Any],
     scratch: Path,
     log: Path,
-    limits: Limits,
+    limits: ProcessLimits,
     stop: threading.Event | None = None,
 ) -> NDArray[np.float32]:
     """Run a model file in a process of its own.

@@ -79,13 +79,13 @@ def timm_transform(rule: Preprocessing) -> Callable[[Picture], torch.Tensor]:
     """
     from PIL import Image
 
-    from edgevit.models.torchvision_fix import mend_torchvision
+    from edgevit.models.torchvision_fix import fix_torchvision_import
 
     class WidthFirst(Image.Image):
         def resize(self, size: Any, resample: Any = None, *_: Any) -> Image.Image:
             return resize_width_first(self.crop(), size, resample)
 
-    mend_torchvision()
+    fix_torchvision_import()
     from timm.data import create_transform
 
     transform = create_transform(

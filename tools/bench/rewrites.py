@@ -39,7 +39,7 @@ def lowered(name: str, fmt: str, folder: Path) -> tuple[dict[str, Path], list[in
     """The file with all rewrites under "", those without one under its name; and the input's shape."""
     import torch
 
-    from edgevit.backends.process.jobs import Limits, run_job
+    from edgevit.backends.process.jobs import ProcessLimits, run_job
     from edgevit.backends.process.lowering import lower_job
     from edgevit.errors import ConversionFailed
     from edgevit.graph.capture import capture
@@ -63,7 +63,7 @@ def lowered(name: str, fmt: str, folder: Path) -> tuple[dict[str, Path], list[in
         target = manifest.target.model_copy(update={"rewrites": asked})
         made = place / manifest.entry
         job = lower_job(program, manifest.model_copy(update={"target": target}), runtime, made)
-        return made, run_job(job, place, place / "log", Limits(threads=1))["rewrites"]
+        return made, run_job(job, place, place / "log", ProcessLimits(threads=1))["rewrites"]
 
     def lower_without(rewrite: str) -> Path | None:
         try:

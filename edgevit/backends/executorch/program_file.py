@@ -43,7 +43,7 @@ _WHY = {
 _OTHERWISE = "ExecuTorch's partitioner for XNNPACK does not take it in this form"
 
 
-class Program:
+class ExecutorchProgram:
     """One file.
 
     Raises:
@@ -117,7 +117,7 @@ class Program:
 
 def operators(path: Path) -> Counter[str]:
     """Delegates by backend, and the operators that stay outside them, as called."""
-    program = Program(path)
+    program = ExecutorchProgram(path)
     found = Counter(name for name, _ in program.kernel_calls())
     found.update(f"delegate: {name}" for name, _ in program.delegate_calls())
     return found
@@ -125,7 +125,7 @@ def operators(path: Path) -> Counter[str]:
 
 def read_embedded(path: Path) -> str | None:
     """The string that the constant method ``edgevit_manifest`` returns."""
-    return Program(path).constant_string(MARKER)
+    return ExecutorchProgram(path).constant_string(MARKER)
 
 
 def _macs(name: str, sizes: list[tuple[int, ...]]) -> int:
@@ -141,7 +141,7 @@ def _macs(name: str, sizes: list[tuple[int, ...]]) -> int:
 
 def placement(path: Path) -> Placement:
     """What XNNPACK executes and what ExecuTorch's own kernels do, which run on one thread."""
-    program, found, delegates = Program(path), [], 0
+    program, found, delegates = ExecutorchProgram(path), [], 0
     for name, sizes in program.kernel_calls():
         plain = name.rpartition("::")[2].partition(".")[0]
         found.append(

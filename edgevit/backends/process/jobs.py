@@ -27,7 +27,7 @@ _ERROR_LINE = re.compile(r"(\w*(Error|Exception|Failure)\b.*|.*(abort|Aborted|Se
 
 
 @dataclass(frozen=True)
-class Limits:
+class ProcessLimits:
     """What one worker may use.
 
     Attributes:
@@ -60,7 +60,7 @@ class Worker:
     log: Path
 
 
-def start_worker(folder: Path, log: Path, limits: Limits, imports: Sequence[str] = ()) -> Worker:
+def start_worker(folder: Path, log: Path, limits: ProcessLimits, imports: Sequence[str] = ()) -> Worker:
     """Start a worker.
 
     Args:
@@ -87,7 +87,7 @@ def run_job(
     job: dict[str, Any],
     folder: Path,
     log: Path,
-    limits: Limits,
+    limits: ProcessLimits,
     stop: threading.Event | None = None,
     worker: Worker | None = None,
 ) -> dict[str, Any]:
@@ -164,14 +164,14 @@ def _keep_log(worker: Worker, log: Path) -> None:
             kept.write(worker.log.read_bytes())
 
 
-def _environment(limits: Limits) -> dict[str, str]:
+def _environment(limits: ProcessLimits) -> dict[str, str]:
     quiet = {"ORT_DISABLE_TELEMETRY": "1", "TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONWARNINGS": "ignore"}
     package = str(Path(__file__).parents[3])
     path = os.pathsep.join(part for part in (package, os.environ.get("PYTHONPATH", "")) if part)
     return {**os.environ, **quiet, "OMP_NUM_THREADS": str(limits.threads), "PYTHONPATH": path}
 
 
-def _watch(process: subprocess.Popen[bytes], limits: Limits, stop: threading.Event | None) -> str:
+def _watch(process: subprocess.Popen[bytes], limits: ProcessLimits, stop: threading.Event | None) -> str:
     """Wait for the end; the reason where the worker had to be ended."""
     deadline, memory = time.monotonic() + limits.seconds, limits.memory()
     watched = psutil.Process(process.pid)
@@ -241,7 +241,9 @@ def placement_apart(backend: str, path: Path) -> dict[str, Any] | None:
     with tempfile.TemporaryDirectory() as folder:
         job = {"job": "place", "backend": backend, "file": str(path.resolve())}
         try:
-            found: dict[str, Any] | None = run_job(job, Path(folder), Path(folder) / "log", Limits())["placement"]
+            found: dict[str, Any] | None = run_job(job, Path(folder), Path(folder) / "log", ProcessLimits())[
+                "placement"
+            ]
         except ConversionFailed:
             return None
     return found

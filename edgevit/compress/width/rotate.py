@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from edgevit.compress.width.structure import Stage
+    from edgevit.compress.width.structure import WidthStage
 
 _BATCH = 64
 _LEAST = 1e-8
@@ -46,7 +46,7 @@ def can_rotate(model: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def rotate(model: nn.Module, stage: Stage, images: Tensor) -> None:
+def rotate(model: nn.Module, stage: WidthStage, images: Tensor) -> None:
     """Change what one stage of pruning cuts to principal components, in place; the model's function stays.
 
     Args:

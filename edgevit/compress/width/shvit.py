@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from edgevit.compress.width.structure import Drawing, Structure, Tap
+from edgevit.compress.width.structure import Drawing, Structure, WidthTap
 from edgevit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -78,8 +78,8 @@ def _writers(model: Any, index: int) -> list[str]:
 
 
 def _stream(draw: Drawing, index: int, width: int, partial: int, writers: list[str]) -> Parts:
-    def taps(start: int) -> list[Tap]:
-        return [Tap(path, "output", 1, start) for path in writers]
+    def taps(start: int) -> list[WidthTap]:
+        return [WidthTap(path, "output", 1, start) for path in writers]
 
     rest = f"stage{index}.rest"
     if not partial:
@@ -96,13 +96,13 @@ def _stem(draw: Drawing, stem: Any, gives: Parts) -> None:
         out = gives
         if following is not None:
             width = stem[number].c.out_channels
-            out = (draw.group(path, width, "hidden", [Tap(f"patch_embed.{following}", "input", 1)]),)
+            out = (draw.group(path, width, "hidden", [WidthTap(f"patch_embed.{following}", "input", 1)]),)
         _conv_norm(draw, path, takes, out)
         takes = out
 
 
 def _ffn(draw: Drawing, path: str, ffn: Any, parts: Parts) -> None:
-    hidden = draw.group(path, ffn.pw1.c.out_channels, "hidden", [Tap(f"{path}.pw2", "input", 1)])
+    hidden = draw.group(path, ffn.pw1.c.out_channels, "hidden", [WidthTap(f"{path}.pw2", "input", 1)])
     _conv_norm(draw, f"{path}.pw1", parts, (hidden,))
     _conv_norm(draw, f"{path}.pw2", (hidden,), parts)
 
@@ -112,8 +112,10 @@ def _downsample(draw: Drawing, path: str, layers: Any, before: Parts, after: Par
     _ffn(draw, f"{path}.1.m", layers[1].m, before)
     merging, merge = layers[2], f"{path}.2"
     # masked before the squeeze, which sees every channel
-    hidden = draw.group(merge, merging.conv1.c.out_channels, "hidden", [Tap(f"{merge}.act2", "output", 1)])
-    squeezed = draw.group(f"{merge}.se", merging.se.fc1.out_channels, "hidden", [Tap(f"{merge}.se.fc2", "input", 1)])
+    hidden = draw.group(merge, merging.conv1.c.out_channels, "hidden", [WidthTap(f"{merge}.act2", "output", 1)])
+    squeezed = draw.group(
+        f"{merge}.se", merging.se.fc1.out_channels, "hidden", [WidthTap(f"{merge}.se.fc2", "input", 1)]
+    )
     _conv_norm(draw, f"{merge}.conv1", before, (hidden,))
     _depthwise(draw, f"{merge}.conv2", (hidden,))
     draw.linear(f"{merge}.se.fc1", (hidden,), (squeezed,))
@@ -126,8 +128,8 @@ def _downsample(draw: Drawing, path: str, layers: Any, before: Parts, after: Par
 def _attention(draw: Drawing, path: str, attention: Any, stream: Parts) -> None:
     """The values are as many as the channels that attend, so both are cut in one stage."""
     partial, rest = stream
-    qk = draw.group(f"{path}.qk", attention.qk_dim, "attention", [Tap(f"{path}.qkv", "output", 1)], path)
-    v = draw.group(f"{path}.v", attention.pdim, "residual", [Tap(f"{path}.proj", "input", 1)], partial)
+    qk = draw.group(f"{path}.qk", attention.qk_dim, "attention", [WidthTap(f"{path}.qkv", "output", 1)], path)
+    v = draw.group(f"{path}.v", attention.pdim, "residual", [WidthTap(f"{path}.proj", "input", 1)], partial)
     draw.vectors(f"{path}.pre_norm", partial)
     _conv_norm(draw, f"{path}.qkv", (partial,), (qk, qk, v))
     _conv_norm(draw, f"{path}.proj.1", (v, rest), stream)

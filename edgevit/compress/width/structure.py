@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from torch import nn
 
-Stage = Literal["residual", "attention", "hidden"]
+WidthStage = Literal["residual", "attention", "hidden"]
 """ED-ViT's three consecutive stages: residual channels, dimensions inside every head, hidden neurons."""
-STAGES: tuple[Stage, ...] = ("residual", "attention", "hidden")
+STAGES: tuple[WidthStage, ...] = ("residual", "attention", "hidden")
 
 
 @dataclass(frozen=True)
-class Tap:
+class WidthTap:
     """A place where a group's units can be masked.
 
     Attributes:
@@ -51,8 +51,8 @@ class Group:
 
     name: str
     size: int
-    stage: Stage
-    taps: tuple[Tap, ...]
+    stage: WidthStage
+    taps: tuple[WidthTap, ...]
     layer: str = ""
 
 
@@ -83,7 +83,7 @@ class Structure:
     settle: Callable[[nn.Module, Mapping[str, int]], None]
     softmax: Mapping[str, tuple[tuple[str, int], ...]] = field(default_factory=dict)
 
-    def of_stage(self, stage: Stage) -> list[Group]:
+    def of_stage(self, stage: WidthStage) -> list[Group]:
         """The groups that one stage cuts, in order."""
         return [group for group in self.groups.values() if group.stage == stage]
 
@@ -101,7 +101,7 @@ class Drawing:
         self.axes: list[Axis] = []
         self.softmax: dict[str, tuple[tuple[str, int], ...]] = {}
 
-    def group(self, name: str, size: int, stage: Stage, taps: list[Tap], layer: str = "") -> str:
+    def group(self, name: str, size: int, stage: WidthStage, taps: list[WidthTap], layer: str = "") -> str:
         """Add a group and give back its name."""
         self.groups[name] = Group(name, size, stage, tuple(taps), layer)
         return name

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from edgevit.devices.base import Event, Events, Found, Job, Kind, Reach
+from edgevit.devices.base import Found, Kind, MeasurementJob, Reach, RunnerEvent, RunnerEvents
 from edgevit.devices.runner_process import RunnerProcess, last_line
 from edgevit.devices.runtimes.android_userland import LINKER, PYTHON, capsule, recipe
 from edgevit.devices.runtimes.wheels import MARKER, Installation
@@ -152,7 +152,7 @@ class ADBTransport(DeviceFolder):
             return gone
         return None
 
-    def install(self, runtime: str, host: Event) -> None:  # noqa: ARG002  # the capsule's Python decides
+    def install(self, runtime: str, host: RunnerEvent) -> None:  # noqa: ARG002  # the capsule's Python decides
         """Bring the capsule and a runtime."""
         wanted = recipe()
         machine = self.shell("uname -m")
@@ -176,7 +176,7 @@ class AndroidDevice(ShellDevice):
         super().__init__(uri, "adb", transport, reach)
         self._adb = transport
 
-    def probe(self, runtime: str = "", *, imports: bool = False) -> list[Event]:
+    def probe(self, runtime: str = "", *, imports: bool = False) -> list[RunnerEvent]:
         """What the runner says, or without a runner what Android says."""
         properties = self._adb.properties
         try:
@@ -189,7 +189,7 @@ class AndroidDevice(ShellDevice):
         text = self._adb.shell("nproc 2>/dev/null || echo 1")
         return int(text) if text.isdigit() else 1
 
-    def _named(self, event: Event, properties: dict[str, str]) -> Event:
+    def _named(self, event: RunnerEvent, properties: dict[str, str]) -> RunnerEvent:
         if event["event"] != "host":
             return event
         names = (properties.get("ro.product.manufacturer", ""), properties.get("ro.product.model", ""))
@@ -201,7 +201,7 @@ class AndroidDevice(ShellDevice):
         }
         return {**event, **{key: value for key, value in known.items() if value}}
 
-    def profile(self, job: Job) -> Events:
+    def profile(self, job: MeasurementJob) -> RunnerEvents:
         """Measure one model, with Android's own word on heat and battery."""
         properties = self._adb.properties
         for event in super().profile(job):
@@ -214,7 +214,7 @@ class AndroidDevice(ShellDevice):
         if soc:
             yield {"event": "details", "values": {"SoC": soc, "build": properties.get("ro.build.fingerprint", "")}}
 
-    def _warnings(self, event: Event) -> Iterator[Event]:
+    def _warnings(self, event: RunnerEvent) -> Iterator[RunnerEvent]:
         """Add what Android knows to the runner's conditions; stamps for what voids them."""
         thermal = parse_thermal(self._adb.shell("dumpsys thermalservice 2>/dev/null || true"))
         battery = parse_battery(self._adb.shell("dumpsys battery 2>/dev/null || true"))

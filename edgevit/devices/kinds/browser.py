@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from edgevit.devices.base import Event, Events, Found, Job, Kind, Reach, Turns
+from edgevit.devices.base import Found, Kind, MeasurementJob, Reach, RunnerEvent, RunnerEvents, Turns
 from edgevit.devices.runner_process import refusal, runner_file, turn_times
 from edgevit.devices.runtimes.npm import packages, web_files
 from edgevit.devices.web.certificate import self_signed
@@ -96,7 +96,7 @@ class BrowserDevice:
             )
         self._opened = True
 
-    def _events(self, deadline_s: float, identity: int | None = None) -> Iterator[Event]:
+    def _events(self, deadline_s: float, identity: int | None = None) -> Iterator[RunnerEvent]:
         """What the page says, until it is done or silent."""
         end = time.monotonic() + deadline_s
         while True:
@@ -122,7 +122,7 @@ class BrowserDevice:
             if event["event"] == "done":
                 return
 
-    def probe(self) -> list[Event]:
+    def probe(self) -> list[RunnerEvent]:
         """What the browser says of itself."""
         self._wait_for_page()
         self._page.command(command="probe")
@@ -139,7 +139,7 @@ class BrowserDevice:
         """
         self._page.public.update(web_files(runtime, install=self._reach.install_runtime, announce=self._reach.announce))
 
-    def _job(self, job: Job) -> dict[str, Any]:
+    def _job(self, job: MeasurementJob) -> dict[str, Any]:
         self.prepare(job.runtime)
         number = next(self._numbers)
         model, inputs = f"model-{number}", f"inputs-{number}"
@@ -153,18 +153,18 @@ class BrowserDevice:
             "accelerator": "webgpu" if self._reach.accelerator == "webgpu" else "cpu",
         }
 
-    def profile(self, job: Job) -> Events:
+    def profile(self, job: MeasurementJob) -> RunnerEvents:
         """Measure one model in a page of its own."""
         asked = self._job(job)
         self._wait_for_page()
         self._page.command(command="profile", job=asked)
         yield from self._events(job.deadline_s)
 
-    def operators(self, job: Job) -> Events:
+    def operators(self, job: MeasurementJob) -> RunnerEvents:
         """Runtimes in browsers do not time their operators."""
         raise DeviceFailed(f"{job.runtime} does not time its operators")
 
-    def turns(self, job: Job) -> Turns:
+    def turns(self, job: MeasurementJob) -> Turns:
         """A model that stays loaded in the page."""
         return _PageTurns(self, job, next(self._numbers))
 
@@ -184,10 +184,10 @@ class BrowserDevice:
 
 
 class _PageTurns:
-    def __init__(self, device: BrowserDevice, job: Job, number: int) -> None:
+    def __init__(self, device: BrowserDevice, job: MeasurementJob, number: int) -> None:
         self._device, self._job, self._number = device, job, number
 
-    def _until(self, name: str, limit_s: float) -> list[Event]:
+    def _until(self, name: str, limit_s: float) -> list[RunnerEvent]:
         said = []
         for event in self._device._events(limit_s, self._number):
             said.append(event)
@@ -195,7 +195,7 @@ class _PageTurns:
                 break
         return said
 
-    def start(self) -> list[Event]:
+    def start(self) -> list[RunnerEvent]:
         """Load and warm up."""
         asked = self._device._job(self._job)
         self._device._wait_for_page()
@@ -207,7 +207,7 @@ class _PageTurns:
         self._device._page.command(command="turn", id=self._number, runs=runs)
         return turn_times(self._until("turn", self._job.deadline_s), runs)
 
-    def end(self) -> list[Event]:
+    def end(self) -> list[RunnerEvent]:
         """Nothing: the page keeps its models until it is left."""
         return []
 

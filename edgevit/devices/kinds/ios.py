@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgevit.devices.base import Event, Events, Found, Job, Kind, Reach, Turns
+from edgevit.devices.base import Found, Kind, MeasurementJob, Reach, RunnerEvent, RunnerEvents, Turns
 from edgevit.devices.runner_process import last_line
 from edgevit.errors import DeviceFailed, DeviceUnreachable, EdgevitError, MissingDependency, UsageError
 
@@ -117,20 +117,20 @@ class IOSDevice:
     def __init__(self, uri: str, found: AppleDevice) -> None:
         self.uri, self._found = uri, found
 
-    def probe(self) -> list[Event]:
+    def probe(self) -> list[RunnerEvent]:
         """What devicectl knows."""
         host = {"event": "host", "machine": "arm64", "model": self._found.model, "os": self._found.system, "cpus": 1}
         return [host, {"event": "runtimes", "versions": {"coreml": self._found.system}, "meter": ""}]
 
-    def profile(self, job: Job) -> Events:
+    def profile(self, job: MeasurementJob) -> RunnerEvents:
         """Times of loading and predicting on the device, from coremltools' benchmarker."""
         yield from self._driven(_measured(self._found.identifier, job, self._found.system))
 
-    def operators(self, job: Job) -> Events:
+    def operators(self, job: MeasurementJob) -> RunnerEvents:
         """Operations' times, from coremltools' benchmarker."""
         yield from self._driven(_operations(self._found.identifier, job))
 
-    def _driven(self, work: Coroutine[Any, Any, list[Event]]) -> list[Event]:
+    def _driven(self, work: Coroutine[Any, Any, list[RunnerEvent]]) -> list[RunnerEvent]:
         """What coremltools reports.
 
         Raises:
@@ -148,7 +148,7 @@ class IOSDevice:
             cure = "unlock it, keep its screen on, and look whether Xcode runs an app on it"
             raise DeviceFailed(f"coremltools could not measure on {self._found.name}", where=said, cure=cure) from error
 
-    def turns(self, job: Job) -> Turns:  # noqa: ARG002
+    def turns(self, job: MeasurementJob) -> Turns:  # noqa: ARG002
         """Not here: coremltools loads one model at a time."""
         raise UsageError("compare does not run on iOS", cure="profile both, or compare in Safari: -d browser: --lan")
 
@@ -160,7 +160,7 @@ class IOSDevice:
         """Nothing is open between measurements."""
 
 
-async def _benchmarker(identifier: str, job: Job) -> Any:
+async def _benchmarker(identifier: str, job: MeasurementJob) -> Any:
     from coremltools.models import MLModel
     from coremltools.models.ml_program.experimental.perf_utils import MLModelBenchmarker
     from coremltools.models.ml_program.experimental.remote_device import AppSigningCredentials, Device
@@ -176,7 +176,7 @@ def _ns(milliseconds: list[float]) -> list[int]:
     return [round(one * 1e6) for one in milliseconds]
 
 
-async def _measured(identifier: str, job: Job, system: str) -> list[Event]:
+async def _measured(identifier: str, job: MeasurementJob, system: str) -> list[RunnerEvent]:
     bench = await _benchmarker(identifier, job)
     loaded = _ns((await bench.benchmark_load(iterations=1)).samples)[0]
     first = _ns((await bench.benchmark_predict(iterations=1)).samples)[0]
@@ -195,7 +195,7 @@ async def _measured(identifier: str, job: Job, system: str) -> list[Event]:
     ]
 
 
-async def _operations(identifier: str, job: Job) -> list[Event]:
+async def _operations(identifier: str, job: MeasurementJob) -> list[RunnerEvent]:
     bench = await _benchmarker(identifier, job)
     found = await bench.benchmark_operation_execution(iterations=int(job.settings["operator_runs"]))
     rows = []

@@ -7,7 +7,7 @@ import platform
 import sys
 from pathlib import Path
 
-from edgevit.devices.base import Event, Found, Kind, Reach
+from edgevit.devices.base import Found, Kind, Reach, RunnerEvent
 from edgevit.devices.runner_process import RunnerProcess
 from edgevit.devices.shell.device import ShellDevice
 from edgevit.errors import UsageError
@@ -35,7 +35,7 @@ class LocalTransport:
         """None: here ExecuTorch comes with its own Python bindings."""
         return "", ""
 
-    def install(self, runtime: str, host: Event) -> None:  # noqa: ARG002
+    def install(self, runtime: str, host: RunnerEvent) -> None:  # noqa: ARG002
         """Nothing is installed into this Python behind its user's back."""
         raise UsageError(
             "--install-runtime is for other computers", cure=f"here, pip install 'edgevit[runtime]' brings {runtime}"

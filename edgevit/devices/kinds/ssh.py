@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from edgevit.devices.base import Event, Found, Kind, Reach
+from edgevit.devices.base import Found, Kind, Reach, RunnerEvent
 from edgevit.devices.runner_process import RunnerProcess, last_line, no_commands
 from edgevit.devices.runtimes.wheels import Installation, only_64_bit
 from edgevit.devices.shell.device import ShellDevice
@@ -286,7 +286,7 @@ class SSHTransport(DeviceFolder):
     def _explain(self, code: int, said: str) -> EdgevitError | None:
         return self._refused(said) if code == 255 else None
 
-    def install(self, runtime: str, host: Event) -> None:
+    def install(self, runtime: str, host: RunnerEvent) -> None:
         """Bring a runtime's wheels for that machine and unpack them in edgevit's own folder.
 
         Raises:

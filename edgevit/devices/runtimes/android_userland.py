@@ -31,7 +31,7 @@ _SKIPPED = ("test", "lib2to3", "idlelib", "tkinter", "ensurepip", "pydoc_data", 
 
 
 @dataclass(frozen=True)
-class Recipe:
+class UserlandRecipe:
     """What the capsule is made of.
 
     Attributes:
@@ -53,11 +53,11 @@ class Recipe:
 
 
 @lru_cache(maxsize=1)
-def recipe() -> Recipe:
+def recipe() -> UserlandRecipe:
     """The one that is shipped."""
     read = json.loads(runner_file("android", "capsule.json").read_text(encoding="utf-8"))
     packages = tuple((one["path"], one["sha256"]) for one in read["packages"])
-    return Recipe(read["python"], read["machine"], tuple(read["mirrors"]), packages)
+    return UserlandRecipe(read["python"], read["machine"], tuple(read["mirrors"]), packages)
 
 
 def capsule(announce: Callable[[str], None]) -> Path:
@@ -83,7 +83,7 @@ def capsule(announce: Callable[[str], None]) -> Path:
     return archive
 
 
-def fetch(wanted: Recipe, path: str, sha: str) -> bytes:
+def fetch(wanted: UserlandRecipe, path: str, sha: str) -> bytes:
     """One package, checked."""
     said = ""
     for mirror in wanted.mirrors:

@@ -26,7 +26,7 @@ _TIMEOUT_S = 120
 
 
 @dataclass(frozen=True)
-class Package:
+class NpmPackage:
     """A package of the registry.
 
     Attributes:
@@ -48,10 +48,10 @@ class Package:
 
 
 @lru_cache(maxsize=1)
-def packages() -> dict[str, tuple[Package, ...]]:
+def packages() -> dict[str, tuple[NpmPackage, ...]]:
     """What each runtime of the page is made of."""
     listed = json.loads(runner_file("browser", "packages.json").read_text(encoding="utf-8"))
-    return {runtime: tuple(Package(**one) for one in found) for runtime, found in listed.items()}
+    return {runtime: tuple(NpmPackage(**one) for one in found) for runtime, found in listed.items()}
 
 
 def fetched(runtime: str) -> dict[str, Path] | None:
@@ -81,7 +81,7 @@ def web_files(runtime: str, *, install: bool, announce: Callable[[str], None]) -
     return found
 
 
-def _address(package: Package) -> str:
+def _address(package: NpmPackage) -> str:
     base = package.name.rpartition("/")[2]
     return f"{_registry()}/{package.name}/-/{base}-{package.version}.tgz"
 
@@ -99,7 +99,7 @@ def _registry() -> str:
     return found.rstrip("/")
 
 
-def _fetch(package: Package) -> None:
+def _fetch(package: NpmPackage) -> None:
     address = _address(package)
     try:
         with urllib.request.urlopen(address, timeout=_TIMEOUT_S) as answer:
@@ -111,7 +111,7 @@ def _fetch(package: Package) -> None:
     unpack(package, data, address)
 
 
-def unpack(package: Package, data: bytes, where: str) -> None:
+def unpack(package: NpmPackage, data: bytes, where: str) -> None:
     """Write a package's wanted files; none unless the whole has the pinned digest.
 
     Raises:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from edgevit.devices.base import Event, Events, Job, Reach
+from edgevit.devices.base import MeasurementJob, Reach, RunnerEvent, RunnerEvents
 from edgevit.devices.runner_process import RunnerProcess, runner_file, turn_times
 from edgevit.errors import DeviceUnreachable
 
@@ -29,7 +29,7 @@ class Transport(Protocol):
     def library(self, runtime: str) -> tuple[str, str]:
         """Path and version of edgevit's native library for a runtime, or empty."""
 
-    def install(self, runtime: str, host: Event) -> None:
+    def install(self, runtime: str, host: RunnerEvent) -> None:
         """Put a runtime into edgevit's own folder on the device."""
 
     def clean(self) -> int:
@@ -51,9 +51,9 @@ class ShellDevice:
         self.uri, self.kind = uri, kind
         self._transport, self._reach = transport, reach
         self._installed: set[str] = set()
-        self._host: Event = {}
+        self._host: RunnerEvent = {}
 
-    def probe(self, runtime: str = "", *, imports: bool = False) -> list[Event]:
+    def probe(self, runtime: str = "", *, imports: bool = False) -> list[RunnerEvent]:
         """Events ``host`` and ``runtimes``; with a runtime, its own folder is looked into.
 
         Args:
@@ -65,10 +65,10 @@ class ShellDevice:
         self._host = next((event for event in said if event["event"] == "host"), {})
         return said
 
-    def _introduced(self) -> Event:
+    def _introduced(self) -> RunnerEvent:
         return next((event for event in self.probe() if event["event"] == "host"), {})
 
-    def _all(self, runtime: str, job: dict[str, Any], deadline_s: float) -> list[Event]:
+    def _all(self, runtime: str, job: dict[str, Any], deadline_s: float) -> list[RunnerEvent]:
         process = self._start(runtime, job, deadline_s)
         try:
             return list(process.events())
@@ -80,7 +80,7 @@ class ShellDevice:
         arguments = ["-u", runner, json.dumps({**job, "deadline_s": deadline_s})]
         return self._transport.start(runtime, arguments, deadline_s)
 
-    def _job(self, job: Job, mode: str) -> dict[str, Any]:
+    def _job(self, job: MeasurementJob, mode: str) -> dict[str, Any]:
         if self._reach.install_runtime and job.runtime not in self._installed:
             self._transport.install(job.runtime, self._host or self._introduced())
             self._installed.add(job.runtime)
@@ -95,22 +95,22 @@ class ShellDevice:
             "inputs": self._transport.put(job.inputs),
         }
 
-    def profile(self, job: Job) -> Events:
+    def profile(self, job: MeasurementJob) -> RunnerEvents:
         """Measure one model."""
         yield from self._stream(job, "profile")
 
-    def operators(self, job: Job) -> Events:
+    def operators(self, job: MeasurementJob) -> RunnerEvents:
         """Time its operators."""
         yield from self._stream(job, "operators")
 
-    def _stream(self, job: Job, mode: str) -> Events:
+    def _stream(self, job: MeasurementJob, mode: str) -> RunnerEvents:
         process = self._start(job.runtime, self._job(job, mode), job.deadline_s)
         try:
             yield from process.events()
         finally:
             process.close()
 
-    def turns(self, job: Job) -> ShellTurns:
+    def turns(self, job: MeasurementJob) -> ShellTurns:
         """Load a model that runs in turns with another."""
         return ShellTurns(lambda: self._start(job.runtime, self._job(job, "turns"), job.deadline_s))
 
@@ -129,15 +129,15 @@ class ShellTurns:
     def __init__(self, start: Callable[[], RunnerProcess]) -> None:
         self._start = start
         self._process: RunnerProcess | None = None
-        self._events: Iterator[Event] = iter(())
+        self._events: Iterator[RunnerEvent] = iter(())
 
-    def start(self) -> list[Event]:
+    def start(self) -> list[RunnerEvent]:
         """Load and warm up."""
         self._process = self._start()
         self._events = self._process.events()
         return self._until("ready")
 
-    def _until(self, name: str) -> list[Event]:
+    def _until(self, name: str) -> list[RunnerEvent]:
         said = []
         for event in self._events:
             said.append(event)
@@ -151,7 +151,7 @@ class ShellTurns:
         self._process.say(str(runs))
         return turn_times(self._until("turn"), runs)
 
-    def end(self) -> list[Event]:
+    def end(self) -> list[RunnerEvent]:
         """Stop it."""
         if self._process is None:
             return []

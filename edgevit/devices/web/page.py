@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from edgevit.devices.base import Event
+from edgevit.devices.base import RunnerEvent
 
 _LONGEST_POST = 32 << 20
 _POLL_S = 15.0
@@ -44,7 +44,7 @@ class PageServer:
         self, bind: str, port: int, hosts: frozenset[str], public: Mapping[str, Path], tls: tuple[Path, Path] | None
     ) -> None:
         self.token = secrets.token_urlsafe(16)
-        self.events: queue.Queue[Event] = queue.Queue()
+        self.events: queue.Queue[RunnerEvent] = queue.Queue()
         self.claimed = threading.Event()
         self.public = dict(public)
         self.private: dict[str, Path] = {}

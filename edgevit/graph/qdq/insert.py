@@ -21,7 +21,7 @@ from edgevit.graph.qdq.channel_folds import apply_folds
 from edgevit.graph.qdq.codes import rounding, weight_integers
 from edgevit.graph.qdq.constant_tables import round_tables
 from edgevit.graph.qdq.dynamic import insert_dynamic
-from edgevit.graph.qdq.layers import SHAPE_OPERATORS, Layer, Plan, layers_of, plan
+from edgevit.graph.qdq.layers import SHAPE_OPERATORS, Layer, LayerPlan, layers_of, plan
 from edgevit.schema.recipe import Code, Recipe, UniformCode
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def _emit(builder: Builder, value: Node, code: Code, users: list[Node]) -> None:
         user.replace_input_with(value, rounded)
 
 
-def _quantize_values(core: GraphModule, found: Plan, recipe: Recipe) -> None:
+def _quantize_values(core: GraphModule, found: LayerPlan, recipe: Recipe) -> None:
     builder = Builder(core)
     reading = {layer.node for layer in found.layers} | set(found.sums)
     for value in found.points:

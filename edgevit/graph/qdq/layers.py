@@ -114,7 +114,7 @@ def layers_of(core: GraphModule) -> list[Layer]:
 
 
 @dataclass(frozen=True)
-class Plan:
+class LayerPlan:
     """What is quantized.
 
     Attributes:
@@ -148,7 +148,7 @@ def _is_sum(node: Node) -> bool:
     return is_call(node, *_SUMS) and len(set(sizes)) == 1 and sizes[0] is not None and not node.kwargs
 
 
-def plan(core: GraphModule, kept: Collection[str] = ()) -> Plan:
+def plan(core: GraphModule, kept: Collection[str] = ()) -> LayerPlan:
     """Decide what is quantized: all layers but those kept, and the sums that stand between them.
 
     A sum is computed on integers where both its terms are, and where all that read it are layers or such
@@ -174,7 +174,7 @@ def plan(core: GraphModule, kept: Collection[str] = ()) -> Plan:
     return _supported(layers, sums[::-1])
 
 
-def _supported(layers: tuple[Layer, ...], sums: list[Node]) -> Plan:
+def _supported(layers: tuple[Layer, ...], sums: list[Node]) -> LayerPlan:
     """Without the sums whose terms were sums that are not kept."""
     integer = {layer.result for layer in layers}
     kept: list[Node] = []
@@ -183,6 +183,6 @@ def _supported(layers: tuple[Layer, ...], sums: list[Node]) -> Plan:
             integer.add(_result(node))
             kept.append(node)
     if len(kept) == len(sums):
-        return Plan(layers, tuple(kept))
+        return LayerPlan(layers, tuple(kept))
     reading = {layer.node for layer in layers} | set(kept)
     return _supported(layers, [one for one in kept if all(u in reading for u, _ in readers(_result(one)))])

@@ -20,8 +20,8 @@ import numpy as np
 from edgevit.errors import CheckFailed, MissingDependency, UsageError
 from edgevit.schema.plan import Fleet, Network, Predicted
 
-Kind = Literal["memory", "latency", "energy"]
-_KINDS: tuple[Kind, ...] = ("memory", "latency", "energy")
+CostKind = Literal["memory", "latency", "energy"]
+_KINDS: tuple[CostKind, ...] = ("memory", "latency", "energy")
 _UNIT = {"memory": "MB", "latency": "ms", "energy": "mJ"}
 _FIELD = {"memory": "memory_mb", "latency": "latency_ms", "energy": "energy_mj"}
 
@@ -76,7 +76,7 @@ class Problem:
     rates: tuple[float | None, ...]
     parts: tuple[tuple[int, ...], ...]
 
-    def cost(self, kind: Kind, member: int, level: int) -> float:
+    def cost(self, kind: CostKind, member: int, level: int) -> float:
         """What one sub-model adds to a member, in the limit's unit; the network comes on top of latency."""
         chosen, rate = self.levels[level], self.rates[member]
         if kind == "memory":
@@ -84,7 +84,7 @@ class Problem:
         compute = chosen.macs / rate * 1e3 if rate else 0.0
         return compute if kind == "latency" else compute * (self.fleet.member[member].watts or 0.0)
 
-    def limit(self, kind: Kind, member: int) -> float | None:
+    def limit(self, kind: CostKind, member: int) -> float | None:
         """What a member may take."""
         one = self.fleet.member[member]
         if kind == "latency" and one.latency_ms is not None:
@@ -192,11 +192,11 @@ def _place(problem: Problem, levels: Sequence[int]) -> tuple[dict[int, int], lis
     return members, unplaced
 
 
-def _room(problem: Problem, left: dict[Kind, float | None], member: int, level: int) -> bool:
+def _room(problem: Problem, left: dict[CostKind, float | None], member: int, level: int) -> bool:
     return all(limit is None or problem.cost(kind, member, level) <= limit for kind, limit in left.items())
 
 
-def _left(left: dict[Kind, float | None], kind: Kind) -> float:
+def _left(left: dict[CostKind, float | None], kind: CostKind) -> float:
     remaining = left[kind]
     return math.inf if remaining is None else remaining
 
@@ -241,7 +241,7 @@ def _infeasible(problem: Problem) -> CheckFailed:
     )
 
 
-def _limited(problem: Problem, kind: Kind) -> bool:
+def _limited(problem: Problem, kind: CostKind) -> bool:
     return any(problem.limit(kind, member) is not None for member in range(len(problem.fleet.member)))
 
 
@@ -249,7 +249,7 @@ def _up(factor: float) -> str:
     return f"{math.ceil(factor * 100 - 1e-6) / 100:.2f}"
 
 
-def _examples(problem: Problem, kind: Kind, factor: float) -> str:
+def _examples(problem: Problem, kind: CostKind, factor: float) -> str:
     said = []
     for index, member in enumerate(problem.fleet.member):
         limit = problem.limit(kind, index)
@@ -283,7 +283,7 @@ class _Program:
         row[-1] = of_t
         self.rows.append((row, low, high))
 
-    def _limit(self, kind: Kind, scaled: bool) -> None:
+    def _limit(self, kind: CostKind, scaled: bool) -> None:
         for j in range(self.shape[1]):
             limit = self.problem.limit(kind, j)
             if limit is None:
@@ -317,7 +317,7 @@ class _Program:
             row[np.ravel_multi_index(where, self.shape)] = value(*where)
         return row
 
-    def least_factor(self, kinds: Sequence[Kind]) -> float | None:
+    def least_factor(self, kinds: Sequence[CostKind]) -> float | None:
         """The smallest factor on some kinds' limits with which everything fits, None where no factor helps."""
         for kind in _KINDS:
             self._limit(kind, scaled=kind in kinds)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edgevit.core.fusion import softmax
 from edgevit.errors import UnknownName, UsageError
 
-Rule = Literal["balanced", "together", "apart"]
+PartitionRule = Literal["balanced", "together", "apart"]
 Parts = tuple[tuple[int, ...], ...]
 
 
@@ -30,7 +30,7 @@ def confusion(labels: NDArray[np.int64], logits: NDArray[np.float32]) -> NDArray
     )
 
 
-def by_confusion(matrix: NDArray[np.float64], parts: int, rule: Rule, seed: int) -> Parts:
+def by_confusion(matrix: NDArray[np.float64], parts: int, rule: PartitionRule, seed: int) -> Parts:
     """Balanced parts in which confused classes stand together, or apart.
 
     Starts from `balanced` and swaps pairs of classes while that raises (lowers) the confusion inside the parts.

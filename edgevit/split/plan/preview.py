@@ -50,7 +50,7 @@ class Draft:
     labels: tuple[str, ...]
 
 
-class Source:
+class SplitSource:
     """What is split: options, the loaded model, and where intermediate results are kept.
 
     Attributes:
@@ -88,7 +88,7 @@ class Source:
         return read_pool(folder)
 
 
-def make_draft(source: Source, base: Path) -> Draft:
+def make_draft(source: SplitSource, base: Path) -> Draft:
     """Decide everything that is decided before training.
 
     Args:
@@ -113,7 +113,7 @@ def make_draft(source: Source, base: Path) -> Draft:
     return Draft(parts, found, problem, predict(problem, found), facts, source.loaded.labels)
 
 
-def _facts(source: Source) -> ModelFacts:
+def _facts(source: SplitSource) -> ModelFacts:
     loaded: LoadedModel = source.loaded
     cost = measure_cost(loaded.module, loaded.preprocessing.size)
     return ModelFacts(
@@ -125,7 +125,7 @@ def _facts(source: Source) -> ModelFacts:
     )
 
 
-def _level(source: Source, keep: Fraction, classes: int) -> Level:
+def _level(source: SplitSource, keep: Fraction, classes: int) -> Level:
     """Cut without looking at importance: only the sizes count."""
     module = copy.deepcopy(source.loaded.module)
     structure = structure_of(module)
@@ -137,7 +137,7 @@ def _level(source: Source, keep: Fraction, classes: int) -> Level:
     return Level(keep, cost.parameters, cost.macs, weights, cost.activation_bytes, width)
 
 
-def _parts(source: Source) -> Parts:
+def _parts(source: SplitSource) -> Parts:
     options, labels = source.options, source.loaded.labels
     if options.groups:
         return given(options.groups, labels)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgevit.compress.width.structure import Group, Tap
+from edgevit.compress.width.structure import Group, WidthTap
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,15 +49,15 @@ def masked(model: nn.Module, groups: list[Group], masks: Mapping[str, Tensor]) -
             handle.remove()
 
 
-def _on_output(tap: Tap, mask: Tensor, size: int) -> Any:
+def _on_output(tap: WidthTap, mask: Tensor, size: int) -> Any:
     return lambda module, given, output: _apply(output, tap, mask, size)
 
 
-def _on_input(tap: Tap, mask: Tensor, size: int) -> Any:
+def _on_input(tap: WidthTap, mask: Tensor, size: int) -> Any:
     return lambda module, given: (_apply(given[0], tap, mask, size), *given[1:])
 
 
-def _apply(values: Tensor, tap: Tap, mask: Tensor, size: int) -> Tensor:
+def _apply(values: Tensor, tap: WidthTap, mask: Tensor, size: int) -> Tensor:
     axis = tap.axis % values.dim()
     width = values.shape[axis]
     if mask.dim() == 1:

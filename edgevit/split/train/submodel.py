@@ -15,7 +15,7 @@ import torch
 
 from edgevit.compress.width.cut import cut, narrow, structure_of
 from edgevit.compress.width.rotate import can_rotate, rotate
-from edgevit.compress.width.structure import STAGES, Group, Stage
+from edgevit.compress.width.structure import STAGES, Group, WidthStage
 from edgevit.core.digest import sha256_value
 from edgevit.models.load import LoadedModel
 from edgevit.split.jobs import Scratch
@@ -134,7 +134,7 @@ class _Training:
             after_epoch=partial(self._save, stage, auxiliary, optimizer),
         )
 
-    def _prune(self, stage: Stage) -> None:
+    def _prune(self, stage: WidthStage) -> None:
         self.scratch.tell(f"pruning {stage}", 0, 0)
         self.model.eval().requires_grad_(False)
         if can_rotate(self.model):
