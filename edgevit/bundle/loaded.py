@@ -88,7 +88,7 @@ class Deployed:
 
     @overload
     def predict(self, picture: Given, top: int = ..., max_megapixels: float = ...) -> list[Prediction]:
-        """Of one picture."""
+        """The ``top`` most likely classes of one picture, most likely first."""
 
     def predict(
         self, picture: Given | Sequence[Given], top: int = 5, max_megapixels: float = MAX_MEGAPIXELS

@@ -37,7 +37,7 @@ class Skipped:
             self.add(name, error)
 
     def document(self) -> list[dict[str, Any]]:
-        """As plain values."""
+        """The skipped pictures and their errors as a list of plain dictionaries, for ``--json``."""
         return [{"image": name, "error": error_document(error)} for name, error in self.pictures]
 
     def raise_only(self) -> None:

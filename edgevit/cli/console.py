@@ -57,7 +57,7 @@ def _console(*, to_stderr: bool, width: int | None = None, soft_wrap: bool = Tru
 
 
 def stdout() -> Console:
-    """Where results go."""
+    """A console on standard output, where results are printed; progress and warnings go to standard error."""
     return _console(to_stderr=False)
 
 
@@ -177,5 +177,5 @@ def quantity(value: float, unit: str = "") -> str:
 
 
 def size_text(count: int) -> str:
-    """Bytes for people."""
+    """A number of bytes in kB or MB (powers of ten) with one decimal, e.g. ``1.5 MB``."""
     return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"

@@ -13,7 +13,7 @@ from edgevit.errors import UsageError
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the command ``devices`` to the command line."""
     app.command(epilog=examples("devices", "devices ssh://pi@raspberrypi.local --clean"))(devices)
 
 

@@ -35,14 +35,14 @@ if TYPE_CHECKING:
 
 
 class FleetTransport(StrEnum):
-    """Of a secured connection."""
+    """The protocol of a connection that certificates secure."""
 
     QUIC = "quic"
     TLS = "tls"
 
 
 class Wire(StrEnum):
-    """How images travel."""
+    """How images are encoded between coordinator and members."""
 
     JPEG = "jpeg"
     PNG = "png"

@@ -50,7 +50,7 @@ _WRITERS = (".html", ".md", ".json")
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the command ``profile`` to the command line."""
     app.command(
         epilog=examples(
             "profile build/tinyvit_digits/litert-fp32 -d ssh://pi@raspberrypi.local --install-runtime",

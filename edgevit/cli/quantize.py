@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the command ``quantize`` to the command line."""
     app.command(
         epilog=examples(
             "quantize tinyvit_digits --calib digits:train --evaluate digits:test -o tinyvit.json",

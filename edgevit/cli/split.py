@@ -42,7 +42,7 @@ class Score(StrEnum):
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the command ``split`` to the command line."""
     app.command(
         epilog=examples(
             "split deit_digits --parts 5 --keep 1/3 --data digits:train:6 --evaluate digits:test -o plan",

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the command ``verify`` to the command line."""
     app.command(
         epilog=examples(
             "verify build/tinyvit_digits/coreml-fp16 --hazards",

@@ -51,7 +51,7 @@ def shipped_folder(name: str) -> Path:
 
 
 def targets_folder() -> Path:
-    """``targets/``."""
+    """The folder ``targets/``, which holds target descriptions and the runners for devices."""
     return shipped_folder("targets")
 
 

@@ -28,4 +28,4 @@ Listener = Callable[[Event], None]
 
 
 def ignore(event: Event) -> None:
-    """Listen to nothing."""
+    """A listener that discards every event: the default where no progress is shown."""

@@ -96,7 +96,7 @@ class _Joined(io.RawIOBase):
         self._start, self._rest = start, rest
 
     def readable(self) -> bool:
-        """Always."""
+        """Always True, as the stream interface of `io` demands."""
         return True
 
     def readinto(self, buffer: object) -> int:

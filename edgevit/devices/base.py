@@ -65,7 +65,7 @@ class ConnectedDevice(Protocol):
         """What the machine and its runtimes are: events ``host`` and ``runtimes``."""
 
     def profile(self, job: MeasurementJob) -> RunnerEvents:
-        """Measure one model."""
+        """Measure one model's latency, memory and answers; yields the runner's events as they arrive."""
 
     def operators(self, job: MeasurementJob) -> RunnerEvents:
         """Time one model's operators, in a process of its own."""

@@ -159,7 +159,7 @@ class ClientEndpoint:
             query.reply(door_key(self._running.fleet.name, "infer"), json.dumps(document).encode())
 
     def close(self) -> None:
-        """Ask no more."""
+        """Stop serving clients: withdraw the endpoints and drop requests that wait."""
         for one in self._held:
             one.undeclare()
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -238,7 +238,7 @@ class FleetClient:
         )
 
     def close(self) -> None:
-        """Leave."""
+        """Close the connection to the fleet."""
         leave(self._session.close)
 
     def __enter__(self) -> FleetClient:

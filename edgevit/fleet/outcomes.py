@@ -82,7 +82,7 @@ class Tally:
             self.members.setdefault(name, Counter())[outcome] += 1
 
     def document(self) -> dict[str, Any]:
-        """As plain values."""
+        """The counts as a dictionary for JSON, under the names that the command line prints."""
         return {
             "images": self.requests,
             "complete": self.complete,

@@ -145,7 +145,7 @@ class Connection:
             self.notice(f"not connected yet: dialling the coordinator at {self.address}")
 
     def close(self) -> None:
-        """Watch no more."""
+        """Stop watching the session."""
         if self._listener is not None:
             self._listener.undeclare()
             self._listener = None

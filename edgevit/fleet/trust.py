@@ -52,7 +52,7 @@ class Credentials:
 
 
 def clock() -> datetime.datetime:
-    """This machine's clock."""
+    """The current time in UTC by this machine's clock, which decides whether a certificate is valid."""
     return datetime.datetime.now(datetime.UTC)
 
 

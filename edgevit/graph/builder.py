@@ -48,7 +48,7 @@ class Builder:
         return self
 
     def call(self, target: Any, *args: Any, **kwargs: Any) -> Node:
-        """One operator."""
+        """Insert one call of an ATen operator; its result's shape and dtype are computed on the meta device."""
         with self.node.graph.inserting_before(self.node):
             made = self.node.graph.call_function(target, args, kwargs)
         made.meta = {key: self.node.meta[key] for key in _INHERITED if key in self.node.meta}

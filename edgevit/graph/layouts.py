@@ -56,7 +56,7 @@ _ANY_LAYOUT = {aten.view.default: aten.reshape.default, aten._unsafe_view.defaul
 
 @dataclass(frozen=True)
 class Move:
-    """``x.reshape(split).permute(order).reshape(size)``."""
+    """A reordering of a tensor's values: ``x.reshape(split).permute(order).reshape(size)``."""
 
     split: tuple[int, ...]
     order: tuple[int, ...]
@@ -75,7 +75,7 @@ class Move:
         return int(start != self.split) + 1 + int(moved != self.size)
 
     def emit(self, builder: Builder, x: Node) -> Node:
-        """Its operators."""
+        """Insert the move's operators on ``x`` and return the last one."""
         if not self.is_view:
             x = builder.permute(builder.reshape(x, self.split), self.order)
         return builder.reshape(x, self.size)

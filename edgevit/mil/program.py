@@ -103,7 +103,7 @@ class Function:
 
 
 def _entries(data: Buffer, number: int, read: Callable[[Buffer], T]) -> dict[str, T]:
-    """A ``map<string, message>``."""
+    """A protobuf field of type ``map<string, message>`` as a dictionary of decoded messages."""
     return {string(entry, 1): read(next(messages(entry, 2), memoryview(b""))) for entry in messages(data, number)}
 
 

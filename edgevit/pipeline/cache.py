@@ -20,7 +20,7 @@ _KEY = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """One cached bundle."""
+    """One bundle in the export cache: its key, folder, size in bytes and time of last use."""
 
     key: str
     path: Path

@@ -53,7 +53,7 @@ class CheckResult:
         return self.state in ("ok", "untested")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """The fields as a dictionary, for ``--json``."""
         return asdict(self)
 
 

@@ -165,7 +165,7 @@ def memory(found: Collected) -> Memory:
 
 
 def operator_times(found: Collected) -> tuple[OperatorTime, ...]:
-    """The operators' table."""
+    """The time of each operator, as the runner reported it, validated against the schema."""
     return tuple(OperatorTime.model_validate(row) for row in found.operators)
 
 

@@ -26,7 +26,7 @@ _PARTIAL_LOSES = "the device went away before the end"
 
 
 def ignore_event(event: RunnerEvent) -> None:
-    """Listen to nothing."""
+    """A listener that discards every event: the default where no progress is shown."""
 
 
 def now() -> str:

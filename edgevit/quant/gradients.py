@@ -41,7 +41,7 @@ class _StraightThrough(Interpreter):
         return args[0] if target is DEQUANTIZE else super().call_function(target, args, kwargs)
 
     def run_node(self, n: Node) -> Any:
-        """One operator."""
+        """One operator; a layer's result is kept, and keeps its gradient."""
         result = super().run_node(n)
         if n.name in self._layers:
             result = result if result.requires_grad else result.requires_grad_()

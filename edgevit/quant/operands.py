@@ -102,7 +102,7 @@ class _Operands(Interpreter):
         self._found = found
 
     def run_node(self, n: Node) -> Any:
-        """One operator."""
+        """One operator, after keeping the chosen part of what it reads."""
         if n.name in self._found:
             for name, value in self._read(n).items():
                 self._found[n.name].setdefault(name, []).append(value)

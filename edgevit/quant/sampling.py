@@ -149,7 +149,7 @@ class _Watching(Interpreter):
         self._see = see
 
     def run_node(self, n: Node) -> Any:
-        """One operator."""
+        """One operator; its result is shown to the function and may be replaced by what that returns."""
         result = super().run_node(n)
         return result if n.op in ("get_attr", "output") else self._see(n, result)
 
@@ -216,7 +216,7 @@ class _LayerInputs(_Watching):
         self._inputs[layer.name] = low, high
 
     def run_node(self, n: Node) -> Any:
-        """One operator."""
+        """One operator; of a layer, rows and channel ranges of its input are kept first."""
         layer = self._layers.get(n)
         if layer is not None:
             x = self.env[operand(n)]

@@ -34,7 +34,7 @@ class Grid:
     rounds: int = 3
 
     def multiples(self) -> list[float]:
-        """The candidates."""
+        """The candidate factors, evenly spaced from ``alpha`` to ``beta``."""
         return torch.linspace(self.alpha, self.beta, self.count).tolist()
 
 

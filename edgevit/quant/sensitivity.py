@@ -54,7 +54,7 @@ class LayerSensitivity:
     changed: float
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The fields as a dictionary, for ``--json``."""
         return asdict(self)
 
 
@@ -75,7 +75,7 @@ class _OneLayer(torch.fx.Interpreter):
         self.found: Tensor | None = None
 
     def run_node(self, n: torch.fx.Node) -> Any:
-        """One operator."""
+        """One operator; the chosen layer is computed exactly, kept, and then with its codes."""
         if n is not self._layer.node:
             return super().run_node(n)
         args, kwargs = self.fetch_args_kwargs_from_env(n)

@@ -27,7 +27,7 @@ class Simulated(nn.Module):
         self.core = core
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """The quantized logits."""
+        """Logits float32 [1, classes] of the graph with the recipe's rounding in it."""
         return first_output(self.core(inputs))
 
 

@@ -39,7 +39,7 @@ Progress = Callable[[str, int, int], None]
 
 
 def no_progress(stage: str, done: int, total: int) -> None:
-    """Tell nobody."""
+    """A progress callback that does nothing: the default."""
 
 
 def matching(layer: Layer, patterns: Collection[str]) -> str | None:

@@ -55,7 +55,7 @@ def ticks(low: float, high: float, count: int = _TICKS) -> list[float]:
 
 
 def short(value: float) -> str:
-    """A tick's text."""
+    """A number as the label of an axis tick: six significant digits, thousands separated."""
     return f"{value:,.6g}"
 
 

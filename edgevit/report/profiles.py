@@ -41,18 +41,18 @@ def ms(value: float | None) -> str:
 
 
 def megabytes(count: int | None) -> str:
-    """Bytes for people."""
+    """A number of bytes in MB (1e6) with one decimal, or a dash where it is unknown."""
     return "–" if count is None else f"{count / 1e6:.1f} MB"
 
 
 def interval(profile: Profile) -> str:
-    """The median's interval."""
+    """The confidence interval of the median latency, ``low–high`` in milliseconds, or a dash without one."""
     found = profile.latency
     return "–" if found is None else f"{found.low:.3g}–{found.high:.3g}"
 
 
 def runtime_name(profile: Profile) -> str:
-    """What executed it."""
+    """Runtime, version, accelerator and threads that executed the model, or a dash where unknown."""
     run = profile.runtime
     if run is None:
         return "–"

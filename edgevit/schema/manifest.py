@@ -199,7 +199,7 @@ class FileEntry(Strict):
 
 
 class Manifest(Strict):
-    """The whole document."""
+    """The document ``manifest.json`` of a bundle: the model, its target, input, output and files."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
     edgevit: str

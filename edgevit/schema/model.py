@@ -73,7 +73,7 @@ class ModelSpec:
     weights: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """The fields as a dictionary of plain JSON values."""
         return asdict(self)
 
     @staticmethod

@@ -60,7 +60,7 @@ class Placement:
         return sum(one.integer_macs for one in self.operators) / self.macs if self.macs else None
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Shares and operators as a dictionary, for JSON."""
         return {
             "delegates": self.delegates,
             "macs": self.macs,

@@ -193,7 +193,7 @@ class Plan(Strict):
         return tuple(one for one in self.sub_models if one.member == member)
 
     def to_json(self) -> str:
-        """Stable, indented JSON."""
+        """The text of ``plan.json``: indented, fields in a fixed order, absent ones left out."""
         return json.dumps(self.model_dump(mode="json", exclude_none=True), indent=1, ensure_ascii=False) + "\n"
 
 

@@ -33,12 +33,12 @@ class UniformCode(Strict):
 
     @property
     def low(self) -> int:
-        """The smallest integer."""
+        """The smallest integer q: ``-2^(bits - 1)``."""
         return -(1 << (self.bits - 1))
 
     @property
     def high(self) -> int:
-        """The largest integer."""
+        """The largest integer q: ``2^(bits - 1) - 1``."""
         return (1 << (self.bits - 1)) - 1
 
 
@@ -87,7 +87,7 @@ class WeightCode(Strict):
 
     @property
     def high(self) -> int:
-        """The largest integer."""
+        """The largest integer q: ``2^(bits - 1) - 1``."""
         return (1 << (self.bits - 1)) - 1
 
 

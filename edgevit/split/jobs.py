@@ -40,7 +40,7 @@ class Job(Protocol):
 
     @property
     def title(self) -> str:
-        """For people."""
+        """What the job does, as shown in progress messages."""
 
     @property
     def key(self) -> str:

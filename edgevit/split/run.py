@@ -38,7 +38,7 @@ _MODELS = "models"
 
 
 def _no_progress(what: str, done: int, total: int) -> None:
-    """Tell nobody."""
+    """A progress callback that does nothing: the default."""
 
 
 def draft_plan(

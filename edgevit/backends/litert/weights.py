@@ -64,7 +64,7 @@ class _Writer:
         self.axes = {names.FULLY_CONNECTED: 0, names.CONV_2D: 0, names.DEPTHWISE_CONV_2D: 3}
 
     def code_of(self, operator: Any) -> int:
-        """The operator's kind."""
+        """The builtin operator code of an operator, as the file's table of operator codes has it."""
         return int(self.model.operatorCodes[operator.opcodeIndex].builtinCode)
 
     def floats(self, place: int) -> NDArray[np.float32] | None:

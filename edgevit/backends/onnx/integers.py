@@ -38,7 +38,7 @@ class _Graph:
             self.graph.node.remove(node)
 
     def value(self, name: str) -> np.ndarray[Any, Any] | None:
-        """A constant."""
+        """The array of the constant of that name, or None where the name is no constant."""
         return self._numpy.to_array(self.constants[name]) if name in self.constants else None
 
     def add(self, name: str, value: np.ndarray[Any, Any]) -> str:

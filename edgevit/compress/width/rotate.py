@@ -78,7 +78,7 @@ class _Moments:
         return _Moments(self.count + other.count, self.total + other.total, self.square + other.square)
 
     def second(self, part: slice = slice(None)) -> Tensor:
-        """Mean of products."""
+        """Second moments E[x xᵀ] of some channels: [channels, channels], float64, not centred."""
         return self.square[part, part] / self.count
 
     def covariance(self, part: slice = slice(None)) -> Tensor:

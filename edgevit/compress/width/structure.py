@@ -88,7 +88,7 @@ class Structure:
         return [group for group in self.groups.values() if group.stage == stage]
 
     def sizes(self) -> dict[str, int]:
-        """Units by group."""
+        """The number of units in each group, by the group's name."""
         return {name: group.size for name, group in self.groups.items()}
 
 
@@ -128,10 +128,10 @@ class Drawing:
             self.axis(f"{path}.weight", 1, *takes)
 
     def depthwise(self, path: str, *parts: str) -> None:
-        """A depthwise convolution."""
+        """Declare a depthwise convolution: axis 0 of its weight and bias is made of the groups ``parts``."""
         self.axis(f"{path}.weight", 0, *parts)
         self.axis(f"{path}.bias", 0, *parts)
 
     def done(self, settle: Callable[[nn.Module, Mapping[str, int]], None]) -> Structure:
-        """The finished structure."""
+        """The structure of everything that was declared; ``settle`` corrects a module's attributes after a cut."""
         return Structure(self.groups, tuple(self.axes), settle, self.softmax)

@@ -233,7 +233,7 @@ class AndroidDevice(ShellDevice):
 
 
 def open_adb(uri: str, reach: Reach) -> AndroidDevice:
-    """Connect."""
+    """Connect to an Android device by its URI ``adb:SERIAL``, or ``adb:`` where only one is attached."""
     wanted = uri.removeprefix("adb:").strip("/")
     if wanted.startswith("-"):
         raise UsageError(f"{uri!r} is not a device: no serial number starts with a dash")

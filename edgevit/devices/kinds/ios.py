@@ -118,7 +118,7 @@ class IOSDevice:
         self.uri, self._found = uri, found
 
     def probe(self) -> list[RunnerEvent]:
-        """What devicectl knows."""
+        """Model, system and Core ML version of the device, as ``devicectl`` lists them."""
         host = {"event": "host", "machine": "arm64", "model": self._found.model, "os": self._found.system, "cpus": 1}
         return [host, {"event": "runtimes", "versions": {"coreml": self._found.system}, "meter": ""}]
 
@@ -229,7 +229,7 @@ def choose(wanted: str, listed: list[AppleDevice]) -> AppleDevice:
 
 
 def open_ios(uri: str, reach: Reach) -> IOSDevice:  # noqa: ARG001
-    """Find the device."""
+    """Find the iOS device of a URI ``ios:NAME`` among those attached to this Mac."""
     lacking, cure = missing()
     if lacking:
         raise DeviceUnreachable(lacking, cure=cure)

@@ -19,7 +19,7 @@ class LocalTransport:
     """Nothing has to be carried anywhere."""
 
     def put(self, path: Path) -> str:
-        """The file itself."""
+        """The file's own absolute path: on this computer nothing is copied."""
         return str(path.resolve())
 
     def start(self, runtime: str, arguments: list[str], deadline_s: float) -> RunnerProcess:  # noqa: ARG002
@@ -46,18 +46,18 @@ class LocalTransport:
         return 0
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Does nothing: no connection is held."""
 
 
 def open_local(uri: str, reach: Reach) -> ShellDevice:
-    """This computer."""
+    """Open this computer as a device; its only URI is ``local:``."""
     if uri.rstrip("/") != "local:":
         raise UsageError(f"{uri!r} is not a device", cure="this computer is local:")
     return ShellDevice("local:", "local", LocalTransport(), reach)
 
 
 def discover() -> list[Found]:
-    """This computer."""
+    """The one device of this kind, this computer, which is always ready."""
     return [
         Found("local:", "ready", f"this computer: {platform.system()} {platform.machine()}, {os.cpu_count()} cores")
     ]

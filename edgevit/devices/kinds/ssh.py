@@ -272,7 +272,7 @@ class SSHTransport(DeviceFolder):
         return answer.rstrip("\n")
 
     def start(self, runtime: str, arguments: list[str], deadline_s: float) -> RunnerProcess:
-        """Start Python there."""
+        """Start Python on the device with these arguments, ended there after ``deadline_s`` and a margin."""
         own = shlex.quote(self.runtime_folder(runtime)) if runtime else ""
         words = " ".join(shlex.quote(argument) for argument in arguments)
         # Not exec: a shell turns the signal that ended Python into an exit status, which ssh does not.
@@ -301,14 +301,14 @@ class SSHTransport(DeviceFolder):
         return [*self._ssh[:-2], "-O", "exit", "--", self._address.target]
 
     def close(self) -> None:
-        """End the connection."""
+        """End the shared SSH connection and remove its control socket."""
         if (self._scratch / "c").exists():
             subprocess.run(self._leaving, capture_output=True, timeout=COMMAND_S, check=False)
         shutil.rmtree(self._scratch, ignore_errors=True)
 
 
 def open_ssh(uri: str, reach: Reach) -> ShellDevice:
-    """Connect."""
+    """Connect over SSH to the device of a URI ``ssh://[USER@]HOST[:PORT]``."""
     return ShellDevice(uri, "ssh", SSHTransport(parse_address(uri), reach), reach)
 
 

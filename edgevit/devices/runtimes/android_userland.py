@@ -84,7 +84,7 @@ def capsule(announce: Callable[[str], None]) -> Path:
 
 
 def fetch(wanted: UserlandRecipe, path: str, sha: str) -> bytes:
-    """One package, checked."""
+    """The bytes of one Debian package, from the first mirror that has it with the expected SHA-256."""
     said = ""
     for mirror in wanted.mirrors:
         try:

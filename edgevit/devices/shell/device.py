@@ -36,7 +36,7 @@ class Transport(Protocol):
         """Remove edgevit's folder; its size in bytes."""
 
     def close(self) -> None:
-        """Let go."""
+        """Close the connection and release what it holds on this computer."""
 
 
 class ShellDevice:
@@ -96,11 +96,11 @@ class ShellDevice:
         }
 
     def profile(self, job: MeasurementJob) -> RunnerEvents:
-        """Measure one model."""
+        """Measure one model on the device; yields the runner's events as they arrive."""
         yield from self._stream(job, "profile")
 
     def operators(self, job: MeasurementJob) -> RunnerEvents:
-        """Time its operators."""
+        """Time each operator of one model, in a process of its own; yields the runner's events."""
         yield from self._stream(job, "operators")
 
     def _stream(self, job: MeasurementJob, mode: str) -> RunnerEvents:
@@ -152,7 +152,7 @@ class ShellTurns:
         return turn_times(self._until("turn"), runs)
 
     def end(self) -> list[RunnerEvent]:
-        """Stop it."""
+        """Stop the runner and return its last events; none where it is gone already."""
         if self._process is None:
             return []
         try:

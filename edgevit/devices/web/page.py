@@ -99,7 +99,7 @@ class PageServer:
         return self._commands.empty()
 
     def close(self) -> None:
-        """Stop listening."""
+        """Stop the server and free its port."""
         self._server.shutdown()
         self._server.server_close()
 

@@ -45,7 +45,7 @@ class Layer:
 
     @property
     def name(self) -> str:
-        """Of its node."""
+        """The name of its fx node, by which recipes refer to the layer."""
         return self.node.name
 
     @property

@@ -56,7 +56,7 @@ def constant_pad(x: torch.Tensor, widths: Sequence[int], value: float = 0) -> to
 
 
 def rules() -> Mapping[Any, Callable[..., Any]]:
-    """The replacements."""
+    """Replacement functions by ATen operator, for `edgevit.graph.fx.RuleInterpreter`."""
     return {aten.col2im.default: fold, aten.pad.default: pad, aten.constant_pad_nd.default: constant_pad}
 
 

@@ -87,7 +87,7 @@ def roll(x: torch.Tensor, shifts: Sequence[int], dims: Sequence[int] = ()) -> to
 
 
 def rules() -> Mapping[Any, Callable[..., Any]]:
-    """The replacements."""
+    """Replacement functions by ATen operator, for `edgevit.graph.fx.RuleInterpreter`."""
     return {
         aten.split_with_sizes.default: split_with_sizes,
         aten.split.Tensor: split,

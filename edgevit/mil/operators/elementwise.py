@@ -105,13 +105,13 @@ def inverse(*, x: Tensor, epsilon: float = 1e-4) -> Tensor:
 
 @operator("clip")
 def clip(*, x: Tensor, alpha: float, beta: float) -> Tensor:
-    """Into [alpha, beta]."""
+    """``x`` clamped into the interval [``alpha``, ``beta``]."""
     return x.clamp(alpha, beta)
 
 
 @operator("threshold")
 def threshold(*, x: Tensor, alpha: float) -> Tensor:
-    """At least ``alpha``."""
+    """The larger of ``x`` and ``alpha``, element by element."""
     return x.clamp(min=alpha)
 
 
@@ -159,7 +159,7 @@ def linear_activation(*, x: Tensor, alpha: float, beta: float) -> Tensor:
 
 @operator("scaled_tanh")
 def scaled_tanh(*, x: Tensor, alpha: float, beta: float) -> Tensor:
-    """``alpha tanh(beta x)``."""
+    """``alpha * tanh(beta * x)``, element by element."""
     return alpha * torch.tanh(x * beta)
 
 

@@ -99,7 +99,7 @@ def gather(
 
 @operator("gather_along_axis")
 def gather_along_axis(*, x: Tensor, indices: Tensor, axis: int = 0, validate_indices: bool = False) -> Tensor:  # noqa: ARG001
-    """As numpy's ``take_along_axis``."""
+    """Values of ``x`` at ``indices`` along an axis, as numpy's ``take_along_axis`` picks them."""
     axis = positive(axis, x.ndim)
     return x.gather(axis, _wrapped(indices, x.shape[axis]))
 

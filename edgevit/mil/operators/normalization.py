@@ -1,4 +1,4 @@
-"""Normalisations."""
+"""The normalization operators of ML Programs: batch, layer, instance and local response norm, L2."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class _Quantized(Interpreter):
         self._layers = {layer.node: layer for layer in (*block.makers, *block.readers)}
 
     def run_node(self, n: Node) -> Any:
-        """One operator."""
+        """One operator, a layer with its input and weight rounded to the bench's codes."""
         layer = self._layers.get(n)
         if layer is None:
             result = super().run_node(n)

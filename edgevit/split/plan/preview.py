@@ -75,7 +75,7 @@ class SplitSource:
 
     @cached_property
     def pool_job(self) -> PoolJob:
-        """The first job."""
+        """The first job of a split: collect the pictures and the original model's answers to them."""
         return pool_job(self.options, self.original, self.store)
 
     @cached_property

@@ -54,7 +54,7 @@ class Labelled:
         return len(self.labels)
 
     def part(self, which: NDArray[Any]) -> Labelled:
-        """Some of them."""
+        """The pictures and classes at the indices, or under the mask, ``which``."""
         return Labelled(self.images[which], self.labels[which])
 
     def batches(self, rule: Preprocessing) -> Iterator[Tensor]:
@@ -255,7 +255,7 @@ def skipped_pictures(folder: Path) -> list[tuple[str, BadFile]]:
 
 
 def read_pool(folder: Path) -> tuple[Pool, Labelled]:
-    """What `save_pool` wrote."""
+    """The training pool and the held-out pictures that `save_pool` wrote, arrays memory-mapped."""
 
     def array(name: str) -> NDArray[Any]:
         return np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)

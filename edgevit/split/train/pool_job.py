@@ -41,7 +41,7 @@ class PoolJob:
         return f"pool-{sha256_value(values)[:32]}"
 
     def make(self, out: Path, scratch: Scratch) -> None:
-        """Write the arrays."""
+        """Write the pool's arrays into ``out``, reporting progress through ``scratch``."""
         loaded = self.original.load()
         done = 0
 

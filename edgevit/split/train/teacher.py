@@ -22,7 +22,7 @@ class Original:
     digest: str
 
     def load(self) -> LoadedModel:
-        """The model itself."""
+        """Load the original model with its weights, head size and labels."""
         return load_model(
             self.name,
             weights=self.weights,
