@@ -1,4 +1,4 @@
-"""Compose what a backend lowers: preprocessing, the rewritten core and the output activation."""
+"""Composes the program that a backend lowers: preprocessing, the rewritten model graph and the output activation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ InputLayout = Literal["image_nhwc_uint8", "image_nchw_float", "tensor"]
 
 @dataclass(frozen=True)
 class Interface:
-    """What the lowered program takes and gives.
+    """The input layout, normalization and output of a lowered program.
 
     Attributes:
         layout: ``image_nhwc_uint8``: [1, H, W, 3] RGB bytes; ``image_nchw_float``: [1, 3, H, W]
@@ -32,8 +32,8 @@ class Interface:
         std: per channel, of pixels in 0..1.
         probabilities: softmax inside; otherwise logits.
         half: compute in fp16 between a float32 input and a float32 output.
-        keep_fp32: of a half-precision program, the operations that stay in fp32: operator types, names of operations
-            or module paths, with wildcards.
+        keep_fp32: patterns of the operations that stay in fp32 in a half-precision program: operator types, names of
+            operations or module paths, with wildcards.
     """
 
     layout: InputLayout
@@ -45,7 +45,7 @@ class Interface:
     keep_fp32: tuple[str, ...] = ()
 
     def example(self) -> torch.Tensor:
-        """A zero input of the right shape and dtype."""
+        """A zero input of the shape and dtype that the program takes."""
         if self.layout == "image_nhwc_uint8":
             return torch.zeros(1, *self.size, 3, dtype=torch.uint8)
         return torch.zeros(1, 3, *self.size)

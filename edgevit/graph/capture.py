@@ -1,4 +1,4 @@
-"""One `torch.export` per model: the program that every backend starts from."""
+"""Captures a model once with `torch.export`: the program that every backend starts from."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def reparameterize(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def in_plain_memory(module: nn.Module) -> nn.Module:
-    """Lay every parameter and buffer out with its last axis fastest, in place; shared ones stay shared.
+    """Make every parameter and buffer contiguous (last axis fastest), in place; shared tensors stay shared.
 
     ExecuTorch reads the bytes of a permuted or channels-last weight as if it were neither, without an error.
     """

@@ -1,4 +1,4 @@
-"""How well a quantized graph answers, against the float one."""
+"""The agreement of a quantized graph's answers with the float graph's."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def measure_agreement(
     advance: Advance = lambda done: None,
     skip: Skip = refuse,
 ) -> Agreement:
-    """Run both graphs on the calibration pictures, or on a labelled set: its name, labels, preprocessing, limit.
+    """Compare both graphs on the calibration pictures, or on a labelled set: (name, labels, preprocessing, limit).
 
     ``skip`` is told about pictures of the labelled set that cannot be read.
     """

@@ -1,4 +1,4 @@
-"""Gradients of the loss by every layer's result: the diagonal of the Fisher information.
+"""Gradients of the loss with respect to every layer's result: the diagonal of the Fisher information.
 
 The loss is the Kullback-Leibler divergence between the answers of the model quantized with first guesses and of
 the float model (Q-HyViT, equation 7; PTQ4ViT, section 4.2). Rounding passes gradients straight through.
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class _StraightThrough(Interpreter):
-    """Runs a quantized graph with gradients, and keeps what layers give."""
+    """Runs a quantized graph with straight-through gradients and keeps the results of layers."""
 
     def __init__(self, core: GraphModule, layers: set[str]) -> None:
         super().__init__(core)
@@ -33,7 +33,7 @@ class _StraightThrough(Interpreter):
         self.results: dict[str, Tensor] = {}
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """One operator; a Q/DQ pair rounds and passes gradients on inside of its range."""
+        """Execute one operator; a Q/DQ pair rounds, and passes gradients on inside of its range."""
         if target is QUANTIZE:
             values, scale, zero, low, high = args[:5]
             inside = values.clamp((low - zero) * scale, (high - zero) * scale)
@@ -62,7 +62,7 @@ def layer_gradients(
     advance: Advance = lambda done: None,
     whole: Collection[str] = (),
 ) -> tuple[dict[str, Tensor], dict[str, list[Tensor]]]:
-    """Gradients for the rows that `edgevit.quant.sampling.collect` keeps of each layer: [R, groups, O].
+    """Gradients for the rows of each layer that `edgevit.quant.sampling.collect` keeps: [R, groups, O].
 
     Args:
         core: the float graph.

@@ -1,4 +1,4 @@
-"""Quantize a loaded model: the whole work behind `edgevit quantize`."""
+"""Quantizes a loaded model: the work behind `edgevit quantize`."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Quantized:
-    """What came of it.
+    """Result of `quantize`: the recipe and, if asked for, layer sensitivities.
 
     Attributes:
-        recipe: with its agreement measured.
+        recipe: the solved codes, with the measured agreement.
         layers: every layer's sensitivity, where it was asked for.
     """
 
@@ -59,7 +59,7 @@ def quantize_program(
     warn: Warn = lambda text: None,
     skip: Skip = refuse,
 ) -> Quantized:
-    """Solve a recipe for a captured model, and measure what the quantized model does.
+    """Solve a recipe for a captured model, and measure the agreement of the quantized model.
 
     Args:
         program: as `edgevit.graph.capture.capture` gives it.
@@ -135,7 +135,7 @@ def quantize_loaded(
     warn: Warn = lambda text: None,
     skip: Skip = refuse,
 ) -> Quantized:
-    """The same for a model that is not captured yet."""
+    """The same as `quantize_program` for a model that is not captured yet."""
     options.check()
     if options.bits.activations is not None:
         find_quantizer(options.quantizer)
@@ -145,7 +145,7 @@ def quantize_loaded(
 
 
 def check_floor(recipe: Recipe, floor: float | None) -> None:
-    """Hold a recipe to a floor.
+    """Refuse a recipe whose accuracy or agreement is below the required floor.
 
     Raises:
         CheckFailed: its accuracy, or its agreement with the float model, is below.

@@ -1,4 +1,4 @@
-"""From a captured model and pictures to a recipe."""
+"""Solves a recipe from a captured model and calibration pictures."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def no_progress(stage: str, done: int, total: int) -> None:
 
 
 def matching(layer: Layer, patterns: Collection[str]) -> str | None:
-    """The first pattern that a layer's module, or one around it, or its name matches."""
+    """The first pattern that matches a layer's module, a module around it, or its name."""
     names = (layer.name, layer.module)
     hits = (p for p in patterns for name in names if fnmatchcase(name, p) or fnmatchcase(name, f"{p}.*"))
     return next(hits, None)
 
 
 def kept_layers(core: GraphModule, patterns: Collection[str]) -> dict[str, str]:
-    """Layers that stay in floating point because they were asked to, with the pattern that did.
+    """Layers that a pattern keeps in floating point, by name, with that pattern.
 
     Raises:
         UsageError: a pattern matches no layer.
@@ -69,12 +69,12 @@ def kept_layers(core: GraphModule, patterns: Collection[str]) -> dict[str, str]:
 
 
 def _channel_axes(sites: dict[str, Site]) -> dict[str, int]:
-    """Where the channels of each value are that can be changed."""
+    """For each point whose channels can be changed, the axis of its channels."""
     return {name: 1 if is_call(site.maker, CONVOLUTION, GROUP_NORM) else -1 for name, site in sites.items()}
 
 
 def _usable_sites(core: GraphModule, found: LayerPlan) -> dict[str, Site]:
-    """Sites whose value and layers are all quantized."""
+    """Sites whose value and reading layers are all quantized."""
     layers, points = {layer.node for layer in found.layers}, set(found.points)
     makers = layers | {node for node in core.graph.nodes if not is_call(node, CONVOLUTION, LINEAR)}
     return {
@@ -85,7 +85,7 @@ def _usable_sites(core: GraphModule, found: LayerPlan) -> dict[str, Site]:
 
 
 def quantized_graph(core: GraphModule, recipe: Recipe, *, check: bool = True) -> GraphModule:
-    """A graph that computes what a recipe says, in place; also what no runtime can execute."""
+    """Insert a recipe's rounding into a graph, in place, including codes that no runtime can execute."""
     insert(core, recipe, check=check)
     insert_operands(core, recipe.operands)
     return core
@@ -93,11 +93,11 @@ def quantized_graph(core: GraphModule, recipe: Recipe, *, check: bool = True) ->
 
 @dataclass(frozen=True)
 class CanonicalModel:
-    """A float graph that can be made again and again, for a recipe to be solved on and tried on.
+    """The canonical float graph of a model, rebuilt for each use: recipes are solved and tried on copies of it.
 
     Attributes:
-        make: a fresh copy, free to edit.
-        model: what a recipe says of it.
+        make: builds a fresh copy, free to edit.
+        model: the model's description in a recipe.
     """
 
     make: Callable[[], GraphModule]
@@ -105,13 +105,13 @@ class CanonicalModel:
 
 
 def source_of_program(program: ExportedProgram, name: str, size: tuple[int, int], classes: int) -> CanonicalModel:
-    """The graph of a captured program."""
+    """The canonical model of a captured program."""
     model = RecipeModel(name=name, size=size, classes=classes, graph=digest(quantizable(program)))
     return CanonicalModel(lambda: quantizable(program), model)
 
 
 def blank_recipe(source: CanonicalModel, core: GraphModule, quantizer: str, bits: Bits, kept: dict[str, str]) -> Recipe:
-    """A recipe without any code yet."""
+    """A recipe without codes for activations and weights; tables have theirs."""
     return Recipe(
         edgevit=metadata.version("edgevit"),
         torch=torch.__version__.partition("+")[0],
@@ -128,7 +128,7 @@ def blank_recipe(source: CanonicalModel, core: GraphModule, quantizer: str, bits
 
 @torch.no_grad()
 def solve_weights(source: CanonicalModel, bits: Bits, keep: Collection[str] = ()) -> Recipe:
-    """Quantize weights alone; of a dynamic recipe those of linear layers only.
+    """Quantize weights alone; for a dynamic recipe only those of linear layers.
 
     Raises:
         UsageError: a pattern of ``keep`` matches nothing, or there is nothing to quantize.
@@ -157,11 +157,11 @@ def solve_recipe(
     exportable: bool = False,
     progress: Progress = no_progress,
 ) -> Recipe:
-    """Quantize weights and activations.
+    """Quantize weights and activations with one quantizer.
 
     Args:
-        source: the float graph.
-        quantizer: the method.
+        source: the canonical float model.
+        quantizer: the name of the method.
         pictures: to calibrate on.
         bits: of weights and activations, 8 and 8 if not given.
         keep: module paths or layer names that stay in floating point, with wildcards.

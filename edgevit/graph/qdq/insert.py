@@ -1,4 +1,4 @@
-"""Put a recipe's Q/DQ nodes into a graph.
+"""Inserts a recipe's Q/DQ nodes into a graph.
 
 The nodes are torch's own ``quantized_decomposed`` operators: a value is quantized once and dequantized by
 each of its readers; a weight is an int8 constant that is dequantized along its first axis; a bias lies on the
@@ -54,13 +54,13 @@ def _leads_to(node: Node, wanted: set[Node]) -> bool:
 
 
 def emit_pair(builder: Builder, value: Node, numbers: tuple[Any, ...], users: Iterable[Node]) -> None:
-    """Quantize a value, and let each of ``users`` read it dequantized.
+    """Quantize a value once and give each of ``users`` a dequantized copy.
 
     Args:
         builder: of the value's graph.
         value: in floating point.
         numbers: scale, zero point, smallest and largest integer, and dtype.
-        users: some or all that read the value.
+        users: those readers of the value that shall read it dequantized.
     """
     integers = builder.at(value.next).call(QUANTIZE, value, *numbers)
     for user in users:
@@ -92,7 +92,7 @@ def _quantize_values(core: GraphModule, found: LayerPlan, recipe: Recipe) -> Non
 
 
 def _bias_on_grid(bias: torch.Tensor, source: Code | None, scale: tuple[float, ...]) -> torch.Tensor:
-    """A bias rounded to multiples of the input's scale times the weight's, as 32-bit integers count them."""
+    """A bias rounded to multiples of input scale times weight scale, the unit of 32-bit accumulators."""
     if not isinstance(source, UniformCode):
         return bias
     step = torch.tensor(source.scale) * torch.tensor(scale)
@@ -118,7 +118,9 @@ def _quantize_weight(builder: Builder, layer: Layer, recipe: Recipe) -> None:
 
 
 def float_weights(core: GraphModule) -> int:
-    """Weights of layers that compute in floating point as floats on the grid of their code; returns how many."""
+    """Replace dequantized weights of layers that compute in floating point by rounded float constants; returns how
+    many.
+    """
     builder, done = Builder(core), 0
     for node in list(calls(core, DEQUANTIZE_CHANNELS)):
         layer = next(iter(node.users))
@@ -134,7 +136,7 @@ def float_weights(core: GraphModule) -> int:
 
 @torch.no_grad()
 def insert(core: GraphModule, recipe: Recipe, *, check: bool = True) -> GraphModule:
-    """Turn a graph into its quantized form, in place.
+    """Turn a canonical float graph into its quantized form, in place.
 
     Args:
         core: as `edgevit.graph.qdq.base_graph.quantizable` gives it.

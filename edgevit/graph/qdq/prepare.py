@@ -1,4 +1,4 @@
-"""The quantized program that one backend lowers."""
+"""Prepares the quantized program that one backend lowers."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Form:
-    """How a backend takes a quantized program.
+    """The form in which a backend takes a quantized program.
 
     Attributes:
-        carrying: who keeps integers through operators that only move values: the toolchain; this package, where no
-            value is quantized anew; this package, also where concatenated values get one code.
+        carrying: who propagates integers through layout operators: the toolchain; this package, where no value is
+            requantized; or this package, also where concatenated values get one code.
         dynamic: whether quantization at run time is in the program; otherwise the backend writes it into the file.
         weights: whether integer weights of layers that compute in floating point are in the program; otherwise the
             backend writes them into the file.
@@ -48,7 +48,7 @@ def quantized_core(program: ExportedProgram, recipe: Recipe) -> GraphModule:
 
 
 def answering(program: ExportedProgram, recipe: Recipe) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The quantized model in PyTorch: normalised float32 [1, 3, H, W] to logits.
+    """The quantized model as a PyTorch function: normalised float32 [1, 3, H, W] to logits.
 
     Raises:
         BadFile: the recipe is for another graph.
@@ -58,7 +58,7 @@ def answering(program: ExportedProgram, recipe: Recipe) -> Callable[[torch.Tenso
 
 
 def _then(chosen: Iterable[Rewrite], form: Form) -> tuple[Rewrite, ...]:
-    """A backend's rewrites that are left to do once a graph is quantized, and those that need it to be."""
+    """The backend's rewrites that run after quantization, and those edits that need a quantized graph."""
     edits = {"drop_clipped_relus": drop_clipped_relus}
     if not form.dynamic:
         edits["drop_dynamic"] = drop_dynamic
@@ -92,7 +92,7 @@ def prepare_quantized(
         interface: what the result takes and gives.
         recipe: the scales.
         chosen: the backend's rewrites, in order.
-        form: how the backend takes it.
+        form: the form in which the backend takes it.
         taps: names of intermediate values to answer with in place of the logits.
 
     Raises:

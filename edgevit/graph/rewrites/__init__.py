@@ -85,7 +85,8 @@ def _choice() -> dict[str, dict[str, list[str]]]:
 def rewrites_for(
     backend: str, variant: str = "", *, family: str = "", half: bool = False, asked: Sequence[str] = ()
 ) -> tuple[Rewrite, ...]:
-    """The rewrites applied for one model and backend: those that help on the backend, but for what slows the family.
+    """The rewrites applied for one model and backend: all that the backend wants, except those measured to slow the
+    family.
 
     Args:
         backend: its name.

@@ -12,7 +12,7 @@ GRID = Grid(alpha=0.5, beta=1.2, count=100, rounds=1)
 
 
 def solve(bench: Bench) -> None:
-    """Cosine similarity, symmetric codes, in order."""
+    """Search codes layer by layer: cosine similarity, symmetric, in execution order."""
     solve_in_order(bench, GRID, cosine)
 
 

@@ -21,7 +21,7 @@ ATTENTION_BITS = 4
 
 
 def factor_code(rows: Tensor, bits: int) -> FactorCode:
-    """Power-of-two factors (equations 10 to 12).
+    """A code with one power-of-two factor for each channel (equations 10 to 12).
 
     The step of the whole tensor is divided by 2^3; each channel takes the factor 2^0 to 2^3 with the smallest
     squared error.
@@ -41,7 +41,7 @@ def factor_code(rows: Tensor, bits: int) -> FactorCode:
 
 
 def solve(bench: Bench) -> None:
-    """Ranges as seen, and the codes inside of operators where they may be."""
+    """Take min/max ranges, and add codes for attention and LayerNorm inputs unless the recipe must be exportable."""
     observe_values(bench, minmax)
     largest_weights(bench)
     if bench.exportable:

@@ -90,7 +90,7 @@ def learn_factor(bench: Bench, site: Site, *, steps: int = STEPS) -> Tensor:
 
 
 def solve(bench: Bench) -> None:
-    """Learn the factors, then ranges as seen."""
+    """Learn channel factors, fold them, then take min/max ranges."""
     for place, site in enumerate(bench.sites.values()):
         bench.tell(f"learning channel factors, {place + 1} of {len(bench.sites)}")
         bench.fold(site, learn_factor(bench, site))

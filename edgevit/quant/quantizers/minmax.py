@@ -1,4 +1,4 @@
-"""The whole range that was seen, for every value and every output channel: what converters do by default."""
+"""Min/max: the whole observed range for every value and every output channel, the default of most converters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Q-HyViT: for every value the granularity and scheme that the loss wants, and bridge blocks judged as one.
+"""Q-HyViT: granularity and scheme of every value chosen by the loss, and bridge blocks refined as one.
 
 A scale for each channel is made one scale by a fold, which every runtime can execute; where the graph allows
 none, the value keeps one scale.
@@ -23,7 +23,7 @@ SCHEMES = (False, True)
 
 
 def _loss(bench: Bench, readings: list[Reading]) -> float:
-    """The smallest loss that a value's readers can have, with weights as their largest magnitudes have them."""
+    """The smallest loss over candidate codes of a value, with its readers' weights quantized by largest magnitude."""
     bits = bench.activation_bits
     rounded = []
     for one in readings:
@@ -36,7 +36,7 @@ def _loss(bench: Bench, readings: list[Reading]) -> float:
 
 
 def choose_granularity(bench: Bench, site: Site) -> bool:
-    """Fold one value's channels if that loses less; returns whether it did."""
+    """Fold one value's channels where that lowers the loss; returns whether it was done."""
     values = bench.values(site.value.name)
     assert values.channel_low is not None and values.channel_high is not None
     best, choice = _loss(bench, [bench.readings[layer.name] for layer in site.consumers]), None
@@ -57,7 +57,7 @@ def choose_granularity(bench: Bench, site: Site) -> bool:
 
 
 def solve(bench: Bench) -> None:
-    """Granularity, then scale and scheme of every value in turn with the weights."""
+    """Choose granularity, then search scale and scheme of every value in turn with the weights."""
     for place, site in enumerate(bench.sites.values()):
         bench.tell(f"choosing granularity, {place + 1} of {len(bench.sites)}")
         choose_granularity(bench, site)
