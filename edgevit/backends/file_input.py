@@ -1,4 +1,4 @@
-"""What a model file of another tool takes: from the name, type and shape of its one input."""
+"""Derives the interface of another tool's model file from the name, type and shape of its one input."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def described(
     """The interface of a classifier's file.
 
     Args:
-        path: for messages.
+        path: the file, for messages.
         name: of the input.
         dtype: ``uint8``, ``float32``, ``float16``, or another, which is refused.
         shape: of the input; 0 stands for a side that is not fixed.
@@ -65,7 +65,7 @@ def described(
 
 
 def only(path: Path, what: str, names: Sequence[str]) -> None:
-    """Refuse a file that has not exactly one input, or output.
+    """Refuse a file that does not have exactly one input (or output).
 
     Raises:
         UsageError: names those that it has.

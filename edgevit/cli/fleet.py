@@ -234,9 +234,9 @@ def _run_client(plan: Path, options: FleetOptions, source: str, top: int, limit:
     address = options.address or fleet.listen
     check_address(address, options.security)
     skipped = Skipped()
-    with FleetClient(fleet, address, options.security, plan=options.fleet or plan) as door:
+    with FleetClient(fleet, address, options.security, plan=options.fleet or plan) as client:
         for frame in islice(frames(source, rule, options.encoding, skipped.add), limit):
-            document = door.ask(frame.payload, frame.encoding, fleet.deadline_ms / 1e3 + 5)
+            document = client.ask(frame.payload, frame.encoding, fleet.deadline_ms / 1e3 + 5)
             _say({**document, "image": frame.name, "classes": document["classes"][:top]}, json)
     skipped.leave()
 

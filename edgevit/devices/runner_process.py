@@ -1,4 +1,4 @@
-"""A started runner: its lines as events, its end explained."""
+"""A runner process: its lines as events, its exit explained."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def runner_file(*parts: str) -> Path:
 
 
 class RunnerProcess:
-    """A runner that was started, here or through a program that carries its standard streams.
+    """A started runner, here or behind a program that carries its standard streams.
 
     Args:
         command: program and arguments.
@@ -74,11 +74,11 @@ class RunnerProcess:
         self._process.kill()
 
     def events(self) -> Iterator[RunnerEvent]:
-        """The runner's lines until it ends.
+        """The runner's events until it ends.
 
         Raises:
             DeviceUnreachable: the connection broke, or the runner ended before it was done.
-            DeviceFailed: it refused the job, or said something that is not an event.
+            DeviceFailed: it refused the job, or wrote something that is not an event.
         """
         assert self._process.stdout is not None
         done = False
@@ -119,7 +119,7 @@ class RunnerProcess:
         return known or crashed(code, said)
 
     def say(self, line: str) -> None:
-        """Write a line to the runner.
+        """Write a line to the runner's standard input.
 
         Raises:
             DeviceUnreachable: it is gone.
@@ -132,7 +132,7 @@ class RunnerProcess:
             raise self._ending() from None
 
     def close(self) -> None:
-        """Close its standard input, which ends it, and wait."""
+        """Close its standard input, which ends it, and wait for the end."""
         self._timer.cancel()
         assert self._process.stdin is not None and self._process.stdout is not None
         with contextlib.suppress(OSError):
@@ -146,7 +146,7 @@ class RunnerProcess:
 
 
 def parse_line(line: bytes) -> RunnerEvent:
-    """One line of a runner.
+    """The event in one line of a runner.
 
     Raises:
         DeviceFailed: it is not an event.
@@ -162,7 +162,7 @@ def parse_line(line: bytes) -> RunnerEvent:
 
 
 def turn_times(said: list[RunnerEvent], runs: int) -> list[int]:
-    """The times of a turn, from what was said until it was over; nanoseconds each.
+    """The times of one turn in nanoseconds, from the runner's events until the turn was over.
 
     Raises:
         DeviceFailed: there are not as many as were asked for.
@@ -183,10 +183,10 @@ _CURES = {
 
 
 def refusal(event: RunnerEvent, cures: Mapping[str, str] = _NO_CURES) -> DeviceFailed:
-    """A runner's own error.
+    """The error that a runner reports in its last event.
 
     Args:
-        event: its last one.
+        event: the runner's last one.
         cures: by kind of error, where they differ from those of a device that is reached from here.
     """
     kind, message = str(event.get("kind", "")), str(event.get("message", "")).strip()
@@ -195,7 +195,7 @@ def refusal(event: RunnerEvent, cures: Mapping[str, str] = _NO_CURES) -> DeviceF
 
 
 def crashed(code: int, said: str) -> EdgevitError:
-    """A runner that ended without a word: what its exit status tells."""
+    """The error for a runner that ended without an event: what its exit status tells."""
     number = -code if code < 0 else code - 128
     where = last_line(said)
     if number == signal.SIGILL:
@@ -221,10 +221,10 @@ def crashed(code: int, said: str) -> EdgevitError:
 
 
 def no_commands(said: str) -> DeviceFailed:
-    """A login that ran something else than the command, e.g. a start-up file of the shell that ends it.
+    """The error for a login that ran something else than the command, e.g. a shell's start-up file that ends it.
 
     Args:
-        said: what the login printed.
+        said: output of the login.
     """
     return DeviceFailed(
         "the login on the device does not run commands: its shell, or a start-up file of it, ends before",
@@ -234,5 +234,5 @@ def no_commands(said: str) -> DeviceFailed:
 
 
 def last_line(text: str) -> str:
-    """The last line that is not empty."""
+    """The last non-empty line of a text."""
     return next((line.strip()[:300] for line in reversed(text.splitlines()) if line.strip()), "")

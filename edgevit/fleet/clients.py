@@ -1,4 +1,4 @@
-"""The door of a running fleet: a client asks its coordinator how the members are, or about one image.
+"""Client access to a running coordinator: status and single-image inference.
 
 Members are asked by the coordinator only; a client never talks to them.
 """
@@ -20,7 +20,7 @@ from edgevit.fleet.frames import Frame
 from edgevit.fleet.health import MemberState
 from edgevit.fleet.reach import why_not_connected
 from edgevit.fleet.trust import check_role
-from edgevit.fleet.wire import Encoding, Malformed, digest_of, door_key, status_key
+from edgevit.fleet.wire import Encoding, Malformed, client_key, digest_of, status_key
 from edgevit.schema.plan import Fleet
 
 if TYPE_CHECKING:
@@ -35,16 +35,16 @@ _KIND = b"EVc1"
 
 @dataclass(frozen=True)
 class MemberStatus:
-    """One member of a plan.
+    """The state of one member of a plan.
 
     Attributes:
         member: its name.
-        state: ``healthy``, ``absent``, ``another plan``, or ``suspect``: there, and does not answer.
-        round_trip_ms: of the question how it is.
-        latency_ms: of its last answer about an image, as the coordinator saw it.
+        state: ``healthy``, ``absent``, ``another plan``, or ``suspect``: present, but not answering.
+        round_trip_ms: of the status query, in milliseconds.
+        latency_ms: of its last answer about an image, as the coordinator measured it.
         rejoined: how often it came back.
-        said: what it says of itself.
-        why: where it is not healthy, why not, as far as the coordinator can know; or that it runs twice.
+        said: its own status report.
+        why: reason why it is not healthy, as far as the coordinator can know; or that it runs twice.
     """
 
     member: str
@@ -57,7 +57,7 @@ class MemberStatus:
 
 
 def member_states(running: RunningFleet) -> list[MemberStatus]:
-    """Ask every member that is there how it is, in parallel."""
+    """Query the status of every present member, in parallel."""
     there = [name for name, one in running.health.items() if one.state != "absent"]
     with ThreadPoolExecutor(max(1, len(there))) as pool:
         said = dict(
@@ -75,7 +75,7 @@ def member_states(running: RunningFleet) -> list[MemberStatus]:
 
 
 def _ask(session: Any, fleet: str, member: str) -> tuple[float | None, dict[str, Any], str]:
-    """How long a member took to say how it is, what it said, and whether several answer to its name."""
+    """Query one member: (round trip in milliseconds, its report, a note where several answer to its name)."""
     import zenoh
 
     start, took, heard = time.monotonic(), None, []
@@ -95,7 +95,7 @@ def _ask(session: Any, fleet: str, member: str) -> tuple[float | None, dict[str,
 
 
 def answer_document(running: RunningFleet, name: str, answer: Answer, top: int) -> dict[str, Any]:
-    """One answer as plain values; times in milliseconds."""
+    """One answer as a dictionary for JSON; times in milliseconds."""
     return {
         "image": name,
         "classes": [
@@ -114,7 +114,7 @@ def _milliseconds(seconds: dict[str, float]) -> dict[str, float]:
 
 
 class ClientEndpoint:
-    """Answers clients of a running fleet."""
+    """The coordinator's endpoint for clients: answers status queries and single images."""
 
     def __init__(self, running: RunningFleet) -> None:
         import zenoh
@@ -122,8 +122,8 @@ class ClientEndpoint:
         self._running, self._pool = running, ThreadPoolExecutor(2, "door")
         fleet, callback = running.fleet.name, zenoh.handlers.Callback
         self._held = [
-            running.session.declare_queryable(door_key(fleet, "status"), callback(self._status, indirect=False)),
-            running.session.declare_queryable(door_key(fleet, "infer"), callback(self._infer, indirect=False)),
+            running.session.declare_queryable(client_key(fleet, "status"), callback(self._status, indirect=False)),
+            running.session.declare_queryable(client_key(fleet, "infer"), callback(self._infer, indirect=False)),
         ]
 
     def _status(self, query: Any) -> None:
@@ -134,10 +134,10 @@ class ClientEndpoint:
             tally = self._running.tally
             members = [asdict(one) for one in member_states(self._running)]
             document = {"members": members, "tally": tally.document()}
-            query.reply(door_key(self._running.fleet.name, "status"), json.dumps(document).encode())
+            query.reply(client_key(self._running.fleet.name, "status"), json.dumps(document).encode())
 
     def _infer(self, query: Any) -> None:
-        """On the engine's thread: hand over, and reply when the answer is there."""
+        """Handle an image query on the engine's thread: hand it over, and reply once the answer is there."""
         try:
             frame = _frame(bytes(query.payload or b""), bytes(query.attachment or b""))
         except Malformed as error:
@@ -156,7 +156,7 @@ class ClientEndpoint:
         with query:
             top = len(self._running.plan.labels)
             document = answer_document(self._running, "", answer, top)
-            query.reply(door_key(self._running.fleet.name, "infer"), json.dumps(document).encode())
+            query.reply(client_key(self._running.fleet.name, "infer"), json.dumps(document).encode())
 
     def close(self) -> None:
         """Stop serving clients: withdraw the endpoints and drop requests that wait."""
@@ -179,24 +179,24 @@ def _frame(payload: bytes, attachment: bytes) -> Frame:
 
 
 class FleetClient:
-    """Asks a fleet that another process runs; use it as a context manager.
+    """Connects to a fleet that another process runs; use it as a context manager.
 
     Raises:
         BadFile: the client's certificate would not be accepted.
-        DeviceUnreachable: nobody listens there, or the certificates are refused.
+        DeviceUnreachable: nothing listens there, or the certificates are refused.
     """
 
     def __init__(
         self, fleet: Fleet, address: str, security: Security, *, plan: Path | None = None, explain: bool = True
     ) -> None:
-        """Connect.
+        """Connect to the coordinator.
 
         Args:
-            fleet: its name counts.
+            fleet: only its name is used.
             address: HOST:PORT of the coordinator.
             security: certificates, transport, or neither.
             plan: for what is said about certificates.
-            explain: whether to find out why nobody could be reached, which takes two seconds more.
+            explain: whether to find out why the connection fails, which takes two seconds more.
         """
         self._fleet, self._address = fleet.name, address
         if security.certs is not None:
@@ -212,7 +212,7 @@ class FleetClient:
             ) from error
 
     def status(self) -> dict[str, Any]:
-        """Members and counts.
+        """States of all members, and counts of requests.
 
         Raises:
             DeviceUnreachable: the coordinator does not answer.
@@ -229,7 +229,7 @@ class FleetClient:
         return self._get("infer", timeout, payload=payload, attachment=header)
 
     def _get(self, what: str, timeout: float, **further: Any) -> dict[str, Any]:
-        for reply in self._session.get(door_key(self._fleet, what), timeout=timeout, **further):
+        for reply in self._session.get(client_key(self._fleet, what), timeout=timeout, **further):
             if reply.ok is not None:
                 return json.loads(bytes(reply.ok.payload))
             raise EdgevitError(f"the coordinator refused: {bytes(reply.err.payload).decode(errors='replace')}")

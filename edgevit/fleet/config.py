@@ -1,4 +1,4 @@
-"""Configuration of the engine for each role; measured choices, see docs/fleet.md.
+"""Zenoh configuration for each role; measured choices, see docs/fleet.md.
 
 Members dial the coordinator, and only they dial. Requests are dropped rather than blocked, so that one frozen member
 cannot hold the others; the queue is large enough that the window never fills it. Shared memory is off: its promotion
@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from edgevit.errors import MissingDependency, UsageError
 from edgevit.fleet.trust import check_files
-from edgevit.fleet.wire import door_key, nudge_key
+from edgevit.fleet.wire import client_key, nudge_key
 from edgevit.schema.plan import Fleet
 
 SecureTransport = Literal["quic", "tls"]
@@ -55,10 +55,10 @@ def _is_loopback(host: str) -> bool:
 
 
 def check_address(address: str, security: Security) -> None:
-    """Refuse what is no address, and a plain connection that leaves this machine, unless it was asked for.
+    """Refuse an invalid address, and an unprotected connection that leaves this machine unless it is allowed.
 
     Raises:
-        UsageError: it is none, or would leave.
+        UsageError: it is no address, or an unprotected connection would leave this machine.
     """
     if not _ADDRESS.fullmatch(address) or not 0 < int(address.rpartition(":")[2]) < 1 << 16:
         raise UsageError(f"{address!r} is no address", cure="write HOST:PORT, e.g. 192.168.1.10:7447 or [::1]:7447")
@@ -71,7 +71,7 @@ def check_address(address: str, security: Security) -> None:
 
 
 def check_names(fleet: Fleet) -> None:
-    """Refuse members whose names are roles.
+    """Refuse members that are named like a role.
 
     Raises:
         UsageError: one is.
@@ -122,7 +122,7 @@ def _protocol(security: Security) -> str:
 
 
 def over_quic(security: Security) -> bool:
-    """Whether connections repair losses by QUIC's rules, and not the kernel by TCP's."""
+    """Whether QUIC repairs packet losses, rather than the kernel's TCP."""
     return _protocol(security) == "quic"
 
 
@@ -136,7 +136,7 @@ def _connect(address: str, protocol: str, wait_ms: int) -> dict[str, Any]:
 
 
 def member_config(fleet: Fleet, name: str, address: str, security: Security) -> dict[str, Any]:
-    """A member: dials the coordinator for ever, listens nowhere, takes queries from the coordinator only."""
+    """Configuration of a member: dials the coordinator for ever, never listens, and takes queries from it only."""
     protocol = _protocol(security)
     config = {
         **_base(name, security, protocol),
@@ -158,7 +158,7 @@ def member_config(fleet: Fleet, name: str, address: str, security: Security) -> 
 
 
 def coordinator_config(fleet: Fleet, address: str, security: Security) -> dict[str, Any]:
-    """The coordinator: listens; a member may answer for its own sub-models only, a client may only ask."""
+    """Configuration of the coordinator: listens; members answer for their own sub-models, clients only ask."""
     protocol = _protocol(security)
     config = {
         **_base(COORDINATOR, security, protocol),
@@ -168,13 +168,13 @@ def coordinator_config(fleet: Fleet, address: str, security: Security) -> dict[s
     }
     if security.certs is not None:
         watch = ["declare_liveliness_subscriber", "liveliness_query"]
-        door = [door_key(fleet.name, what) for what in ("status", "infer")]
+        client_keys = [client_key(fleet.name, what) for what in ("status", "infer")]
         rules = [
             _rule("watch", ["egress"], watch, _alive(fleet)),
             _rule("nudge", ["egress"], ["put"], [nudge_key(fleet.name)]),
             _rule("nudgeable", ["ingress"], ["declare_subscriber"], [nudge_key(fleet.name)]),
-            _rule("client-asks", ["ingress"], ["query"], door),
-            _rule("client-hears", ["egress"], ["reply", "declare_queryable"], door),
+            _rule("client-asks", ["ingress"], ["query"], client_keys),
+            _rule("client-hears", ["egress"], ["reply", "declare_queryable"], client_keys),
         ]
         subjects = {CLIENT: ["client-asks", "client-hears"]}
         for member in fleet.member:
@@ -190,7 +190,7 @@ def coordinator_config(fleet: Fleet, address: str, security: Security) -> dict[s
 
 
 def client_config(address: str, security: Security) -> dict[str, Any]:
-    """Somebody who asks a running coordinator."""
+    """Configuration of a client of a running coordinator."""
     protocol = _protocol(security)
     return {
         **_base(CLIENT, security, protocol),
@@ -201,7 +201,7 @@ def client_config(address: str, security: Security) -> dict[str, Any]:
 
 
 def local_config() -> dict[str, Any]:
-    """The whole fleet in one process: no socket at all."""
+    """Configuration of the whole fleet in one process, without sockets."""
     return {**_base("local", Security(), "tcp"), "listen": {"endpoints": []}, "connect": {"endpoints": []}}
 
 
@@ -228,7 +228,7 @@ def _access(rules: list[dict[str, Any]], subjects: dict[str, list[str]]) -> dict
 
 
 def leave(*calls: Callable[[], None]) -> None:
-    """Say goodbye, in order. The engine may take seconds for it over a bad link: it is not waited for long."""
+    """Close a session in order, waiting a limited time: over a bad link the engine may take seconds."""
 
     def say() -> None:
         for call in calls:
@@ -240,7 +240,7 @@ def leave(*calls: Callable[[], None]) -> None:
 
 
 def import_zenoh() -> Any:
-    """The engine.
+    """Import zenoh, or say which extra installs it.
 
     Raises:
         MissingDependency: it is not installed.
@@ -253,7 +253,7 @@ def import_zenoh() -> Any:
 
 
 def open_session(config: dict[str, Any], what: str) -> Any:
-    """Open a session of the engine.
+    """Open a zenoh session.
 
     Args:
         config: from this module.
@@ -273,7 +273,7 @@ def open_session(config: dict[str, Any], what: str) -> Any:
 
 
 def plain_reason(text: str) -> str:
-    """What the engine says, without the places in its own source."""
+    """The engine's error message without the places in its own source."""
     return re.sub(r"\s+at /\S+\.rs:\d+\.*", "", text).strip()[:300]
 
 

@@ -1,4 +1,4 @@
-"""Scatter an image, gather features until a deadline, fuse what came, and account for every member.
+"""Sends an image to all members, gathers features until a deadline, fuses them, and accounts for every member.
 
 Policy only: framing, delivery, membership and security are the engine's. All of it runs on one event loop; the
 engine's threads hand over and nothing else.
@@ -50,7 +50,7 @@ _CAUTION = 0.75
 
 @dataclass
 class _Flight:
-    """One request in the air."""
+    """One request in progress."""
 
     number: int
     sent: float
@@ -63,23 +63,23 @@ class _Flight:
     waited: dict[str, float] = field(default_factory=dict)
 
     def settle(self, member: str, outcome: Outcome) -> None:
-        """What became of a member; the last one ends the request."""
+        """Record the outcome of one member; the last one ends the request."""
         self.outcomes[member] = outcome
         self.waiting.discard(member)
         if not self.waiting:
             self.end()
 
     def end(self) -> None:
-        """Whatever came, it is over."""
+        """End the request with whatever has arrived."""
         if not self.done.done():
             self.done.set_result(None)
 
 
 class Coordinator:
-    """Asks the members of a plan through one session of the engine.
+    """Queries the members of a plan through one zenoh session.
 
     Attributes:
-        health: of each member, live.
+        health: of each member, updated with every request.
         tally: of all requests so far.
     """
 
@@ -127,7 +127,7 @@ class Coordinator:
         return self._session.liveliness().declare_subscriber(all_alive(self._fleet), handler, history=True)
 
     def _hand_over(self, call: Callable[..., None], *values: Any) -> None:
-        """From any thread to the event loop, which is woken once for all that arrives together."""
+        """Pass a message from any thread to the event loop, which is woken once per batch."""
         self._inbox.append((call, values))
         if self._woken:
             return
@@ -269,7 +269,7 @@ class Coordinator:
             self._send(member, flight.number, payload, header, budget)
 
     def _watch_link(self, member: str, now: float, network: float) -> None:
-        """Take a message that was far slower than the member's usual ones for a loss that was repaired."""
+        """Treat a message that was far slower than the member's usual ones as a repaired packet loss."""
         usual = self._usual.setdefault(member, network)
         if self._quic and network > 2 * usual + _REPAIR_S:
             self._lossy_until = now + _LOSSY_S
@@ -280,7 +280,7 @@ class Coordinator:
         return flight.sent < self._lossy_until
 
     def _nudge(self) -> None:
-        """A packet behind an image, see `FOLLOW_S`."""
+        """Send a packet behind an image, see `FOLLOW_S`."""
         import zenoh
 
         self._session.put(self._nudge_key, b"", congestion_control=zenoh.CongestionControl.DROP, express=True)
@@ -369,7 +369,7 @@ class Coordinator:
         )
 
     def _shares(self, features: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
-        """[1, classes] from the features of the members that answered."""
+        """Class probabilities [1, classes] from the features of the members that answered."""
         at = dict.fromkeys(self.health, 0)
         given: list[NDArray[np.float32] | None] = []
         for one in self._plan.sub_models:

@@ -1,4 +1,4 @@
-"""Images on their way to the members: at the model's size, encoded."""
+"""Images as they are sent to members: at the model's size, encoded."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _QUALITY = 95
 
 @dataclass(frozen=True)
 class Frame:
-    """One image on its way.
+    """One encoded image.
 
     Attributes:
-        name: of the file, or the number of a frame.
-        payload: as it travels.
+        name: of the file, or the number of a video frame.
+        payload: the encoded bytes.
         encoding: of the payload.
     """
 
@@ -35,7 +35,7 @@ class Frame:
 
 
 def encode(picture: Picture, rule: Preprocessing, encoding: Encoding) -> bytes:
-    """A picture at the model's size, as it travels: JPEG at quality 95 without chroma subsampling, PNG or raw."""
+    """Encode a picture at the model's size: JPEG at quality 95 without chroma subsampling, PNG or raw."""
     from PIL import Image
 
     pixels = to_model_size(picture, rule)
@@ -51,7 +51,7 @@ def encode(picture: Picture, rule: Preprocessing, encoding: Encoding) -> bytes:
 
 
 def frames(source: str, rule: Preprocessing, encoding: Encoding, skip: Skip = refuse) -> Iterator[Frame]:
-    """All images of a source, as they travel.
+    """All images of a source, encoded for sending.
 
     Args:
         source: as for `captured_pictures`.

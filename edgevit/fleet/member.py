@@ -1,4 +1,4 @@
-"""One member of a fleet: answers for its own sub-models, and says when it cannot.
+"""A member of a fleet: computes features with its own sub-models, and reports when it cannot.
 
 Needs numpy, Pillow, the runtime of its bundle and the engine: no torch.
 """
@@ -62,8 +62,8 @@ def load_compute(folder: Path, plan: Plan, member: str) -> Compute:
 
     Args:
         folder: the plan's; other members' bundles need not be there.
-        plan: what it says.
-        member: whose.
+        plan: its description.
+        member: name of the member.
 
     Raises:
         UnknownName: the plan has no such member.
@@ -110,7 +110,7 @@ def _load(folder: Path, sub_model: SubModel) -> Compute:
 
 
 def _runner(backend: str, entry: Path) -> Callable[[NDArray[Any]], NDArray[np.float32]]:
-    """Load a model.
+    """Load a bundle's model into its runtime.
 
     Raises:
         EnvironmentIncomplete: its runtime is missing; on a 32-bit system it cannot be had.
@@ -128,10 +128,10 @@ def _runner(backend: str, entry: Path) -> Callable[[NDArray[Any]], NDArray[np.fl
 
 
 def decode(payload: bytes, encoding: Encoding, rule: Preprocessing) -> NDArray[np.uint8]:
-    """An image as it came over the network, at the model's size: [H, W, 3] uint8.
+    """Decode an image received over the network, at the model's size: [H, W, 3] uint8.
 
     Raises:
-        Malformed: it is no such image.
+        Malformed: it cannot be decoded, or has another size.
     """
     height, width = rule.size
     if encoding == "raw":
@@ -152,7 +152,7 @@ def decode(payload: bytes, encoding: Encoding, rule: Preprocessing) -> NDArray[n
 
 @dataclass
 class Counts:
-    """What a member did since it started."""
+    """What a member has counted since it started."""
 
     answered: int = 0
     busy: int = 0
@@ -169,7 +169,7 @@ class _Work:
 
 @dataclass
 class Serving:
-    """A member at work in an open session; `serve` makes one.
+    """A member that answers queries in an open session; made by `serve`.
 
     Attributes:
         session: of the engine.
@@ -178,7 +178,7 @@ class Serving:
         digest: of its bundles.
         rule: size and normalisation of images.
         compute: the sub-models.
-        notice: is told in one line about what happens.
+        notice: called with one line about each event.
     """
 
     session: Any
@@ -197,7 +197,7 @@ class Serving:
     _threads: list[threading.Thread] = field(default_factory=list)
 
     def open(self) -> None:
-        """Start to answer; returns at once."""
+        """Start answering; returns at once."""
         import zenoh
 
         self._threads = [
@@ -217,7 +217,7 @@ class Serving:
         ]
 
     def close(self) -> None:
-        """Take back the token and stop after what is being computed; queries that wait are finished unanswered."""
+        """Withdraw the token and stop after the current computation; waiting queries end unanswered."""
         for one in reversed(self._held):
             one.undeclare()
         self._held = []
@@ -232,7 +232,7 @@ class Serving:
         self._threads = []
 
     def _asked(self, query: Any) -> None:
-        """On the engine's thread: only enqueue."""
+        """Enqueue a query; runs on the engine's thread."""
         if self._jobs.qsize() < QUEUE:
             self._jobs.put(_Work(query, time.perf_counter()))
             return
@@ -273,7 +273,7 @@ class Serving:
             query.drop()
 
     def _answer(self, query: Any, arrived: float) -> bool:
-        """Answer or refuse a query, and say whether packets should follow; who calls ends the query."""
+        """Answer or refuse a query, and return whether packets should follow; the caller ends the query."""
         payload = bytes(query.payload) if query.payload is not None else b""
         attachment = bytes(query.attachment) if query.attachment is not None else b""
         request = read_request(attachment, payload)
@@ -299,7 +299,7 @@ class Serving:
             query.reply(status_key(self.fleet, self.member), json.dumps(self.status()).encode())
 
     def status(self) -> dict[str, Any]:
-        """How it is, as plain values."""
+        """The status report as a dictionary for JSON."""
         return {
             "member": self.member,
             "edgevit": metadata.version("edgevit"),
@@ -315,5 +315,5 @@ class Serving:
 
 
 def serving(session: Any, fleet: str, plan: Plan, member: str, compute: Compute, **further: Any) -> Serving:
-    """A member of a plan in an open session, not yet answering."""
+    """A member of a plan in an open session that does not answer yet."""
     return Serving(session, fleet, member, member_digest(plan, member), plan.preprocess.rule(), compute, **further)

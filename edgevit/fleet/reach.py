@@ -1,4 +1,4 @@
-"""Whether a session is connected, and why it is not.
+"""Watches whether a session is connected, and finds out why it is not.
 
 The engine dials for ever without a word. Why it fails is in its log only, which goes to the standard output of a
 process and can be set up once in its life: so the question is asked by a process of its own, which dials once.
@@ -88,7 +88,7 @@ def why_not_connected(config: dict[str, Any]) -> str:
 
 
 def reason(log: str, endpoint: str) -> str:
-    """What the engine's log of failed attempts means.
+    """The meaning of the engine's log of failed attempts, in one line.
 
     Args:
         log: with lines of the engine's orchestrator.
@@ -109,7 +109,7 @@ def reason(log: str, endpoint: str) -> str:
 
 @dataclass
 class Connection:
-    """Watches a session that dials: says when it is connected, when no more, and after a while why not.
+    """Watches a session that dials: reports connection, loss, and after a while the reason of failure.
 
     Attributes:
         session: of the engine.
@@ -132,7 +132,7 @@ class Connection:
     _listener: Any = None
 
     def open(self, now: float) -> None:
-        """Begin to watch; `look` then has to be called now and then."""
+        """Start watching; `look` must then be called regularly."""
         import zenoh
 
         def seen(event: Any) -> None:

@@ -1,4 +1,4 @@
-"""`edgevit fleet serve`: one member, until it is told to stop."""
+"""`edgevit fleet serve`: runs one member until it is stopped."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def serve(
         address: HOST:PORT of the coordinator, None for the fleet's file's.
         security: certificates, transport, or neither.
         fleet_file: None for the plan's own.
-        compute: in place of the member's bundles.
+        compute: computes features in place of the member's bundles.
         stop: ends it.
-        notice: is told in one line about what happens.
+        notice: called with one line about each event.
 
     Raises:
         UnknownName: the plan has no such member.
@@ -88,7 +88,7 @@ def _trusted(member: str, security: Security, plan: Path) -> Credentials | None:
 def _stay(
     stop: threading.Event, connection: Connection, trusted: Credentials | None, notice: Callable[[str], None]
 ) -> None:
-    """Until told to stop, or the certificate has ended; warns of its end once a day."""
+    """Wait until stopped or until the certificate has ended; warns of its end once a day."""
     warned = -_WARN_EVERY_S
     while not stop.wait(_LOOK_S):
         now = time.monotonic()

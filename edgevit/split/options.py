@@ -1,4 +1,4 @@
-"""Everything that decides a plan, checked before any work starts."""
+"""The options that decide a plan, checked before any work starts."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class SplitOptions:
     dask: str | None = None
 
     def check(self) -> None:
-        """Refuse what cannot work.
+        """Refuse options that contradict each other or cannot be carried out.
 
         Raises:
             UsageError: says what.
@@ -112,10 +112,10 @@ class SplitOptions:
 
     @property
     def count(self) -> int:
-        """How many sub-models there will be."""
+        """The number of sub-models."""
         return len(self.groups) or self.parts or len(self.fleet.member)
 
 
 def equal_fleet(members: int) -> Fleet:
-    """A fleet of so many members without limits, on one machine."""
+    """A fleet of ``count`` equal members without limits, on one machine."""
     return Fleet.model_validate({"member": [{"name": f"member-{index + 1}"} for index in range(members)]})

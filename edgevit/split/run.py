@@ -1,4 +1,4 @@
-"""From a trained model to a plan: draft, prune and train, export, fuse, measure, write."""
+"""Splits a trained model into a plan: draft, prune and train, export, fuse, measure, write."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _no_progress(what: str, done: int, total: int) -> None:
 def draft_plan(
     options: SplitOptions, base: Path = Path(), progress: Progress = _no_progress, skip: Skip = ignore
 ) -> Draft:
-    """What a split would do: sub-models, members, sizes and predicted latency. Trains nothing.
+    """Preview a split without training: sub-models, members, sizes and predicted latency.
 
     Args:
         options: how.
@@ -62,7 +62,7 @@ def draft_plan(
 
 @dataclass(frozen=True)
 class _Made:
-    """What one split has made so far; lists are by sub-model."""
+    """Intermediate results of one split; lists are by sub-model."""
 
     source: SplitSource
     draft: Draft
@@ -71,7 +71,7 @@ class _Made:
 
     @property
     def members(self) -> list[str]:
-        """By sub-model, who runs it."""
+        """For each sub-model, the name of the member that runs it."""
         return [self.draft.problem.fleet.member[one].name for one in self.draft.assignment.members]
 
 
@@ -133,7 +133,7 @@ def _targets(options: SplitOptions) -> list[str]:
 
 
 def sub_model_jobs(source: SplitSource, draft: Draft) -> list[SubModelJob]:
-    """What makes each sub-model of a draft."""
+    """The training job of each sub-model of a draft."""
     options = source.options
     return [
         SubModelJob(

@@ -1,4 +1,4 @@
-"""Hold an artifact to a floor: run it on a whole data set in its own runtime."""
+"""Requires an accuracy of an artifact: runs it on a whole data set in its own runtime."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from edgevit.verify.probes import make_inputs
 
 @dataclass(frozen=True)
 class Floor:
-    """What is asked.
+    """An accuracy requirement: minimum, data set, preprocessing.
 
     Attributes:
-        least: accuracy, 0 to 1.
+        least: the smallest accepted accuracy, 0 to 1.
         dataset: labelled pictures.
         rule: the model's preprocessing.
     """
@@ -46,7 +46,7 @@ def measure(
     """Accuracy of a model file on the floor's data set.
 
     Args:
-        floor: what is asked.
+        floor: the requirement.
         manifest: of the file.
         file: to run.
         scratch: see `edgevit.verify.judge.run_artifact`, as for the next three.
@@ -68,7 +68,7 @@ def measure(
 
 
 def shortfall(floor: Floor, accuracy: float) -> str:
-    """Why an artifact is not good enough, or an empty string."""
+    """The reason why an artifact is below the required accuracy, or an empty string."""
     if accuracy >= floor.least:
         return ""
     return f"its accuracy on {floor.dataset} is {accuracy:.2%}, below the floor of {floor.least:.2%}"

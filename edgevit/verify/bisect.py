@@ -1,4 +1,4 @@
-"""Find the first operator at which an artifact departs from PyTorch.
+"""Finds the first operator at which an artifact departs from PyTorch.
 
 The program is lowered again with intermediate values as its output, a few evenly spaced ones at
 first, then those between the last right and the first wrong one, until a single operator is left.
@@ -41,13 +41,13 @@ _MOST_NUMBERS = 4_000_000
 
 @dataclass(frozen=True)
 class Departure:
-    """Where an artifact departs.
+    """The place where an artifact departs from PyTorch.
 
     Attributes:
-        tap: the first value that is wrong, or None where all are right.
-        error: its largest difference as a share of its range.
-        before: the last value that is right, or None.
-        lowerings: how many were needed.
+        tap: the first wrong value, or None where all are right.
+        error: its largest difference from PyTorch, as a share of its range.
+        before: the last right value, or None.
+        lowerings: how many lowerings were needed.
     """
 
     tap: Tap | None
@@ -56,7 +56,7 @@ class Departure:
     lowerings: int
 
     def sentence(self) -> str:
-        """One line for people."""
+        """One line that says where the artifact departs."""
         if self.tap is None:
             return "a fresh lowering is right at every operator: the file was damaged or edited after it was made"
         place = f" in {self.tap.module}" if self.tap.module else ""
@@ -117,7 +117,7 @@ def bisect(
 
 
 def _spaced(taps: Sequence[Tap], good: int, bad: int) -> list[int]:
-    """Up to `_TAPS` indices strictly between ``good`` and ``bad``, within a budget of numbers."""
+    """Up to `_TAPS` indices strictly between ``good`` and ``bad``, evenly spaced, within a budget of elements."""
     count = min(_TAPS, bad - good - 1)
     wanted = sorted({good + 1 + round(step * (bad - good - 2) / max(1, count - 1)) for step in range(count)})
     kept: list[int] = []
@@ -128,7 +128,7 @@ def _spaced(taps: Sequence[Tap], good: int, bad: int) -> list[int]:
 
 
 def _errors(search: _Search, chosen: list[Tap]) -> list[tuple[float, float]]:
-    """For each value its error, and what that may be: by the value's own rounding noise, as in a verdict."""
+    """For each value its error and the error that is allowed by its own rounding noise, as in a verdict."""
     names = [tap.node for tap in chosen]
     expected = _reference(search, names)
     found = _artifact(search, names, expected.shape[1])
@@ -150,7 +150,7 @@ def _departure(expected: NDArray[np.floating[Any]], found: NDArray[np.floating[A
 
 
 def _core(search: _Search) -> GraphModule:
-    """The graph that is lowered, in PyTorch."""
+    """The graph that is lowered, executable in PyTorch."""
     from edgevit.graph.prepare import rewritten_core
     from edgevit.graph.qdq.prepare import rewritten_quantized
 

@@ -1,4 +1,4 @@
-"""The verdict on a bundle that already exists."""
+"""Verifies a bundle that already exists."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def verify_bundle(
 
 
 def _quantized(reference: nn.Module, bundle: Bundle) -> Answering:
-    """A PyTorch model as the bundle's recipe quantizes it."""
+    """A PyTorch model with the rounding of the bundle's recipe."""
     from edgevit.graph.capture import capture
     from edgevit.graph.qdq.prepare import answering
 

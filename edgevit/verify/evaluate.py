@@ -27,11 +27,11 @@ Advance = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured.
+    """Accuracy on a data set, with each prediction.
 
     Attributes:
         accuracy: share of pictures whose most likely class is the right one, 0 to 1.
-        count: how many pictures.
+        count: number of pictures.
         predictions: the most likely class of each picture, in the data set's order.
         truth: the right class of each.
         skipped: names of the pictures that could not be read, and why; they are in none of the above.
@@ -45,7 +45,7 @@ class Evaluation:
 
 
 def torch_title() -> str:
-    """What runs a PyTorch model."""
+    """The name and version of PyTorch, as what ran a model."""
     import torch
 
     return f"PyTorch {torch.__version__}"

@@ -1,4 +1,4 @@
-"""The verdict on a model file without its bundle, whoever wrote it."""
+"""Verifies a model file without its bundle, whichever tool wrote it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class LoneVerdict:
 
 
 def _interface(backend: Backend, file: Path, loaded: LoadedModel) -> tuple[FileInterface, Preprocessing]:
-    """What a file takes and gives, and how pictures become its input."""
+    """The interface of a file and the preprocessing of its input."""
     text = backend.read_embedded(file)
     if text is not None:
         manifest = parse_manifest(text, str(file))
@@ -61,7 +61,7 @@ def _interface(backend: Backend, file: Path, loaded: LoadedModel) -> tuple[FileI
 
 
 def _inputs(pictures: list[Picture], rule: Preprocessing, source: InputInfo) -> NDArray[Any]:
-    """What a file is given: as edgevit's own files take it, or in the two further layouts of other tools'."""
+    """The inputs of a file, in edgevit's own layouts or in two further layouts of other tools."""
     if source.kind == "tensor":
         plain = make_inputs(pictures, rule, source)
         return np.ascontiguousarray(plain.transpose(0, 2, 3, 1)) if source.layout == "NHWC" else plain
@@ -72,7 +72,7 @@ def _inputs(pictures: list[Picture], rule: Preprocessing, source: InputInfo) -> 
 
 
 def _kind(stated: str, outputs: NDArray[np.float32]) -> str:
-    """What the outputs are: as stated, otherwise by looking at them."""
+    """The kind of the outputs: as the file states, otherwise found from their values."""
     if stated:
         return stated
     sums = bool((outputs >= 0).all()) and bool((np.abs(outputs.sum(axis=1) - 1) < _SUM).all())
@@ -120,7 +120,7 @@ def _noise(
     rule: Preprocessing,
     kind: str,
 ) -> float | None:
-    """What rounding alone does to the model in a file's precision; None where that cannot be told."""
+    """The rounding noise of the model in a file's precision; None where it cannot be determined."""
     from edgevit.graph.capture import capture
     from edgevit.graph.noise import rounded_forms
 

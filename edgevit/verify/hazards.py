@@ -1,4 +1,4 @@
-"""Where half precision goes wrong in an artifact, on its golden pictures and any others."""
+"""Finds where half precision goes wrong in an artifact, on its golden pictures and any others."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HazardReport:
-    """What was found.
+    """The half-precision hazards of one artifact.
 
     Attributes:
-        half: the artifact rounds to fp16; otherwise it was looked at as its fp16 version would be.
-        operations: how many were executed.
-        inputs: how many pictures it was executed on.
+        half: whether the artifact itself rounds to fp16; otherwise its fp16 version was simulated.
+        operations: number of operations executed.
+        inputs: number of pictures.
         hazards: in the program's order.
     """
 
@@ -37,11 +37,11 @@ class HazardReport:
 
     @property
     def broken(self) -> bool:
-        """Whether results of this very artifact overflow."""
+        """Whether results of this artifact itself overflow."""
         return self.half and any(hazard.kind == "overflow" for hazard in self.hazards)
 
     def keep(self) -> tuple[str, ...]:
-        """Everything that ``--keep-fp32`` should be given, each once."""
+        """All patterns that ``--keep-fp32`` should be given, each once."""
         return tuple(dict.fromkeys(pattern for hazard in self.hazards for pattern in hazard.keep))
 
 
@@ -51,7 +51,7 @@ def file_hazards(file: Path, inputs: NDArray[Any], limits: Fp16Limits | None = N
     Args:
         file: an ``.mlpackage``; other formats cannot be executed operation by operation.
         inputs: [N, ...] as the file takes them.
-        limits: from where on something is reported.
+        limits: thresholds from which something is reported.
 
     Raises:
         UsageError: it is another format, or uses an operator that the evaluator does not know.

@@ -1,4 +1,4 @@
-"""Run an artifact on the golden inputs and judge it."""
+"""Runs an artifact on the golden inputs and judges its outputs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from edgevit.verify.quantized import compare_quantized
 
 
 def give_inputs(inputs: NDArray[Any], scratch: Path) -> dict[str, str]:
-    """Lay inputs ready for a worker; returns the part of its job that says where they are."""
+    """Write inputs for a worker; returns the fields of its job that locate them."""
     from safetensors.numpy import save_file
 
     given = scratch / "run_inputs.safetensors"
@@ -27,7 +27,7 @@ def give_inputs(inputs: NDArray[Any], scratch: Path) -> dict[str, str]:
 
 
 def take_outputs(exchange: dict[str, str]) -> NDArray[np.float32]:
-    """What the worker answered: float32 [N, classes]."""
+    """Read the worker's outputs: float32 [N, classes]."""
     from safetensors.numpy import load_file
 
     return load_file(exchange["outputs"])["outputs"]
@@ -42,7 +42,7 @@ def run_artifact(
     limits: ProcessLimits,
     stop: threading.Event | None = None,
 ) -> NDArray[np.float32]:
-    """Run a model file in a process of its own.
+    """Run a model file in a separate process.
 
     Args:
         backend: its name.
@@ -66,7 +66,7 @@ def run_artifact(
 
 
 def why_not_here(manifest: Manifest) -> str:
-    """Why an artifact cannot be executed on this machine, or an empty string."""
+    """The reason why an artifact cannot be executed on this machine, or an empty string."""
     runtime = runtimes().get(manifest.target.runtime)
     return find_backend(manifest.target.backend).available(runtime.variant if runtime else "")
 
@@ -104,7 +104,7 @@ def judge_outputs(
 
 
 def _by_float(exact: NDArray[np.float32], outputs: NDArray[np.float32], kind: str) -> dict[str, float]:
-    """How far outputs are from the float model's."""
+    """The error of outputs relative to the float model's."""
     if outputs.shape != exact.shape or not np.isfinite(outputs).all():
         return {}
     true, found = (scores(values, kind, "fp16") for values in (exact, outputs))
@@ -140,7 +140,7 @@ def judge(
 
 
 def noise_name(manifest: Manifest) -> str:
-    """Which noise of `edgevit.verify.probes.Golden` an artifact is measured by."""
+    """The key of `edgevit.verify.probes.Golden.noise` that an artifact's errors are measured by."""
     if manifest.target.precision != "fp16":
         return manifest.target.precision
     return f"fp16 {find_backend(manifest.target.backend).half}"

@@ -59,7 +59,7 @@ def probe_pictures(size: tuple[int, int]) -> list[NDArray[np.uint8]]:
 
 
 def make_inputs(pictures: list[Picture], rule: Preprocessing, source: InputInfo) -> NDArray[Any]:
-    """What a model with that input is given for these pictures."""
+    """The exact inputs of these pictures for a model with the given input."""
     return as_input(np.stack([to_model_size(picture, rule) for picture in pictures]), rule, source)
 
 
@@ -165,7 +165,7 @@ def measured_noise(
     *,
     probabilities: bool,
 ) -> dict[str, float]:
-    """What rounding alone does to a model's outputs, as a share of their range, by name of the form that rounds.
+    """The rounding noise of a model's outputs, as a share of their range, by name of the rounded form.
 
     Args:
         reference: [N, classes] of the model in float32.

@@ -56,7 +56,7 @@ def _packed(integers: NDArray[np.int8]) -> NDArray[np.uint8]:
 
 
 class _Writer:
-    """One model under change."""
+    """One TFLite model that is being edited."""
 
     def __init__(self, model: Any, schema: Any) -> None:
         self.model, self.schema, self.graph = model, schema, model.subgraphs[0]
@@ -68,7 +68,7 @@ class _Writer:
         return int(self.model.operatorCodes[operator.opcodeIndex].builtinCode)
 
     def floats(self, place: int) -> NDArray[np.float32] | None:
-        """A float constant, or None for anything else."""
+        """The array of a float constant, or None for any other tensor."""
         tensor = self.graph.tensors[place]
         data = self.model.buffers[tensor.buffer].data
         if tensor.type != self.schema.TensorType.FLOAT32 or data is None or not len(data):
@@ -86,7 +86,7 @@ class _Writer:
     def store(
         self, place: int, integers: NDArray[np.int8], scale: Sequence[float], axis: int, *, narrow: bool = False
     ) -> int:
-        """A new tensor of integers like the one at a place; returns its own."""
+        """Add an integer tensor like the tensor at an index; returns its own index."""
         plain, made, buffer = self.graph.tensors[place], self.schema.TensorT(), self.schema.BufferT()
         buffer.data = _packed(integers) if narrow else integers.reshape(-1).view(np.uint8)
         self.model.buffers.append(buffer)
@@ -102,7 +102,7 @@ class _Writer:
         return len(self.graph.tensors) - 1
 
     def drop_unread(self, old: set[int]) -> None:
-        """Empty the buffers that no tensor in use reads any more."""
+        """Empty the buffers that no tensor reads any more."""
         used = {int(place) for operator in self.graph.operators for place in operator.inputs if place >= 0}
         kept = {self.graph.tensors[place].buffer for place in used}
         for place in old - used:

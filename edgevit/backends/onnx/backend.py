@@ -64,7 +64,7 @@ def _quantized_form() -> Form:
 
 
 def _without_traces(model: Any) -> Any:
-    """Without the exporter's notes on every node: they hold paths of the machine that made the file."""
+    """Remove the exporter's notes on every node: they contain paths of the machine that made the file."""
     for holder in (model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
         holder.ClearField("metadata_props")
         holder.ClearField("doc_string")

@@ -1,4 +1,4 @@
-"""Start a worker, keep its time and memory within limits, and understand how it ended."""
+"""Starts workers, enforces their time and memory limits, and explains how they ended."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _ERROR_LINE = re.compile(r"(\w*(Error|Exception|Failure)\b.*|.*(abort|Aborted|Se
 
 @dataclass(frozen=True)
 class ProcessLimits:
-    """What one worker may use.
+    """Resource limits of one worker.
 
     Attributes:
-        seconds: wall time.
+        seconds: wall-clock time.
         memory_bytes: resident memory.
-        threads: for torch inside it.
+        threads: number of torch threads.
     """
 
     seconds: float = 1800.0
@@ -41,18 +41,18 @@ class ProcessLimits:
     threads: int = 1
 
     def memory(self) -> int:
-        """The memory limit; without one, nine tenths of the machine."""
+        """The memory limit in bytes; by default nine tenths of the machine's memory."""
         return self.memory_bytes or int(psutil.virtual_memory().total * 0.9)
 
 
 @dataclass(frozen=True)
 class Worker:
-    """A process that waits for its one job, and imports a toolchain meanwhile.
+    """A process that imports a toolchain while it waits for its one job.
 
     Attributes:
-        process: `edgevit.backends.process.worker`.
-        request: the file that it waits for.
-        log: what it prints goes there.
+        process: runs `edgevit.backends.process.worker`.
+        request: path of the job file that it waits for.
+        log: file that receives its output.
     """
 
     process: subprocess.Popen[bytes]
@@ -91,7 +91,7 @@ def run_job(
     stop: threading.Event | None = None,
     worker: Worker | None = None,
 ) -> dict[str, Any]:
-    """Carry out one job in a process of its own.
+    """Carry out one job in a separate process.
 
     Args:
         job: for `edgevit.backends.process.worker`.
@@ -138,7 +138,7 @@ def run_job(
 
 
 def _read_result(path: Path) -> dict[str, Any] | None:
-    """What a worker left; None where it ended before, or could not write all of it."""
+    """The result that a worker wrote; None where it ended before, or could not write all of it."""
     try:
         result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -147,7 +147,7 @@ def _read_result(path: Path) -> dict[str, Any] | None:
 
 
 def _ran_out_of_disk(result: dict[str, Any] | None, folder: Path, log: Path) -> bool:
-    """Whether a job failed for want of disk: as it said, as its last lines say, or as the disk looks."""
+    """Whether a job failed for lack of disk space: by its own error, its last lines, or the free space now."""
     if result is not None and result.get("disk_full"):
         return True
     with suppress(OSError):
@@ -157,7 +157,7 @@ def _ran_out_of_disk(result: dict[str, Any] | None, folder: Path, log: Path) -> 
 
 
 def _keep_log(worker: Worker, log: Path) -> None:
-    """What a worker that was started before has printed belongs to its job."""
+    """Append what a worker printed before it got its job to the job's log."""
     if worker.log != log:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as kept:
@@ -172,7 +172,7 @@ def _environment(limits: ProcessLimits) -> dict[str, str]:
 
 
 def _watch(process: subprocess.Popen[bytes], limits: ProcessLimits, stop: threading.Event | None) -> str:
-    """Wait for the end; the reason where the worker had to be ended."""
+    """Wait for the worker's end; returns the reason where it had to be killed."""
     deadline, memory = time.monotonic() + limits.seconds, limits.memory()
     watched = psutil.Process(process.pid)
     while process.poll() is None:
@@ -190,7 +190,7 @@ def _watch(process: subprocess.Popen[bytes], limits: ProcessLimits, stop: thread
 
 
 def end_worker(worker: Worker) -> None:
-    """End a worker, whatever it is doing; one that has ended is left alone."""
+    """Kill a worker; one that has ended is left alone."""
     process = worker.process
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
@@ -209,7 +209,7 @@ def _reason(result: dict[str, Any] | None, status: int, log: Path) -> str:
 
 
 def _cause(job: dict[str, Any], log: Path) -> str:
-    """What the format's runtime printed of the cause, to follow the reason."""
+    """The cause that the format's runtime printed, to be appended to the reason."""
     from edgevit.backends.base import find_backend
 
     target = job.get("manifest", {}).get("target", job)

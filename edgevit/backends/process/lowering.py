@@ -1,4 +1,4 @@
-"""The worker's lowering job, from the manifest of what is to be made."""
+"""Builds the worker's lowering job from the manifest of the file to be made."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def interface_of(manifest: Manifest, runtime: Runtime) -> dict[str, Any]:
-    """The values of the program's `edgevit.graph.boundary.Interface`."""
+    """The program interface that a manifest describes, as fields of `edgevit.graph.boundary.Interface`."""
     backend = find_backend(runtime.backend)
     return {
         "layout": backend.layout(runtime.variant) if manifest.input.kind == "image" else "tensor",
@@ -41,7 +41,7 @@ def lowered_with(manifest: Manifest, runtime: Runtime) -> tuple[Rewrite, ...]:
 
 
 def lower_job(program: Path, manifest: Manifest, runtime: Runtime, out: Path, **further: Any) -> dict[str, Any]:
-    """What `edgevit.backends.process.jobs.run_job` carries out to write one model file.
+    """The job that `edgevit.backends.process.jobs.run_job` carries out to write one model file.
 
     Args:
         program: as captured, saved by `torch.export.save`.

@@ -64,7 +64,7 @@ def _server_runs() -> bool:
 
 
 def choose(wanted: str, listed: list[tuple[str, str]]) -> str:
-    """The serial number that is meant.
+    """The serial number of the requested device, or of the only one.
 
     Raises:
         DeviceUnreachable: there is no such device, or it cannot be used now.
@@ -88,7 +88,7 @@ def choose(wanted: str, listed: list[tuple[str, str]]) -> str:
 
 
 class ADBTransport(DeviceFolder):
-    """One device of adb's."""
+    """Files and commands over adb for one device."""
 
     def __init__(self, serial: str, reach: Reach) -> None:
         self._adbutils = _adbutils()
@@ -101,7 +101,7 @@ class ADBTransport(DeviceFolder):
         return DeviceUnreachable(f"{self._serial} does not answer any more", where=where, cure=cure)
 
     def shell(self, command: str, *, limit_s: float = COMMAND_S) -> str:
-        """Run a command and give what it prints."""
+        """Run a command on the device and return its output."""
         try:
             done = self._device.shell2(command, timeout=limit_s, v2=True)
         except (self._adbutils.AdbError, OSError) as error:
@@ -112,7 +112,7 @@ class ADBTransport(DeviceFolder):
 
     @cached_property
     def properties(self) -> dict[str, str]:
-        """Android's properties; none where this is no Android."""
+        """Android's system properties; empty where the device is no Android."""
         return parse_properties(self.shell("getprop 2>/dev/null || true"))
 
     def send(self, path: Path, place: str, finish: str) -> None:
@@ -125,7 +125,7 @@ class ADBTransport(DeviceFolder):
         self.shell(finish)
 
     def start(self, runtime: str, arguments: list[str], deadline_s: float) -> RunnerProcess:
-        """Start the capsule's Python."""
+        """Start Python from the userland on the device."""
         if self._capsule() != recipe().digest:
             raise DeviceFailed(
                 "the phone has no Python that edgevit can run",
@@ -143,7 +143,7 @@ class ADBTransport(DeviceFolder):
         return RunnerProcess(command, deadline_s, self._explain)
 
     def _explain(self, code: int, said: str) -> EdgevitError | None:  # noqa: ARG002
-        """adb gives 1 or 255 for a lost device, and so may a program: whether it still answers decides."""
+        """Tell a lost device from a failed program: adb exits with 1 or 255 for both, so the device is asked again."""
         if code not in (1, 255):
             return None
         try:
@@ -153,7 +153,7 @@ class ADBTransport(DeviceFolder):
         return None
 
     def install(self, runtime: str, host: RunnerEvent) -> None:  # noqa: ARG002  # the capsule's Python decides
-        """Bring the capsule and a runtime."""
+        """Copy the userland and a runtime to the device."""
         wanted = recipe()
         machine = self.shell("uname -m")
         if machine != wanted.machine:
@@ -166,18 +166,18 @@ class ADBTransport(DeviceFolder):
         return self.shell(f"if [ -f {FOLDER}/capsule/{MARKER} ]; then cat {FOLDER}/capsule/{MARKER}; fi")
 
     def close(self) -> None:
-        """adb keeps its own connection."""
+        """Does nothing: the adb server keeps the connection."""
 
 
 class AndroidDevice(ShellDevice):
-    """An Android phone: Linux, and what Android adds to it on heat, battery and model."""
+    """An Android phone: a Linux device, with Android's facts on temperature, battery and model."""
 
     def __init__(self, uri: str, transport: ADBTransport, reach: Reach) -> None:
         super().__init__(uri, "adb", transport, reach)
         self._adb = transport
 
     def probe(self, runtime: str = "", *, imports: bool = False) -> list[RunnerEvent]:
-        """What the runner says, or without a runner what Android says."""
+        """The runner's events, or without a runner those made from Android's properties."""
         properties = self._adb.properties
         try:
             said = super().probe(runtime, imports=imports)
@@ -202,7 +202,7 @@ class AndroidDevice(ShellDevice):
         return {**event, **{key: value for key, value in known.items() if value}}
 
     def profile(self, job: MeasurementJob) -> RunnerEvents:
-        """Measure one model, with Android's own word on heat and battery."""
+        """Measure one model, with Android's own record of temperature and battery."""
         properties = self._adb.properties
         for event in super().profile(job):
             if event["event"] == "conditions" and event["phase"] in ("before", "after"):
@@ -215,7 +215,7 @@ class AndroidDevice(ShellDevice):
             yield {"event": "details", "values": {"SoC": soc, "build": properties.get("ro.build.fingerprint", "")}}
 
     def _warnings(self, event: RunnerEvent) -> Iterator[RunnerEvent]:
-        """Add what Android knows to the runner's conditions; stamps for what voids them."""
+        """Add Android's facts to the runner's conditions, and warnings about those that spoil a measurement."""
         thermal = parse_thermal(self._adb.shell("dumpsys thermalservice 2>/dev/null || true"))
         battery = parse_battery(self._adb.shell("dumpsys battery 2>/dev/null || true"))
         if thermal is not None:
@@ -241,7 +241,7 @@ def open_adb(uri: str, reach: Reach) -> AndroidDevice:
 
 
 def discover() -> list[Found]:
-    """What adb sees; a server that does not run is not started just to look."""
+    """The devices that adb lists; an adb server that does not run is not started for this."""
     if not _server_runs():
         return [Found("adb://SERIAL", "none", "adb's server does not run", "adb start-server")]
     try:

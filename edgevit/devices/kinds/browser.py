@@ -1,4 +1,6 @@
-"""``browser:``: whatever opens the link, a phone among them. Its figures are the browser's, not the phone's runtime's.
+"""``browser:``: any browser that opens the link, on a phone too.
+
+Its figures are those of the browser, not of the phone's native runtime.
 
 Loopback only, unless asked: a page on a local network over plain HTTP gets neither threads nor WebGPU, so there it is
 HTTPS with a certificate of this computer's own. Safari and browsers on phones have not been tried by us; Chromium is
@@ -29,7 +31,7 @@ _LOOPBACK = "127.0.0.1"
 
 
 def lan_address() -> str:
-    """This computer's address on its network; nothing is sent to find it out."""
+    """This computer's address on the local network, found without sending a packet."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))
@@ -39,7 +41,7 @@ def lan_address() -> str:
 
 
 def qr_code(url: str) -> str:
-    """The link for a phone's camera, as text; empty where segno is not installed."""
+    """The link as a QR code in text, for a phone's camera; empty where segno is not installed."""
     try:
         import segno
     except ImportError:
@@ -97,7 +99,7 @@ class BrowserDevice:
         self._opened = True
 
     def _events(self, deadline_s: float, identity: int | None = None) -> Iterator[RunnerEvent]:
-        """What the page says, until it is done or silent."""
+        """The page's events until it is done or has been silent for too long."""
         end = time.monotonic() + deadline_s
         while True:
             try:
@@ -123,7 +125,7 @@ class BrowserDevice:
                 return
 
     def probe(self) -> list[RunnerEvent]:
-        """What the browser says of itself."""
+        """Events ``host`` and ``runtimes`` as the browser reports them."""
         self._wait_for_page()
         self._page.command(command="probe")
         said = list(self._events(_SILENT_S))
@@ -131,10 +133,10 @@ class BrowserDevice:
         return [*said, {"event": "runtimes", "versions": versions, "meter": ""}]
 
     def prepare(self, runtime: str) -> None:
-        """Have the page's runtime here before the link is given.
+        """Fetch the page's runtime before the user opens the link.
 
         Raises:
-            DeviceFailed: it is not here, and was not to be fetched.
+            DeviceFailed: it is not on this computer, and may not be fetched.
             EnvironmentIncomplete: it cannot be fetched.
         """
         self._page.public.update(web_files(runtime, install=self._reach.install_runtime, announce=self._reach.announce))
@@ -161,7 +163,7 @@ class BrowserDevice:
         yield from self._events(job.deadline_s)
 
     def operators(self, job: MeasurementJob) -> RunnerEvents:
-        """Runtimes in browsers do not time their operators."""
+        """Refused: runtimes in browsers do not time their operators."""
         raise DeviceFailed(f"{job.runtime} does not time its operators")
 
     def turns(self, job: MeasurementJob) -> Turns:
@@ -169,11 +171,11 @@ class BrowserDevice:
         return _PageTurns(self, job, next(self._numbers))
 
     def clean(self) -> int:
-        """A page leaves nothing behind."""
+        """Nothing to remove: a page leaves no files; 0 bytes."""
         return 0
 
     def close(self) -> None:
-        """Say good-bye to the page and stop listening."""
+        """Tell the page to end, and stop the server."""
         if self._opened:
             self._page.command(command="bye")
             end = time.monotonic() + 3
@@ -196,24 +198,24 @@ class _PageTurns:
         return said
 
     def start(self) -> list[RunnerEvent]:
-        """Load and warm up."""
+        """Load the model in the page and warm up."""
         asked = self._device._job(self._job)
         self._device._wait_for_page()
         self._device._page.command(command="load", id=self._number, job=asked)
         return self._until("ready", self._job.deadline_s)
 
     def turn(self, runs: int) -> list[int]:
-        """Run so often; nanoseconds each."""
+        """Run the model ``runs`` times; nanoseconds each."""
         self._device._page.command(command="turn", id=self._number, runs=runs)
         return turn_times(self._until("turn", self._job.deadline_s), runs)
 
     def end(self) -> list[RunnerEvent]:
-        """Nothing: the page keeps its models until it is left."""
+        """Does nothing: the page keeps its models until it is closed."""
         return []
 
 
 def open_browser(uri: str, reach: Reach) -> BrowserDevice:
-    """Listen; the link is given when it is needed."""
+    """Start the page's server; the link is shown when it is needed."""
     port = uri.removeprefix("browser:").strip("/")
     if port and not (port.isdigit() and int(port) < 1 << 16):
         raise UsageError(f"{uri!r} is not a device", cure="write browser: or browser:PORT")
@@ -221,7 +223,7 @@ def open_browser(uri: str, reach: Reach) -> BrowserDevice:
 
 
 def discover() -> list[Found]:
-    """A browser is found by its user."""
+    """One entry that says how to use a browser; browsers cannot be discovered."""
     return [Found("browser:", "ready", "any browser that opens a link; --lan for a phone on this network")]
 
 

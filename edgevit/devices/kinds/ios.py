@@ -38,7 +38,7 @@ class AppleDevice:
         name: that its owner gave it.
         model: as sold, e.g. ``iPhone 17 Pro``.
         system: with its version.
-        connected: whether it can be talked to now.
+        connected: whether it can be reached now.
         developer_mode: whether it runs apps from Xcode.
     """
 
@@ -105,7 +105,7 @@ def missing() -> tuple[str, str]:
 
 
 class IOSDevice:
-    """One attached device.
+    """One attached iPhone or iPad.
 
     Attributes:
         uri: how it was named.
@@ -127,11 +127,11 @@ class IOSDevice:
         yield from self._driven(_measured(self._found.identifier, job, self._found.system))
 
     def operators(self, job: MeasurementJob) -> RunnerEvents:
-        """Operations' times, from coremltools' benchmarker."""
+        """Times of the model's operations, from coremltools' benchmarker."""
         yield from self._driven(_operations(self._found.identifier, job))
 
     def _driven(self, work: Coroutine[Any, Any, list[RunnerEvent]]) -> list[RunnerEvent]:
-        """What coremltools reports.
+        """Events from what coremltools reports.
 
         Raises:
             MissingDependency: it is not installed.
@@ -149,15 +149,15 @@ class IOSDevice:
             raise DeviceFailed(f"coremltools could not measure on {self._found.name}", where=said, cure=cure) from error
 
     def turns(self, job: MeasurementJob) -> Turns:  # noqa: ARG002
-        """Not here: coremltools loads one model at a time."""
+        """Refused: coremltools loads one model at a time."""
         raise UsageError("compare does not run on iOS", cure="profile both, or compare in Safari: -d browser: --lan")
 
     def clean(self) -> int:
-        """coremltools' runner app stays until it is deleted by hand."""
+        """Nothing to remove from here: coremltools' runner app stays until it is deleted by hand; 0 bytes."""
         return 0
 
     def close(self) -> None:
-        """Nothing is open between measurements."""
+        """Does nothing: no connection is held between measurements."""
 
 
 async def _benchmarker(identifier: str, job: MeasurementJob) -> Any:
@@ -207,7 +207,7 @@ async def _operations(identifier: str, job: MeasurementJob) -> list[RunnerEvent]
 
 
 def choose(wanted: str, listed: list[AppleDevice]) -> AppleDevice:
-    """The device that is meant.
+    """The requested device, or the only one.
 
     Raises:
         DeviceUnreachable: it is not there or not ready.
@@ -237,7 +237,7 @@ def open_ios(uri: str, reach: Reach) -> IOSDevice:  # noqa: ARG001
 
 
 def discover() -> list[Found]:
-    """What devicectl sees, or what is missing."""
+    """The devices that devicectl lists, or what this computer lacks."""
     lacking, cure = missing()
     if lacking:
         return [Found("ios:", "missing", lacking, cure)]

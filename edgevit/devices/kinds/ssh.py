@@ -109,7 +109,7 @@ class KeyFile:
 
 
 def _said(*command: str) -> str:
-    """What a program prints; empty where it fails."""
+    """The output of a program; empty where it fails."""
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=5, check=False
@@ -120,7 +120,7 @@ def _said(*command: str) -> str:
 
 
 def _agent_keys() -> set[str]:
-    """Fingerprints of the keys in the agent."""
+    """Fingerprints of the keys that the SSH agent holds."""
     return {words[1] for line in _said("ssh-add", "-l").splitlines() if len(words := line.split()) > 1}
 
 
@@ -141,7 +141,7 @@ def offered_keys(options: list[str], target: str) -> list[KeyFile]:
 
 @dataclass(frozen=True)
 class Address:
-    """Where to log in; everything that is not in the URI is left to ssh's own configuration."""
+    """Host, user and port to log in; everything else is left to ssh's own configuration."""
 
     host: str
     user: str | None
@@ -149,7 +149,7 @@ class Address:
 
     @property
     def target(self) -> str:
-        """As ssh takes it."""
+        """The destination as ssh takes it: ``user@host`` or ``host``."""
         return f"{self.user}@{self.host}" if self.user else self.host
 
 
@@ -170,7 +170,7 @@ def parse_address(uri: str) -> Address:
 
 
 class SSHTransport(DeviceFolder):
-    """One connection.
+    """Files and commands over one shared SSH connection.
 
     Raises:
         EnvironmentIncomplete: there is no ssh here.
@@ -208,7 +208,7 @@ class SSHTransport(DeviceFolder):
         self.folder = f"{said[2]}/.cache/edgevit"
 
     def _words(self, said: str) -> dict[str, str]:
-        """What messages are filled in with."""
+        """Values for the placeholders of error messages."""
         address, where = self._address, " ".join(map(shlex.quote, self._where))
         offending = re.search(r"Offending \S+ key in (\S+):\d+", said)
         unprotected = re.search(r"(?:Load key|for) [\"'](\S+?)[\"'](?: are too open|: bad permissions)", said)
@@ -245,11 +245,11 @@ class SSHTransport(DeviceFolder):
         return f"{host} refused the login", f"{words['copy']} puts your key there; is the user right?"
 
     def shell(self, command: str, *, limit_s: float = COMMAND_S) -> str:
-        """Run a command for `sh` and give what it prints."""
+        """Run a command with `sh` on the device and return its output."""
         return self._run(command, None, limit_s)
 
     def send(self, path: Path, place: str, finish: str) -> None:
-        """Write a file there through the connection, and finish it in the same command: it may break in between."""
+        """Write a file on the device and finish it in the same command, since the connection may break in between."""
         part = shlex.quote(place)
         tidy = f"trap 'rm -f {part}' EXIT; trap 'exit 1' HUP INT TERM PIPE"
         self._run(f"{tidy}; cat >{part} || exit 1; {finish}", path, _SEND_S)
@@ -287,7 +287,7 @@ class SSHTransport(DeviceFolder):
         return self._refused(said) if code == 255 else None
 
     def install(self, runtime: str, host: RunnerEvent) -> None:
-        """Bring a runtime's wheels for that machine and unpack them in edgevit's own folder.
+        """Copy a runtime's wheels for that machine and unpack them in edgevit's folder on the device.
 
         Raises:
             DeviceFailed: there are none for it; also for a 32-bit system on a 64-bit processor.
@@ -313,7 +313,7 @@ def open_ssh(uri: str, reach: Reach) -> ShellDevice:
 
 
 def discover() -> list[Found]:
-    """Hosts cannot be listed without asking all of them; whether ssh is here can."""
+    """One entry that says whether ssh is installed here; hosts cannot be listed without contacting them."""
     if shutil.which("ssh"):
         return [Found("ssh://USER@HOST", "ready", "any Linux computer that ssh logs in to without a password")]
     return [Found("ssh://USER@HOST", "missing", "there is no ssh here", _INSTALL_SSH)]

@@ -1,4 +1,4 @@
-"""Devices with a shell and Python: put the runner there, start it, read what it says."""
+"""Devices with a shell and Python: copies the runner there, starts it and reads its events."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ _PROBE_S = 60.0
 
 
 class Transport(Protocol):
-    """How files and commands get to a device."""
+    """How files and commands reach a device."""
 
     def put(self, path: Path) -> str:
-        """Bring a file; where it lies on the device. One that is there already is not sent again."""
+        """Copy a file to the device and return its path there; a file that is there already is not sent again."""
 
     def start(self, runtime: str, arguments: list[str], deadline_s: float) -> RunnerProcess:
-        """Start Python with arguments, a runtime's own folder on its path."""
+        """Start Python on the device with arguments; a runtime's own folder is on its path."""
 
     def own(self) -> dict[str, str]:
-        """Runtimes in edgevit's own folder: their names, and where they lie."""
+        """Runtimes in edgevit's folder on the device: path by name."""
 
     def library(self, runtime: str) -> tuple[str, str]:
-        """Path and version of edgevit's native library for a runtime, or empty."""
+        """Path and version of edgevit's native library for a runtime, or two empty strings."""
 
     def install(self, runtime: str, host: RunnerEvent) -> None:
-        """Put a runtime into edgevit's own folder on the device."""
+        """Copy a runtime into edgevit's folder on the device."""
 
     def clean(self) -> int:
-        """Remove edgevit's folder; its size in bytes."""
+        """Remove edgevit's folder from the device; returns its size in bytes."""
 
     def close(self) -> None:
         """Close the connection and release what it holds on this computer."""
 
 
 class ShellDevice:
-    """A device behind a transport.
+    """A device that is reached through a `Transport`.
 
     Attributes:
-        uri: how it was named.
-        kind: its scheme.
+        uri: the URI that it was opened by.
+        kind: the scheme of its URI.
     """
 
     def __init__(self, uri: str, kind: str, transport: Transport, reach: Reach) -> None:
@@ -54,7 +54,7 @@ class ShellDevice:
         self._host: RunnerEvent = {}
 
     def probe(self, runtime: str = "", *, imports: bool = False) -> list[RunnerEvent]:
-        """Events ``host`` and ``runtimes``; with a runtime, its own folder is looked into.
+        """Events ``host`` and ``runtimes``; with ``runtime``, also that runtime in edgevit's folder.
 
         Args:
             runtime: a runner's name of one, or empty.
@@ -111,20 +111,20 @@ class ShellDevice:
             process.close()
 
     def turns(self, job: MeasurementJob) -> ShellTurns:
-        """Load a model that runs in turns with another."""
+        """Load a model whose runs alternate with those of another."""
         return ShellTurns(lambda: self._start(job.runtime, self._job(job, "turns"), job.deadline_s))
 
     def clean(self) -> int:
-        """Remove what was put there."""
+        """Remove edgevit's folder from the device; returns its size in bytes."""
         return self._transport.clean()
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self._transport.close()
 
 
 class ShellTurns:
-    """A runner that waits for its turns."""
+    """A runner that runs its model on request, see `edgevit.devices.base.Turns`."""
 
     def __init__(self, start: Callable[[], RunnerProcess]) -> None:
         self._start = start
@@ -132,7 +132,7 @@ class ShellTurns:
         self._events: Iterator[RunnerEvent] = iter(())
 
     def start(self) -> list[RunnerEvent]:
-        """Load and warm up."""
+        """Start the runner, load the model and warm up."""
         self._process = self._start()
         self._events = self._process.events()
         return self._until("ready")
@@ -146,7 +146,7 @@ class ShellTurns:
         raise DeviceUnreachable("the runner ended before its turn")
 
     def turn(self, runs: int) -> list[int]:
-        """Run so often; nanoseconds each."""
+        """Run the model ``runs`` times; nanoseconds each."""
         assert self._process is not None
         self._process.say(str(runs))
         return turn_times(self._until("turn"), runs)

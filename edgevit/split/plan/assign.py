@@ -28,7 +28,7 @@ _FIELD = {"memory": "memory_mb", "latency": "latency_ms", "energy": "energy_mj"}
 
 @dataclass(frozen=True)
 class Level:
-    """What a sub-model costs that keeps a share of every width.
+    """The cost of a sub-model that keeps one share of every width.
 
     Attributes:
         keep: the share.
@@ -54,7 +54,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Assignment:
-    """By sub-model, in order: the index of its level and of its member."""
+    """For each sub-model, in order, the index of its level and of its member."""
 
     levels: tuple[int, ...]
     members: tuple[int, ...]
@@ -62,7 +62,7 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Problem:
-    """What is to be assigned.
+    """The assignment problem: sub-models, levels, members and their limits.
 
     Attributes:
         fleet: members with limits.
@@ -77,7 +77,9 @@ class Problem:
     parts: tuple[tuple[int, ...], ...]
 
     def cost(self, kind: CostKind, member: int, level: int) -> float:
-        """What one sub-model adds to a member, in the limit's unit; the network comes on top of latency."""
+        """What one sub-model adds to a member's load, in the limit's unit; network time is added to latency
+        separately.
+        """
         chosen, rate = self.levels[level], self.rates[member]
         if kind == "memory":
             return chosen.memory_mb
@@ -85,14 +87,14 @@ class Problem:
         return compute if kind == "latency" else compute * (self.fleet.member[member].watts or 0.0)
 
     def limit(self, kind: CostKind, member: int) -> float | None:
-        """What a member may take."""
+        """A member's limit of one kind."""
         one = self.fleet.member[member]
         if kind == "latency" and one.latency_ms is not None:
             return one.latency_ms - network_ms(self.fleet.network, self.levels[0].features)
         return getattr(one, _FIELD[kind])
 
     def check(self) -> None:
-        """Refuse limits that nothing can be computed for.
+        """Refuse limits that cannot be evaluated.
 
         Raises:
             UsageError: a limit on time or energy without a speed, or on energy without a power.
@@ -114,7 +116,7 @@ class Problem:
                 raise UsageError(f"{one.name} has a limit on energy and no watts", cure="add watts = ... to it")
 
     def most(self) -> int:
-        """Sub-models on one member, where they are spread evenly."""
+        """The number of sub-models on the fullest member when they are spread evenly."""
         return math.ceil(len(self.parts) / len(self.fleet.member))
 
     def fits(self, found: Assignment) -> bool:
@@ -129,13 +131,13 @@ class Problem:
 
 
 def network_ms(network: Network, features: int) -> float:
-    """An image down and its features up over one link: both ways' delay and both payloads' serialisation."""
+    """Milliseconds to send an image and return its features over one link: delays and payload transmission."""
     bits = 8 * (network.image_bytes + 2 * features)
     return 2 * network.one_way_ms + bits / (network.mbit_s * 1e6) * 1e3
 
 
 def predict(problem: Problem, found: Assignment) -> dict[str, Predicted]:
-    """What one image costs on each member, by the stated model: MACs over a measured rate, and the stated network."""
+    """Predicted cost of one image on each member: MACs over a measured rate, plus the stated network."""
     predicted = {}
     for index, member in enumerate(problem.fleet.member):
         mine = [problem.levels[a] for a, owner in zip(found.levels, found.members, strict=True) if owner == index]
@@ -216,7 +218,7 @@ def exact(problem: Problem) -> Assignment:
 
 
 def _infeasible(problem: Problem) -> CheckFailed:
-    """Says by how much each limit would have to give way."""
+    """The error that says by how much each limit would have to be relaxed."""
     smallest = problem.levels[0]
     cures, binding = [], []
     for kind in _KINDS:
@@ -318,7 +320,7 @@ class _Program:
         return row
 
     def least_factor(self, kinds: Sequence[CostKind]) -> float | None:
-        """The smallest factor on some kinds' limits with which everything fits, None where no factor helps."""
+        """The smallest factor on some kinds' limits with which everything fits; None where none suffices."""
         for kind in _KINDS:
             self._limit(kind, scaled=kind in kinds)
         objective = np.zeros(self.size)
@@ -358,7 +360,7 @@ class _Program:
         return self._read(found.x)
 
     def _seconds(self, member: int, level: int) -> float:
-        """Time on a member; where no speed is known, all are taken as equal."""
+        """Compute time on a member; where no speed is known, all members count as equally fast."""
         known = [rate for rate in self.problem.rates if rate]
         rate = self.problem.rates[member] or (sum(known) / len(known) if known else 1e9)
         return self.problem.levels[level].macs / rate

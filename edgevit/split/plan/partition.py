@@ -1,4 +1,4 @@
-"""Which classes go together in one sub-model."""
+"""Partitions the classes among sub-models."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def by_confusion(matrix: NDArray[np.float64], parts: int, rule: PartitionRule, s
 
     Args:
         matrix: from `confusion`.
-        parts: how many.
+        parts: number of parts.
         rule: ``together`` or ``apart``.
         seed: of the start.
     """
@@ -96,7 +96,7 @@ def _index(name: str, labels: tuple[str, ...]) -> int:
 
 
 def copied(parts: Parts, copies: int) -> Parts:
-    """Every class in several sub-models: part i also takes the classes of the parts that follow it.
+    """Add redundancy: part i also takes the classes of the parts that follow it, so that each class is in several.
 
     Raises:
         UsageError: more copies than parts.

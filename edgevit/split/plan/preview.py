@@ -1,4 +1,4 @@
-"""What a split will be, before any training: classes, members, shares, sizes and predicted latency."""
+"""Plans a split before any training: classes, members, shares, sizes and predicted latency."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.0, "int8-dynamic": 1.0, "w8": 1.0,
 
 @dataclass(frozen=True)
 class Draft:
-    """What a dry run tells.
+    """Result of a dry run: everything that is decided before training.
 
     Attributes:
         parts: classes of each sub-model.
@@ -51,15 +51,15 @@ class Draft:
 
 
 class SplitSource:
-    """What is split: options, the loaded model, and where intermediate results are kept.
+    """The inputs of a split: options, the loaded model, and the store of intermediate results.
 
     Attributes:
-        options: how.
-        loaded: the original.
-        original: how a job loads it again.
-        store: of all results.
-        tell: is told about each step.
-        skip: is told about pictures that are left out because they cannot be read.
+        options: see `SplitOptions`.
+        loaded: the original model.
+        original: how a job loads the original again.
+        store: folder of all jobs' results.
+        tell: progress callback, called for each step.
+        skip: called with each picture that is left out because it cannot be read.
     """
 
     def __init__(self, options: SplitOptions, progress: Progress, skip: Skip) -> None:
@@ -80,7 +80,7 @@ class SplitSource:
 
     @cached_property
     def pool(self) -> tuple[Pool, Labelled]:
-        """Views and held-out pictures, from the store where they are there."""
+        """Augmented views and held-out pictures, from the store where they exist."""
         with here() as executor:
             folder = run_jobs([self.pool_job], executor, self.tell)[0]
         for name, error in skipped_pictures(folder):
@@ -89,7 +89,7 @@ class SplitSource:
 
 
 def make_draft(source: SplitSource, base: Path) -> Draft:
-    """Decide everything that is decided before training.
+    """Decide everything that can be decided before training.
 
     Args:
         source: the model and the options.
@@ -126,7 +126,10 @@ def _facts(source: SplitSource) -> ModelFacts:
 
 
 def _level(source: SplitSource, keep: Fraction, classes: int) -> Level:
-    """Cut without looking at importance: only the sizes count."""
+    """Size of a sub-model at this share.
+
+    Units are cut arbitrarily: only the cost is wanted.
+    """
     module = copy.deepcopy(source.loaded.module)
     structure = structure_of(module)
     narrow(module, counts(structure, keep, original=structure.sizes()))
@@ -151,7 +154,7 @@ def _parts(source: SplitSource) -> Parts:
 
 
 def speed(member: Member, facts: ModelFacts, base: Path) -> float | None:
-    """A member's multiply-accumulates a second: as stated, or from a profile of the whole model on it.
+    """A member's multiply-accumulates per second: as stated, or from a profile of the whole model on it.
 
     Raises:
         BadFile: the profile cannot be read, or is of another model.

@@ -1,4 +1,4 @@
-"""Train the fusion head: features of all sub-models concatenated, members dropped at random.
+"""Trains the fusion head: features of all sub-models concatenated, members dropped at random.
 
 Dropping whole members while training is what lets a fleet lose one: the head has then seen such inputs. ED-ViT's
 hidden layer has a shrink factor on the concatenated width; ours is half of it and at least 512, which a
@@ -29,7 +29,7 @@ _WHOLE_SHARE = 0.25
 
 
 def own_head(module: Any) -> tuple[Floats, Floats]:
-    """A sub-model's classifier as one affine map of its features, whatever normalisation it holds."""
+    """A sub-model's classifier as one affine map of its features, any normalisation included."""
     width = module.head_hidden_size
     classifier = classifier_of(module)
     with torch.no_grad():
@@ -100,7 +100,7 @@ def train_head(
 
 
 def _there(rows: int, members: Tensor, drop: float, generator: torch.Generator) -> Tensor:
-    """[rows, sub-models] of 0 and 1; at least one member is present in every row."""
+    """Presence mask [rows, sub-models] of 0 and 1; at least one member is present in every row."""
     count = int(members.max()) + 1
     some = torch.rand(rows, 1, generator=generator) >= _WHOLE_SHARE
     present = ~((torch.rand(rows, count, generator=generator) < drop) & some)

@@ -1,4 +1,4 @@
-"""How much a model's answers depend on each unit: KL divergence by leaving it out, or diagonal Fisher information.
+"""Importance of units: KL divergence when they are left out, or diagonal Fisher information.
 
 Both score ``KL(p || p without c)`` on pictures of one class subset (ED-ViT's criterion). ``kl`` runs the model once
 for every block of units; ``fisher`` is its second-order approximation from one backward pass a draw:
@@ -27,7 +27,7 @@ _BATCH = 64
 
 @contextmanager
 def masked(model: nn.Module, groups: list[Group], masks: Mapping[str, Tensor]) -> Iterator[None]:
-    """While the block lasts, every group's units are multiplied by its mask.
+    """Context manager: within it, every group's units are multiplied by its mask.
 
     Args:
         model: whose forward pass is masked.
@@ -75,7 +75,7 @@ def _apply(values: Tensor, tap: WidthTap, mask: Tensor, size: int) -> Tensor:
 def importance(
     model: nn.Module, groups: list[Group], images: Tensor, score: Score, *, seed: int = 0, block: int = 1
 ) -> dict[str, Tensor]:
-    """The importance of every unit of some groups.
+    """The importance of every unit of some groups for a subset of classes.
 
     Args:
         model: in eval mode, gives logits [B, classes].

@@ -1,4 +1,4 @@
-"""One sub-model from the original: pruned in three stages for its classes, fine-tuned after each, and saved."""
+"""The job of one sub-model: prune the original in three stages for its classes, fine-tune after each, save."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ _NARROW_HEAD = 16
 
 @dataclass(frozen=True)
 class SubModelJob:
-    """Prune and train one sub-model.
+    """The job that prunes and trains one sub-model.
 
     Attributes:
-        title: its name.
+        title: the sub-model's name.
         store: of results.
         original: the model that is split.
         pool: key of the pool of views in the store.
         classes: of the sub-model.
         keep: share of every width, as text.
-        score: importance.
+        score: the importance score, see `edgevit.split.train.importance`.
         between: epochs after the first and second stage.
         last: the schedule after the third.
         seed: of everything drawn.
@@ -91,7 +91,7 @@ class SubModelJob:
 
 
 class _Training:
-    """The three stages with a checkpoint after every epoch."""
+    """The three pruning stages, with a checkpoint after every epoch."""
 
     def __init__(self, job: SubModelJob, loaded: LoadedModel, pool: Pool, subset: Subset, scratch: Scratch) -> None:
         self.job, self.pool, self.subset, self.scratch = job, pool, subset, scratch
@@ -100,7 +100,7 @@ class _Training:
         self.total = 2 * job.between + job.last.epochs
 
     def run(self) -> nn.Module:
-        """The finished sub-model, in eval mode."""
+        """Carry out the remaining stages; returns the finished sub-model in eval mode."""
         stage, epoch, state = self._resume()
         if state is None:
             fit_head(self.model, self.subset)
@@ -213,12 +213,12 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) 
 
 
 def best(scores: Tensor, count: int) -> list[int]:
-    """Indices of the largest scores, ascending; of equal ones the first."""
+    """Indices of the largest scores, ascending; ties go to the lower index."""
     return sorted(torch.argsort(scores, descending=True, stable=True)[:count].tolist())
 
 
 def _marginal(groups: list[Group], scores: Mapping[str, Tensor], keep: str) -> dict[str, float]:
-    """By layer of heads, what the unit at the edge of its share is worth."""
+    """By layer of heads, the importance of the unit at the boundary of its share."""
     found: dict[str, float] = {}
     for group in groups:
         if group.layer:
