@@ -71,12 +71,12 @@ class FileInterface:
     precision: str
 
 
-def placed_later(path: Path) -> Placement | None:  # noqa: ARG001
+def no_placement(path: Path) -> Placement | None:  # noqa: ARG001
     """None: the placement of runtimes that assign operators when they load a file on the device."""
     return None
 
 
-def says_nothing(path: Path) -> FileInterface | None:  # noqa: ARG001
+def no_description(path: Path) -> FileInterface | None:  # noqa: ARG001
     """None: the description from backends that do not describe files of other tools."""
     return None
 
@@ -140,9 +140,9 @@ class Backend:
     keeps_fp32: Callable[[str], bool] = lambda variant: False
     half: Literal["values", "weights"] = "values"
     quantized_form: Callable[[], Form] = usual_form
-    describe: Callable[[Path], FileInterface | None] = says_nothing
+    describe: Callable[[Path], FileInterface | None] = no_description
     cause: Callable[[str], str] = lambda log: ""
-    placement: Callable[[Path], Placement | None] = placed_later
+    placement: Callable[[Path], Placement | None] = no_placement
     effort: int = 0
     imports: tuple[str, ...] = ()
 

@@ -136,14 +136,14 @@ def _live(title: str) -> Iterator[Callable[[RunnerEvent], None]]:
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
-        TextColumn("{task.fields[said]}", markup=False),
+        TextColumn("{task.fields[status]}", markup=False),
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=stderr(), transient=True) as progress:
-        task, runs = progress.add_task(literal(title), total=None, said="connecting"), [0]
+        task, runs = progress.add_task(literal(title), total=None, status="connecting"), [0]
 
         def show(event: RunnerEvent) -> None:
-            progress.update(task, said=_progress_text(event, runs))
+            progress.update(task, status=_progress_text(event, runs))
 
         yield show
 

@@ -146,9 +146,9 @@ def _bug(error: Exception) -> None:
         kept = f"traceback: {log}"
     except OSError:
         kept = "the traceback could not be written; run again with -vv"
-    said = (str(error).splitlines() or [""])[0]
+    message = (str(error).splitlines() or [""])[0]
     console = stderr()
-    text = f"something inside edgevit went wrong: {type(error).__name__}: {said[:_MOST_SAID]}"
+    text = f"something inside edgevit went wrong: {type(error).__name__}: {message[:_MOST_SAID]}"
     console.print(headed("error:", "bold red", text))
     console.print(f"  {literal(kept)}", style="dim")
     sys.exit(1)

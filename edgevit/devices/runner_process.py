@@ -57,7 +57,7 @@ class RunnerProcess:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env
         )
-        self._said: list[str] = []
+        self._output: list[str] = []
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
         self._timer = threading.Timer(deadline_s + _GRACE_S, self._overdue)
@@ -67,7 +67,7 @@ class RunnerProcess:
     def _listen(self) -> None:
         assert self._process.stderr is not None
         for line in self._process.stderr:
-            self._said = [*self._said[-200:], line.decode("utf-8", "replace")]
+            self._output = [*self._output[-200:], line.decode("utf-8", "replace")]
 
     def _overdue(self) -> None:
         self._late.set()
@@ -106,17 +106,17 @@ class RunnerProcess:
     def _ending(self) -> EdgevitError:
         code = self._process.wait()
         self._listener.join(_ENDS_S)
-        said = "".join(self._said)
+        output = "".join(self._output)
         if self._after and code != 255:  # ssh's own
-            return no_commands(self._greeting.decode("utf-8", "replace") or said)
+            return no_commands(self._greeting.decode("utf-8", "replace") or output)
         if self._late.is_set() or code in (DEADLINE, 124):
             return DeviceFailed(
                 f"the model was stopped on the device at its limit of {self._deadline:.0f} s",
-                where=last_line(said),
+                where=last_line(output),
                 cure="give it longer with --deadline, or measure less: --seconds, --runs",
             )
-        known = self._explain(code, said)
-        return known or crashed(code, said)
+        known = self._explain(code, output)
+        return known or crashed(code, output)
 
     def say(self, line: str) -> None:
         """Write a line to the runner's standard input.
@@ -161,13 +161,13 @@ def parse_line(line: bytes) -> RunnerEvent:
     return event
 
 
-def turn_times(said: list[RunnerEvent], runs: int) -> list[int]:
+def turn_times(events: list[RunnerEvent], runs: int) -> list[int]:
     """The times of one turn in nanoseconds, from the runner's events until the turn was over.
 
     Raises:
         DeviceFailed: there are not as many as were asked for.
     """
-    taken = said[-1].get("ns") if said else None
+    taken = events[-1].get("ns") if events else None
     if not isinstance(taken, list) or len(taken) != runs:
         raise DeviceFailed("the device said what edgevit's runner does not say", where=str(taken)[:100])
     return [int(ns) for ns in taken]
@@ -194,10 +194,10 @@ def refusal(event: RunnerEvent, cures: Mapping[str, str] = _NO_CURES) -> DeviceF
     return DeviceFailed(first, where=rest[:500], cure=cures.get(kind, _CURES.get(kind, "")))
 
 
-def crashed(code: int, said: str) -> EdgevitError:
+def crashed(code: int, output: str) -> EdgevitError:
     """The error for a runner that ended without an event: what its exit status tells."""
     number = -code if code < 0 else code - 128
-    where = last_line(said)
+    where = last_line(output)
     if number == signal.SIGILL:
         return DeviceFailed(
             "the runtime uses instructions that the device's processor does not have (SIGILL)",
@@ -220,15 +220,15 @@ def crashed(code: int, said: str) -> EdgevitError:
     return DeviceUnreachable(f"the runner ended early with status {code}", where=where)
 
 
-def no_commands(said: str) -> DeviceFailed:
+def no_commands(output: str) -> DeviceFailed:
     """The error for a login that ran something else than the command, e.g. a shell's start-up file that ends it.
 
     Args:
-        said: output of the login.
+        output: output of the login.
     """
     return DeviceFailed(
         "the login on the device does not run commands: its shell, or a start-up file of it, ends before",
-        where=f"it says: {last_line(said)}" if said.strip() else "",
+        where=f"it says: {last_line(output)}" if output.strip() else "",
         cure="at the top of ~/.bashrc there: case $- in *i*) ;; *) return ;; esac",
     )
 

@@ -60,12 +60,12 @@ def member_states(running: RunningFleet) -> list[MemberStatus]:
     """Query the status of every present member, in parallel."""
     there = [name for name, one in running.health.items() if one.state != "absent"]
     with ThreadPoolExecutor(max(1, len(there))) as pool:
-        said = dict(
+        reports = dict(
             zip(there, pool.map(lambda name: _ask(running.session, running.fleet.name, name), there), strict=True)
         )
     found, absences = [], running.absences()
     for name, health in running.health.items():
-        took, document, twice = said.get(name, (None, {}, ""))
+        took, document, twice = reports.get(name, (None, {}, ""))
         state: MemberState = "suspect" if health.state == "healthy" and took is None else health.state
         latency = None if health.latency is None else round(health.latency * 1e3, 3)
         found.append(
@@ -78,20 +78,20 @@ def _ask(session: Any, fleet: str, member: str) -> tuple[float | None, dict[str,
     """Query one member: (round trip in milliseconds, its report, a note where several answer to its name)."""
     import zenoh
 
-    start, took, heard = time.monotonic(), None, []
+    start, took, reports = time.monotonic(), None, []
     every = {"target": zenoh.QueryTarget.ALL, "consolidation": zenoh.ConsolidationMode.NONE}
     for reply in session.get(status_key(fleet, member), timeout=_ASK_S, **every):
         if reply.ok is not None:
             took = took or round((time.monotonic() - start) * 1e3, 3)
             try:
-                said = json.loads(bytes(reply.ok.payload))
+                report = json.loads(bytes(reply.ok.payload))
             except ValueError:
                 continue
-            if isinstance(said, dict):
-                heard.append(said)
-    places = {f"{one.get('host', '')} (process {one.get('pid', '')})" for one in heard}
+            if isinstance(report, dict):
+                reports.append(report)
+    places = {f"{one.get('host', '')} (process {one.get('pid', '')})" for one in reports}
     twice = f"{member}: runs more than once, on {' and '.join(sorted(places))}: stop one" if len(places) > 1 else ""
-    return (took, heard[0], twice) if heard else (None, {}, "")
+    return (took, reports[0], twice) if reports else (None, {}, "")
 
 
 def answer_document(running: RunningFleet, name: str, answer: Answer, top: int) -> dict[str, Any]:

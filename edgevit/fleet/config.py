@@ -268,8 +268,8 @@ def open_session(config: dict[str, Any], what: str) -> Any:
     try:
         return zenoh.open(zenoh.Config.from_json5(json.dumps(config)))
     except zenoh.ZError as error:
-        said = plain_reason(str(error))
-        raise UsageError(f"{what} failed", where=said, cure=_listening_cure(said)) from error
+        reason = plain_reason(str(error))
+        raise UsageError(f"{what} failed", where=reason, cure=_listening_cure(reason)) from error
 
 
 def plain_reason(text: str) -> str:
@@ -277,11 +277,11 @@ def plain_reason(text: str) -> str:
     return re.sub(r"\s+at /\S+\.rs:\d+\.*", "", text).strip()[:300]
 
 
-def _listening_cure(said: str) -> str:
-    if re.search("in use", said, re.IGNORECASE):
+def _listening_cure(reason: str) -> str:
+    if re.search("in use", reason, re.IGNORECASE):
         return "another program listens there, a coordinator perhaps: edgevit fleet status PLAN asks it; or --listen"
-    if re.search("cannot assign|not available|lookup", said, re.IGNORECASE):
+    if re.search("cannot assign|not available|lookup", reason, re.IGNORECASE):
         return "--listen takes an address of this machine, as `hostname -I` shows them, or 0.0.0.0:PORT for all"
-    if re.search("permission", said, re.IGNORECASE):
+    if re.search("permission", reason, re.IGNORECASE):
         return "take a port above 1023: --listen HOST:PORT"
     return "another address? another program on that port?"

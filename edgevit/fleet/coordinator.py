@@ -290,20 +290,20 @@ class Coordinator:
 
         sent = time.monotonic()
 
-        def heard(reply: Any) -> None:
-            said = reply.ok
-            if said is None:
+        def on_reply(reply: Any) -> None:
+            sample = reply.ok
+            if sample is None:
                 self._hand_over(self._on_error, member, number, bytes(reply.err.payload))
             else:
-                extra = bytes(said.attachment) if said.attachment is not None else b""
-                found = bytes(said.payload)
+                extra = bytes(sample.attachment) if sample.attachment is not None else b""
+                found = bytes(sample.payload)
                 if extra or found:  # nothing at all is a packet that follows an answer
                     self._hand_over(self._on_reply, member, number, found, extra, sent, budget)
 
         try:
             self._session.get(
                 infer_key(self._fleet, member),
-                zenoh.handlers.Callback(heard, indirect=False),
+                zenoh.handlers.Callback(on_reply, indirect=False),
                 payload=payload,
                 attachment=header,
                 timeout=max(budget, 1e-3),
@@ -340,11 +340,11 @@ class Coordinator:
         flight.compute[member], flight.waited[member] = reply.compute, reply.waited
         flight.settle(member, "answered")
 
-    def _on_error(self, member: str, number: int, said: bytes) -> None:
+    def _on_error(self, member: str, number: int, error: bytes) -> None:
         kinds: dict[bytes, Outcome] = {BUSY: "busy", EXPIRED: "expired", OTHER_PLAN: "another plan"}
-        if said in (b"", b"Timeout") or b"imeout" in said:
+        if error in (b"", b"Timeout") or b"imeout" in error:
             return  # the deadline settles it
-        self._failed(member, self._flights.get(number), kinds.get(said, "failed"))
+        self._failed(member, self._flights.get(number), kinds.get(error, "failed"))
 
     def _failed(self, member: str, flight: _Flight | None, outcome: Outcome) -> None:
         if flight is None or member not in flight.waiting:

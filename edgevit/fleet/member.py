@@ -264,12 +264,12 @@ class Serving:
 
         first, last = FOLLOW_S
         while (one := self._answered.get()) is not None:
-            query, said = one
-            time.sleep(max(0.0, said + first - time.perf_counter()))
+            query, answered_at = one
+            time.sleep(max(0.0, answered_at + first - time.perf_counter()))
             if self._answered.empty():  # otherwise another answer followed already
                 with suppress(zenoh.ZError):  # who asked is gone
                     query.reply(infer_key(self.fleet, self.member), b"", express=True)
-                time.sleep(max(0.0, said + last - time.perf_counter()))
+                time.sleep(max(0.0, answered_at + last - time.perf_counter()))
             query.drop()
 
     def _answer(self, query: Any, arrived: float) -> bool:

@@ -98,12 +98,12 @@ def reason(log: str, endpoint: str) -> str:
     host, _, port = address.rpartition(":")
     words = {"host": host.strip("[]"), "port": port, "kind": "UDP" if protocol == "quic" else "TCP"}
     attempts = re.findall(r"Unable to connect to configured peer \S+! (.*)", log)
-    said = next((one for one in attempts if "deadline has elapsed" not in one), "")
+    attempt = next((one for one in attempts if "deadline has elapsed" not in one), "")
     for pattern, meaning in _REASONS:
-        if re.search(pattern, said, re.IGNORECASE):
+        if re.search(pattern, attempt, re.IGNORECASE):
             return meaning.format(**words)
-    if said:
-        return plain_reason(said).partition(". Retry in")[0]
+    if attempt:
+        return plain_reason(attempt).partition(". Retry in")[0]
     return _SILENT.format(**words)
 
 

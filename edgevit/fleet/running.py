@@ -201,7 +201,7 @@ class RunningFleet:
         found = {}
         for name, one in self.health.items():
             if one.state != "healthy":
-                found[name] = f"{name}: {_absence(name, one.state, name in linked, certs)}"
+                found[name] = f"{name}: {_absence_reason(name, one.state, name in linked, certs)}"
         return found
 
     def ask(self, frame: Frame) -> Future[Answer]:
@@ -267,7 +267,7 @@ class RunningFleet:
         self.close()
 
 
-def _absence(name: str, state: MemberState, linked: bool, certs: Path | None) -> str:
+def _absence_reason(name: str, state: MemberState, linked: bool, certs: Path | None) -> str:
     """The reason why a member is absent, in one line."""
     if state == "another plan":
         return "is there with bundles of another plan: copy the plan's folder to its device again"

@@ -147,10 +147,10 @@ def _certificate(path: Path) -> Any:
 def _check_owner(folder: Path, name: str, own: Any, plan: Path | None) -> None:
     from cryptography.x509.oid import NameOID
 
-    said = [str(one.value) for one in own.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
-    if said != [name]:
+    subjects = [str(one.value) for one in own.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    if subjects != [name]:
         raise BadFile(
-            f"{name}.pem is the certificate of {', '.join(said) or 'nobody'}, not of {name}",
+            f"{name}.pem is the certificate of {', '.join(subjects) or 'nobody'}, not of {name}",
             where=str(folder / f"{name}.pem"),
             cure=f"copy {name}.pem and {name}.key from the folder that made them, or {renewal(folder, name, plan)}",
         )

@@ -102,8 +102,8 @@ def compare(
         medians = interleave(turns[0], turns[1], (first, second), pairs, seed, listen)
     finally:
         ends = [one.end() for one in turns]
-    for said, found in zip(ends, sides, strict=True):
-        _take(said, found, ignore_event)
+    for events, found in zip(ends, sides, strict=True):
+        _take(events, found, ignore_event)
     return _document(a, b, device, sides, medians, seed)
 
 

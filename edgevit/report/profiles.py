@@ -90,8 +90,8 @@ def _stamp(profile: Profile) -> str:
 
 
 def _chart(title: str, svg: str, note: str = "") -> str:
-    said = f'<p class="soft">{escape(note)}</p>' if note else ""
-    return f'<h3>{escape(title)}</h3>{said}<div class="scroll">{svg}</div>'
+    caption = f'<p class="soft">{escape(note)}</p>' if note else ""
+    return f'<h3>{escape(title)}</h3>{caption}<div class="scroll">{svg}</div>'
 
 
 def _times(conditions: Sequence[Conditions]) -> list[tuple[float, Conditions]]:
@@ -179,9 +179,9 @@ def _particulars(profile: Profile) -> str:
         worth = f"worth {found.independent_runs:.0f} independent ones"
         rows.append(["runs", f"{found.runs} in {found.seconds:.1f} s, {worth}; {found.dropped} left out as warm-up"])
     if profile.answers is not None:
-        said = "pass the verdict" if profile.answers.equal else "do not pass the verdict"
+        outcome = "pass the verdict" if profile.answers.equal else "do not pass the verdict"
         error = "" if profile.answers.error is None else f", error {profile.answers.error:.2g}"
-        rows.append(["golden vectors", f"{profile.answers.probes} {said} on the device{error}"])
+        rows.append(["golden vectors", f"{profile.answers.probes} {outcome} on the device{error}"])
     for one in (profile.conditions[:1], profile.conditions[-1:]):
         rows += [[f"conditions {one[0].phase}", _conditions(one[0])]] if one else []
     rows += [[key, value] for key, value in device.details.items()]

@@ -142,7 +142,7 @@ class ADBTransport(DeviceFolder):
         command = [self._adbutils.adb_path(), "-s", self._serial, "shell", script]
         return RunnerProcess(command, deadline_s, self._explain)
 
-    def _explain(self, code: int, said: str) -> EdgevitError | None:  # noqa: ARG002
+    def _explain(self, code: int, output: str) -> EdgevitError | None:  # noqa: ARG002
         """Tell a lost device from a failed program: adb exits with 1 or 255 for both, so the device is asked again."""
         if code not in (1, 255):
             return None
@@ -180,10 +180,10 @@ class AndroidDevice(ShellDevice):
         """The runner's events, or without a runner those made from Android's properties."""
         properties = self._adb.properties
         try:
-            said = super().probe(runtime, imports=imports)
+            events = super().probe(runtime, imports=imports)
         except DeviceFailed:
-            said = [{"event": "host", "machine": self._adb.shell("uname -m"), "cpus": self._cores()}]
-        return [self._named(event, properties) for event in said]
+            events = [{"event": "host", "machine": self._adb.shell("uname -m"), "cpus": self._cores()}]
+        return [self._named(event, properties) for event in events]
 
     def _cores(self) -> int:
         text = self._adb.shell("nproc 2>/dev/null || echo 1")

@@ -128,9 +128,9 @@ class BrowserDevice:
         """Events ``host`` and ``runtimes`` as the browser reports them."""
         self._wait_for_page()
         self._page.command(command="probe")
-        said = list(self._events(_SILENT_S))
+        events = list(self._events(_SILENT_S))
         versions = {runtime: found[0].version for runtime, found in packages().items()}
-        return [*said, {"event": "runtimes", "versions": versions, "meter": ""}]
+        return [*events, {"event": "runtimes", "versions": versions, "meter": ""}]
 
     def prepare(self, runtime: str) -> None:
         """Fetch the page's runtime before the user opens the link.
@@ -190,12 +190,12 @@ class _PageTurns:
         self._device, self._job, self._number = device, job, number
 
     def _until(self, name: str, limit_s: float) -> list[RunnerEvent]:
-        said = []
+        events = []
         for event in self._device._events(limit_s, self._number):
-            said.append(event)
+            events.append(event)
             if event["event"] == name:
                 break
-        return said
+        return events
 
     def start(self) -> list[RunnerEvent]:
         """Load the model in the page and warm up."""

@@ -144,9 +144,11 @@ class IOSDevice:
         except EdgevitError:
             raise
         except Exception as error:
-            said = last_line(str(error)) or type(error).__name__
+            message = last_line(str(error)) or type(error).__name__
             cure = "unlock it, keep its screen on, and look whether Xcode runs an app on it"
-            raise DeviceFailed(f"coremltools could not measure on {self._found.name}", where=said, cure=cure) from error
+            raise DeviceFailed(
+                f"coremltools could not measure on {self._found.name}", where=message, cure=cure
+            ) from error
 
     def turns(self, job: MeasurementJob) -> Turns:  # noqa: ARG002
         """Refused: coremltools loads one model at a time."""

@@ -25,7 +25,7 @@ class LocalTransport:
     def start(self, runtime: str, arguments: list[str], deadline_s: float) -> RunnerProcess:  # noqa: ARG002
         """Start this Python interpreter in a process of its own, outside of edgevit's folder."""
         env = {**os.environ, "ORT_DISABLE_TELEMETRY": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-        return RunnerProcess([sys.executable, *arguments], deadline_s, lambda code, said: None, env, cures=_CURES)
+        return RunnerProcess([sys.executable, *arguments], deadline_s, lambda code, output: None, env, cures=_CURES)
 
     def own(self) -> dict[str, str]:
         """Empty: no runtimes are installed for this device."""

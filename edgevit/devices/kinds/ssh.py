@@ -108,7 +108,7 @@ class KeyFile:
     in_agent: bool
 
 
-def _said(*command: str) -> str:
+def _output_of(*command: str) -> str:
     """The output of a program; empty where it fails."""
     try:
         done = subprocess.run(
@@ -121,20 +121,20 @@ def _said(*command: str) -> str:
 
 def _agent_keys() -> set[str]:
     """Fingerprints of the keys that the SSH agent holds."""
-    return {words[1] for line in _said("ssh-add", "-l").splitlines() if len(words := line.split()) > 1}
+    return {words[1] for line in _output_of("ssh-add", "-l").splitlines() if len(words := line.split()) > 1}
 
 
 def offered_keys(options: list[str], target: str) -> list[KeyFile]:
     """The key files that ssh would offer and that exist."""
     held, found = _agent_keys(), []
-    for line in _said("ssh", "-G", *options, "--", target).splitlines():
+    for line in _output_of("ssh", "-G", *options, "--", target).splitlines():
         name, _, value = line.partition(" ")
         path = Path(value).expanduser()
         if name == "identityfile" and path.is_file():
             # No output: a passphrase protects it. An empty one is tried, never asked for.
-            locked = not _said("ssh-keygen", "-y", "-P", "", "-f", str(path))
+            locked = not _output_of("ssh-keygen", "-y", "-P", "", "-f", str(path))
             public = path.with_name(f"{path.name}.pub")
-            print_of = _said("ssh-keygen", "-lf", str(public if public.is_file() else path)).split()
+            print_of = _output_of("ssh-keygen", "-lf", str(public if public.is_file() else path)).split()
             found.append(KeyFile(str(path), locked, len(print_of) > 1 and print_of[1] in held))
     return found
 
@@ -201,17 +201,17 @@ class SSHTransport(DeviceFolder):
 
     def _greet(self) -> None:
         tools = "command -v timeout sha256sum tar >/dev/null && echo tools || echo none"
-        said = self.shell(f'uname -s; {tools}; echo "$HOME"').split("\n")
-        if said[:2] != ["Linux", "tools"] or len(said) < 3:
-            host, where = self._address.host, f"it says: {', '.join(said)}"
+        lines = self.shell(f'uname -s; {tools}; echo "$HOME"').split("\n")
+        if lines[:2] != ["Linux", "tools"] or len(lines) < 3:
+            host, where = self._address.host, f"it says: {', '.join(lines)}"
             raise DeviceFailed(f"{host} is not a Linux computer with coreutils and tar", where=where)
-        self.folder = f"{said[2]}/.cache/edgevit"
+        self.folder = f"{lines[2]}/.cache/edgevit"
 
-    def _words(self, said: str) -> dict[str, str]:
+    def _words(self, output: str) -> dict[str, str]:
         """Values for the placeholders of error messages."""
         address, where = self._address, " ".join(map(shlex.quote, self._where))
-        offending = re.search(r"Offending \S+ key in (\S+):\d+", said)
-        unprotected = re.search(r"(?:Load key|for) [\"'](\S+?)[\"'](?: are too open|: bad permissions)", said)
+        offending = re.search(r"Offending \S+ key in (\S+):\d+", output)
+        unprotected = re.search(r"(?:Load key|for) [\"'](\S+?)[\"'](?: are too open|: bad permissions)", output)
         return {
             "host": address.host,
             "port": str(address.port or 22),
@@ -222,12 +222,12 @@ class SSHTransport(DeviceFolder):
             "unprotected": shlex.quote(unprotected[1]) if unprotected else "~/.ssh/id_*",
         }
 
-    def _refused(self, said: str) -> DeviceUnreachable:
-        words, where = self._words(said), f"ssh says: {last_line(said) or 'the connection was closed'}"
+    def _refused(self, output: str) -> DeviceUnreachable:
+        words, where = self._words(output), f"ssh says: {last_line(output) or 'the connection was closed'}"
         for pattern, message, cure in _REFUSALS:
-            if re.search(pattern, said):
+            if re.search(pattern, output):
                 return DeviceUnreachable(message.format(**words), where=where, cure=cure.format(**words))
-        if "Permission denied" in said:
+        if "Permission denied" in output:
             message, cure = self._why_denied(words)
             return DeviceUnreachable(message, where=where, cure=cure)
         return DeviceUnreachable(f"{self._address.host} does not answer", where=where, cure=words["ssh"])
@@ -261,14 +261,14 @@ class SSHTransport(DeviceFolder):
                 done = subprocess.run(line, stdin=file, capture_output=True, timeout=limit_s, check=False)
             except subprocess.TimeoutExpired as error:
                 raise DeviceUnreachable(f"{self._address.host} did not answer within {limit_s:.0f} s") from error
-        said = done.stderr.decode("utf-8", "replace")
+        output = done.stderr.decode("utf-8", "replace")
         greeting, marked, answer = done.stdout.decode("utf-8", "replace").partition(f"{self._mark}\n")
         if done.returncode == 255:
-            raise self._refused(said)
+            raise self._refused(output)
         if not marked:
-            raise no_commands(greeting or said)
+            raise no_commands(greeting or output)
         if done.returncode != 0:
-            raise self.failed(said)
+            raise self.failed(output)
         return answer.rstrip("\n")
 
     def start(self, runtime: str, arguments: list[str], deadline_s: float) -> RunnerProcess:
@@ -283,8 +283,8 @@ class SSHTransport(DeviceFolder):
         command = [*self._ssh, f"sh -c {shlex.quote(script)}"]
         return RunnerProcess(command, deadline_s, self._explain, after=self._mark)
 
-    def _explain(self, code: int, said: str) -> EdgevitError | None:
-        return self._refused(said) if code == 255 else None
+    def _explain(self, code: int, output: str) -> EdgevitError | None:
+        return self._refused(output) if code == 255 else None
 
     def install(self, runtime: str, host: RunnerEvent) -> None:
         """Copy a runtime's wheels for that machine and unpack them in edgevit's folder on the device.

@@ -85,19 +85,19 @@ def capsule(announce: Callable[[str], None]) -> Path:
 
 def fetch(wanted: UserlandRecipe, path: str, sha: str) -> bytes:
     """The bytes of one Debian package, from the first mirror that has it with the expected SHA-256."""
-    said = ""
+    reason = ""
     for mirror in wanted.mirrors:
         try:
             with urllib.request.urlopen(f"{mirror}/{path}", timeout=_TIMEOUT_S) as answer:
                 data = bytes(answer.read(_LARGEST))
         except (urllib.error.URLError, TimeoutError, OSError) as error:
-            said = f"{mirror}: {error}"
+            reason = f"{mirror}: {error}"
             continue
         if hashlib.sha256(data).hexdigest() == sha:
             return data
-        said = f"{mirror}: another file"
+        reason = f"{mirror}: another file"
     name = PurePosixPath(path).name
-    raise EnvironmentIncomplete(f"{name} could not be fetched", where=said, cure="is Debian's archive reachable?")
+    raise EnvironmentIncomplete(f"{name} could not be fetched", where=reason, cure="is Debian's archive reachable?")
 
 
 def _data_archive(package: bytes) -> bytes:

@@ -104,13 +104,13 @@ def prepare(wanted: Installation) -> Path:
         (folder / MARKER).write_text(marker, encoding="utf-8")
         packed = Path(scratch) / "packed.tar.gz"
         with tarfile.open(packed, "w:gz", compresslevel=4) as tar:
-            tar.add(folder, arcname=".", filter=_nobody)
+            tar.add(folder, arcname=".", filter=_without_owner)
         packed.replace(archive)
     note.write_text(marker, encoding="utf-8")
     return archive
 
 
-def _nobody(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+def _without_owner(entry: tarfile.TarInfo) -> tarfile.TarInfo:
     """An archive entry without names and numbers of this computer's users."""
     entry.uid = entry.gid = 0
     entry.uname = entry.gname = ""

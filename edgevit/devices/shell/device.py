@@ -61,9 +61,9 @@ class ShellDevice:
             imports: also look into edgevit's own folder, and say which runtimes are there and cannot be imported.
         """
         further = {"imports": True, "own": self._transport.own()} if imports else {}
-        said = self._all(runtime, {"mode": "probe", **further}, _PROBE_S)
-        self._host = next((event for event in said if event["event"] == "host"), {})
-        return said
+        events = self._all(runtime, {"mode": "probe", **further}, _PROBE_S)
+        self._host = next((event for event in events if event["event"] == "host"), {})
+        return events
 
     def _introduced(self) -> RunnerEvent:
         return next((event for event in self.probe() if event["event"] == "host"), {})
@@ -138,11 +138,11 @@ class ShellTurns:
         return self._until("ready")
 
     def _until(self, name: str) -> list[RunnerEvent]:
-        said = []
+        events = []
         for event in self._events:
-            said.append(event)
+            events.append(event)
             if event["event"] == name:
-                return said
+                return events
         raise DeviceUnreachable("the runner ended before its turn")
 
     def turn(self, runs: int) -> list[int]:

@@ -90,17 +90,17 @@ class DeviceFolder(ABC):
         old = f"find {files} -name '*{_PART}*' -mmin +{_STALE_MIN} -exec rm -f {{}} + 2>/dev/null"
         return f"mkdir -p {files} && {{ {old} || true; }}"
 
-    def failed(self, said: str) -> DeviceFailed:
+    def failed(self, output: str) -> DeviceFailed:
         """The error that a failed command or transfer means."""
-        if re.search("No space left on device|Disk quota exceeded|ENOSPC", said):
+        if re.search("No space left on device|Disk quota exceeded|ENOSPC", output):
             cure = f"free some there; this removes what edgevit put there: edgevit devices {self.uri} --clean"
             return DeviceFailed("there is no space left on the device", where=self.folder, cure=cure)
-        if _NOT_WHOLE in said:
+        if _NOT_WHOLE in output:
             cure = "try again; a cable is more reliable than a wireless network"
             return DeviceFailed("a file did not arrive whole on the device", where=self.folder, cure=cure)
-        if re.search("Read-only file system|Permission denied|Operation not permitted", said):
-            return DeviceFailed("edgevit cannot write on the device", where=last_line(said))
-        return DeviceFailed("a command failed on the device", where=last_line(said))
+        if re.search("Read-only file system|Permission denied|Operation not permitted", output):
+            return DeviceFailed("edgevit cannot write on the device", where=last_line(output))
+        return DeviceFailed("a command failed on the device", where=last_line(output))
 
     def runtime_folder(self, runtime: str) -> str:
         """The path of a runtime in the folder, whether it exists or not."""
@@ -117,8 +117,8 @@ class DeviceFolder(ABC):
     def own(self) -> dict[str, str]:
         """Runtimes in the folder: path by name."""
         place = shlex.quote(f"{self.folder}/runtimes")
-        said = self.shell(f'for one in {place}/*/{MARKER}; do if [ -f "$one" ]; then echo "$one"; fi; done')
-        folders = [line.rpartition("/")[0] for line in said.splitlines()]
+        output = self.shell(f'for one in {place}/*/{MARKER}; do if [ -f "$one" ]; then echo "$one"; fi; done')
+        folders = [line.rpartition("/")[0] for line in output.splitlines()]
         return {folder.rpartition("/")[2]: folder for folder in folders}
 
     def library(self, runtime: str) -> tuple[str, str]:

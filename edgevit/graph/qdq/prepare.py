@@ -57,7 +57,7 @@ def answering(program: ExportedProgram, recipe: Recipe) -> Callable[[torch.Tenso
     return lambda inputs: first_output(core(inputs))
 
 
-def _then(chosen: Iterable[Rewrite], form: Form) -> tuple[Rewrite, ...]:
+def _rewrites_after_quantization(chosen: Iterable[Rewrite], form: Form) -> tuple[Rewrite, ...]:
     """The backend's rewrites that run after quantization, and those edits that need a quantized graph."""
     edits = {"drop_clipped_relus": drop_clipped_relus}
     if not form.dynamic:
@@ -73,7 +73,7 @@ def _then(chosen: Iterable[Rewrite], form: Form) -> tuple[Rewrite, ...]:
 def rewritten_quantized(program: Path, recipe: Recipe, chosen: Iterable[Rewrite], form: Form) -> GraphModule:
     """The edited graph of a saved program, before its call replacements and its wrapping."""
     core = quantized_core(torch.export.load(program), recipe)
-    apply_rewrites(core, _then(chosen, form))
+    apply_rewrites(core, _rewrites_after_quantization(chosen, form))
     return core
 
 
@@ -99,4 +99,4 @@ def prepare_quantized(
         BadFile: the recipe is for another graph.
     """
     core = quantized_core(program, recipe)
-    return finished(core, replace(interface, half=False), _then(chosen, form), taps)
+    return finished(core, replace(interface, half=False), _rewrites_after_quantization(chosen, form), taps)

@@ -252,13 +252,13 @@ def _up(factor: float) -> str:
 
 
 def _examples(problem: Problem, kind: CostKind, factor: float) -> str:
-    said = []
+    needs = []
     for index, member in enumerate(problem.fleet.member):
         limit = problem.limit(kind, index)
         if limit is not None:
             rest = (getattr(member, _FIELD[kind]) or 0.0) - limit
-            said.append(f"{member.name}: {limit * factor + rest:.3g} {_UNIT[kind]}")
-    return ", ".join(said[:3]) + (", ..." if said[3:] else "")
+            needs.append(f"{member.name}: {limit * factor + rest:.3g} {_UNIT[kind]}")
+    return ", ".join(needs[:3]) + (", ..." if needs[3:] else "")
 
 
 class _Program:

@@ -79,7 +79,7 @@ def train_head(
             share = (epoch * batches + step) / (_EPOCHS * batches)
             for group in optimizer.param_groups:
                 group["lr"] = _RATE * 0.5 * (1 + math.cos(math.pi * share))
-            there = _there(len(rows), torch.tensor(members), drop, generator)
+            there = _presence(len(rows), torch.tensor(members), drop, generator)
             masked = given[rows] * there.repeat_interleave(widths, 1)
             logits = layers[1](functional.gelu(layers[0](torch.cat([masked, there], 1)), approximate="tanh"))
             loss = functional.cross_entropy(logits, wanted[rows], label_smoothing=0.05)
@@ -99,7 +99,7 @@ def train_head(
     )
 
 
-def _there(rows: int, members: Tensor, drop: float, generator: torch.Generator) -> Tensor:
+def _presence(rows: int, members: Tensor, drop: float, generator: torch.Generator) -> Tensor:
     """Presence mask [rows, sub-models] of 0 and 1; at least one member is present in every row."""
     count = int(members.max()) + 1
     some = torch.rand(rows, 1, generator=generator) >= _WHOLE_SHARE
