@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 _CHUNK = 1 << 20
+"""Bytes read at a time (1 MiB), so that a large file is never held in memory."""
 
 
 def sha256_file(path: Path) -> str:

@@ -22,6 +22,7 @@ VIDEO = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v"})
 MAX_HEADER = 1 << 18
 """Bytes at a JPEG's start that its index of further images is looked for in."""
 _CAMERA_SIZE = (640, 480)
+"""(width, height) in pixels asked of a camera; pictures are then resized to the model's input."""
 
 
 def is_live(source: str) -> bool:

@@ -10,6 +10,7 @@ from edgevit.errors import BadFile
 MAX_FRAME = 64 << 20
 """Bytes of one picture; a stream without an end is given up."""
 _CHUNK = 1 << 16
+"""Most bytes taken from a stream at once (64 KiB)."""
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 _EOI, _SOI, _SOS, _TEM = 0xD9, 0xD8, 0xDA, 0x01
 _RESTARTS = range(0xD0, 0xD8)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
 MAX_MEGAPIXELS = 40.0
+"""Pictures with more are refused before they are decoded; part of the input contract (docs/input-contract.md)."""
 
 _FORMATS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
@@ -39,6 +40,7 @@ PICTURE_SUFFIXES = frozenset({suffix for suffixes in _FORMATS.values() for suffi
 
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
 _ORIENTATION = 0x0112
+"""The EXIF tag that says how a picture must be turned."""
 _UPRIGHT = {
     2: "FLIP_LEFT_RIGHT",
     3: "ROTATE_180",

@@ -16,8 +16,11 @@ from edgevit.devices.base import RunnerEvent
 from edgevit.errors import DeviceFailed, DeviceUnreachable, EdgevitError
 
 _GRACE_S = 20.0
+"""Seconds after the runner's own deadline until it is killed from here, so that its own report comes first."""
 _LONGEST_LINE = 64 << 20
+"""Bytes of the longest accepted line (64 MiB), so that a runaway program cannot fill memory."""
 _ENDS_S = 10.0
+"""Seconds that a runner has to end once its standard input is closed, or its last output to arrive."""
 DEADLINE, CLOSED = 142, 143
 """Exit statuses of edgevit's runner: its own deadline, and its standard input closed."""
 

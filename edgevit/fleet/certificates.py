@@ -18,6 +18,7 @@ from edgevit.fleet.trust import SOON, certificate_host, clock, moment, signed_by
 from edgevit.schema.plan import Fleet
 
 AUTHORITY_DAYS = 3650
+"""Ten years: the authority is never replaced in a folder, and no certificate outlives it."""
 _EARLY = datetime.timedelta(days=31)
 """Valid from so long ago: a Raspberry Pi has no battery for a clock and starts with the hour of its last shutdown,
 until the network tells it the time. One that was off for some weeks while its certificate was made is let in; nothing

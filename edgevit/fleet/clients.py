@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from edgevit.fleet.running import RunningFleet
 
 _ASK_S = 1.0
+"""Seconds that a member has to report its status; all members are asked at once."""
 _STATUS_S = 10.0
+"""Seconds that the coordinator has for a client's status query; it asks its members meanwhile, `_ASK_S` each."""
 _HEADER = struct.Struct("<4s8s16s")
 _KIND = b"EVc1"
 

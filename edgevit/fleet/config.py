@@ -26,6 +26,7 @@ COORDINATOR, CLIENT = "coordinator", "client"
 _RESERVED = (COORDINATOR, CLIENT, "ca")
 _LEASE_MS, _KEEP_ALIVE = 2000, 4
 CLOSE_S = 3.0
+"""Seconds to wait for a session to close in order; over a bad link zenoh takes longer."""
 _RETRY = {"period_init_ms": 200, "period_max_ms": 400, "period_increase_factor": 1.5}
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):\d{1,5}")
 _OPEN_MS = 1000

@@ -40,10 +40,13 @@ from edgevit.fleet.wire import (
 from edgevit.schema.plan import Plan
 
 WINDOW = 4
+"""Images in progress at once. docs/fleet.md measures 98.6 % of what the slowest member can compute with it."""
 _LEAST_PROBE_S = 1.0
+"""Seconds that a probe of a suspect may take at least, even where an image's deadline is shorter."""
 _REPAIR_S, _LOSSY_S = 0.01, 30.0
 _NOT_ASKED: dict[str, Outcome] = {"absent": "absent", "another plan": "another plan", "suspect": "suspect"}
 _SERVICE_WEIGHT = 0.1
+"""Weight of the newest measurement in the moving averages of service time and of each member's network time."""
 _CAUTION = 0.75
 """Share of the time left that a request may be expected to take."""
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
 _QUALITY = 95
+"""JPEG quality, without chroma subsampling: the default encoding of docs/fleet.md."""
 
 
 @dataclass(frozen=True)

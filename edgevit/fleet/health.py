@@ -13,7 +13,9 @@ from typing import Literal
 MemberState = Literal["absent", "another plan", "healthy", "suspect"]
 RequestRole = Literal["ask", "probe", "skip"]
 TRIP = 2
+"""Deadlines missed in a row after which a member is a suspect, see the module."""
 PROBE_S = 0.5
+"""Seconds between two probes of a suspect."""
 
 
 @dataclass

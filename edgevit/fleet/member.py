@@ -55,6 +55,7 @@ from edgevit.verify.judge import judge, why_not_here
 Compute = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """[H, W, 3] uint8 at the model's size to the features of all of a member's sub-models, one after another."""
 QUEUE = 8
+"""Images that may wait at a member, twice the coordinator's default window; further ones are refused as ``busy``."""
 
 
 def load_compute(folder: Path, plan: Plan, member: str) -> Compute:

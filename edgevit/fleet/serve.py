@@ -16,6 +16,7 @@ from edgevit.fleet.trust import Credentials, check_role
 from edgevit.schema.plan import read_plan
 
 _WARN_EVERY_S = 86_400.0
+"""Seconds between two warnings that a certificate ends soon: a day."""
 _LOOK_S = 0.5
 """A signal that one of the engine's threads receives does not wake the thread that waits; it has to look."""
 

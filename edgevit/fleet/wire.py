@@ -19,6 +19,7 @@ from edgevit.schema.plan import Plan
 Encoding = Literal["raw", "jpeg", "png"]
 _ENCODINGS: tuple[Encoding, ...] = ("raw", "jpeg", "png")
 _DIGEST: Final = 16
+"""Bytes of the BLAKE2b digests in headers and in the keys of liveliness tokens."""
 _REQUEST = struct.Struct("<4sQdB?16s16s")
 _REPLY = struct.Struct("<4sQdd16s16s")
 _ASK, _SAY = b"EVq2", b"EVr2"

@@ -17,6 +17,7 @@ from edgevit.errors import BadFile
 WeightsFileKind = Literal["safetensors", "torch", "shards"]
 
 _HEAD = 4096
+"""Bytes read of a file to tell its kind."""
 _GIVE_WEIGHTS: Final = "give --weights a file written by torch.save(model.state_dict(), FILE) or a .safetensors file"
 _DOWNLOAD_AGAIN: Final = "copy or download the file again: it is truncated or damaged"
 

@@ -17,6 +17,7 @@ _FILES = ("model.safetensors", "pytorch_model.bin")
 """What timm looks for in a repository, in this order."""
 
 _LINES = 3
+"""Lines of the cause that are quoted in an error."""
 
 
 def repository(location: str) -> str:

@@ -17,6 +17,7 @@ StateDict = dict[str, "torch.Tensor"]
 Rename = tuple[re.Pattern[str], Callable[[re.Match[str]], str]]
 
 _BN_EPSILON = 1e-5
+"""PyTorch's default of `torch.nn.BatchNorm2d`."""
 
 
 def to_timm_layout(state: Mapping[str, torch.Tensor]) -> StateDict:

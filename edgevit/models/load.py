@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 MIN_SIDE = 16
+"""Pixels of the smallest accepted input side."""
 MAX_SIDE = 4096
+"""Pixels of the largest accepted input side."""
 _TRIED_VARIANTS = 8
 """Most relatives that a checkpoint which does not fit is held against: each costs a tenth of a second."""
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
 
 _SHOWN = 3
+"""Names that a message quotes of a longer list."""
 _FLOATS_ONLY = 1
 """Fewest integer matrices that make a checkpoint a quantized one."""
 

@@ -20,6 +20,7 @@ from edgevit.models.published import (
 from edgevit.schema.model import ModelSpec, Preprocessing
 
 _SIDE_LIMIT = 1 << 14
+"""Largest number accepted for a channel count or side in a hub's configuration file, which anybody may have written."""
 
 
 @lru_cache(maxsize=1)

@@ -25,7 +25,9 @@ from edgevit.devices.base import Kind, kinds
 
 _LEAST_DISK, _LEAST_DISK_TO_RUN = 4 << 30, 256 << 20
 _LEAST_MEMORY = 4 << 30
+"""Bytes that exporting takes, the same as `edgevit.pipeline.export` reserves for one lowering."""
 _IMPORT_S = 60.0
+"""Seconds for importing one package in a process of its own."""
 _MODULES = {"onnxruntime": "onnxruntime", "ai-edge-litert": "ai_edge_litert.interpreter"}
 """What is imported, in a process of its own, to see that a runtime works; others would import torch, for seconds."""
 CheckState = Literal["ok", "untested", "missing", "wrong"]

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     pass
 
 _MEMORY_PER_JOB = 4 << 30
+"""Bytes reserved for one lowering (4 GiB): bounds how many run at once."""
 
 
 @dataclass(frozen=True)

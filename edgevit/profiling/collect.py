@@ -30,11 +30,17 @@ from edgevit.schema.profile import (
 RunnerEvent = dict[str, Any]
 
 _LEAST_RUNS = 10
+"""Fewest measured runs for a median that is called stable (docs/profiling.md)."""
 _LEAST_INDEPENDENT = 8
+"""Fewest independent runs that the measured ones must be worth (docs/profiling.md)."""
 _SLOWER = 0.05
+"""Share by which runs may get slower before the device counts as throttled (docs/profiling.md)."""
 _WINDOW_S = 5.0
+"""Seconds of one window in the table of a sustained run."""
 _BUSY = 0.5
+"""Load average from which the device counts as busy before the start."""
 _SETTLED_RUNS = 20
+"""Fewest measured runs that are compared with the warm-up."""
 
 
 @dataclass

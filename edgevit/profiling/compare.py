@@ -28,9 +28,12 @@ from edgevit.profiling.stats import ratio_interval
 from edgevit.schema.profile import Conditions, ProfileComparison
 
 _TURN_MS = 20.0
+"""Milliseconds of one turn: as many runs as fit, so that fast models are not measured by single runs."""
 _LONGEST_TURN = 50
+"""Most runs in one turn, reached by models that take less than 0.4 ms."""
 _FEWEST_PAIRS, _MOST_PAIRS = 20, 300
 _SHARE_OF_TIME = 2.0
+"""Time of all pairs as a multiple of the seconds of one measurement, since two models are measured."""
 
 
 def plan(a_ms: float, b_ms: float, seconds: float) -> tuple[int, int, int]:

@@ -16,20 +16,31 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 LEVEL = 0.95
+"""Confidence level of a median's interval (docs/profiling.md)."""
 _RATIO_LEVEL = 0.97
 """Above 95 %, so that at most one null comparison in twenty is called a difference."""
 _REPLICATES = 1000
+"""Bootstrap draws; the interval's ends are quantiles of as many medians."""
 _FEWEST_BLOCKS = 8
+"""Fewest blocks in a bootstrap draw; bounds the length of a block."""
 _LARGEST_DRAW = 2_000_000
+"""Values drawn at once; bounds memory to 16 MB of float64."""
 _SEGMENTS = 12
+"""Parts of a series whose medians are tested for a trend."""
 _SLOWDOWN_PARTS = 20
+"""Parts of a series that are compared for a slowdown, a twentieth of the runs each."""
 _STEPS_AHEAD = 3.0
+"""The sum of a geometric decay whose steps shrink to three quarters each time, see `leads_to`."""
 _TREND_ERRORS = 1.645
+"""The 95 % quantile of the normal distribution: a two-sided test at 10 %, see `trend`."""
 _PART_ERRORS = 5
+"""Standard errors by which the median of a part may differ from the others by chance, see `median_noise`."""
 _MAD_TO_STD, _MEDIAN_ERROR = 1.4826, 1.2533
 """Of the normal distribution: the standard deviation by the median deviation, and a median's error by a mean's."""
 _INDEPENDENT = 1.5
+"""Correlation time in runs below which runs count as independent; without correlation it is 1."""
 _SLOWER_START = 1.01
+"""Only a start that is slower than the rest by this factor is warm-up, see `transient`."""
 _SHORT_SERIES = 2.0
 """A short series shows less of its correlation than it has."""
 

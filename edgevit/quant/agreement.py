@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Advance = Callable[[int], None]
 _MOST_DECIBELS = 200.0
+"""Reported where the results are equal and the ratio would be infinite, which JSON cannot hold."""
 
 
 @torch.no_grad()

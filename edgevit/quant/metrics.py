@@ -16,6 +16,7 @@ from torch import Tensor
 
 Metric = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 _TINY = 1e-12
+"""Keeps the division defined where a channel is zero throughout."""
 DAMPING = 1.0
 """Of the mean squared gradient of a layer, added to each."""
 

@@ -29,7 +29,9 @@ PRODUCTS = (aten.matmul.default, aten.bmm.default)
 NORM = aten.layer_norm.default
 _SOFTMAX = (aten.softmax.int, aten._softmax.default)
 _SAMPLES = 4096
+"""Values kept of one operand and picture, beside its extremes."""
 _ROWS = 64
+"""Rows kept of a LayerNorm's input and picture."""
 
 
 def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:

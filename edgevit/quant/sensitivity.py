@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from edgevit.quant.solve import CanonicalModel
 
 PICTURES = 8
+"""Calibration pictures for a sensitivity; every value of the float run is kept in memory for each."""
 
 
 @dataclass(frozen=True)

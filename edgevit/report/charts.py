@@ -11,7 +11,9 @@ _WIDTH, _HEIGHT = 720, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 30, 14, 44
 _ROW, _NAMES = 20, 250
 _TICKS = 5
+"""About how many ticks an axis has."""
 _ROOM = 0.01
+"""Share of a value by which an axis is widened where all values are equal."""
 _FONT = 'font-family="system-ui, sans-serif" font-size="12"'
 
 Point = tuple[float, float]

@@ -10,8 +10,10 @@ from edgevit.report.page import cards, page, table
 from edgevit.schema.profile import Conditions, Profile
 
 _OPERATORS = 25
+"""The slowest operators that a chart shows; a model has hundreds."""
 _COLOURS = ("bar", "warm", "bad")
 _MOST_LINES = 3
+"""Lines in one chart, a colour each."""
 _TITLES = {
     "stable": "stable",
     "unstable": "unstable: do not quote this figure",

@@ -11,8 +11,10 @@ from edgevit.report.page import cards, page, table
 from edgevit.schema.recipe import Recipe
 
 _WORST = 3
+"""Layers that the text names."""
 _ROW, _LABELS, _BARS, _TOP = 17, 330, 520, 34
 _LEAST = 1e-9
+"""Smallest divergence shown, since a logarithmic axis has no zero."""
 
 
 def _share(divergence: float, low: float, high: float) -> float:

@@ -16,6 +16,7 @@ from edgevit.schema.model import Preprocessing
 
 SCHEMA_VERSION: Final = 1
 MAX_BYTES = 4 << 20
+"""Longest accepted text (4 MiB), since a manifest may come from anywhere."""
 MARKER = "edgevit_manifest"
 
 

@@ -12,6 +12,7 @@ from edgevit.schema.manifest import Strict, no_repeats
 
 SCHEMA_VERSION: Final = 1
 MAX_BYTES = 256 << 20
+"""Longest accepted text of a file of profiles (256 MiB)."""
 Status = Literal["stable", "unstable", "partial", "wrong"]
 
 

@@ -19,6 +19,7 @@ SCHEMA_VERSION: Final = 1
 RECIPE = "recipe.json"
 """Its name in a bundle."""
 MAX_BYTES = 64 << 20
+"""Longest accepted text (64 MiB): recipes hold a scale for each output channel of every layer."""
 Bits = Annotated[int, Field(ge=2, le=8)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 

@@ -26,6 +26,7 @@ from edgevit.errors import EnvironmentIncomplete, MissingDependency
 Progress = Callable[[str, int, int], None]
 """What is being done, how far, of how much (0: unknown)."""
 _POLL_S = 0.3
+"""Seconds between two looks at locks, finished jobs and the parent process."""
 _STOPPED = ".stop"
 
 

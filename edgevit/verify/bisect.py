@@ -36,7 +36,9 @@ if TYPE_CHECKING:
     from edgevit.models.load import LoadedModel
 
 _TAPS = 16
+"""Most values that one lowering returns."""
 _MOST_NUMBERS = 4_000_000
+"""Elements that one lowering returns for a picture, 16 MB of float32."""
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 _EXACT = 1e-6
+"""Largest accepted difference of float inputs; bytes must be equal."""
 
 
 def verify_bundle(

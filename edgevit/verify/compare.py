@@ -27,6 +27,7 @@ LEAST_TOLERANCE = {"fp32": 1e-6, "fp16": 1e-3}
 DISCRIMINATION = {"fp32": 100.0, "fp16": 10.0} | dict.fromkeys(QUANTIZED, 1.5)
 _FLOOR = {"fp32": 1e-20, "fp16": 1e-4} | dict.fromkeys(QUANTIZED, 1e-4)
 _TIE = 0.1
+"""Share of the tolerance by which two classes' reference scores may differ and still count as a tie."""
 
 NOT_FINITE = "PyTorch's own answers are not finite: the model's weights or its preprocessing are at fault"
 

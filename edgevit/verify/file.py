@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from edgevit.models.load import LoadedModel
 
 _SUM = 1e-2
+"""How far the sums of outputs may be from 1 where they count as probabilities."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 Answering = Callable[["torch.Tensor"], "torch.Tensor"]
 """A module, or any function from normalised float32 [1, 3, H, W] to logits."""
 _SHAPES = ((1.0, 1.0), (1.3, 1.0), (1.0, 1.7), (2.0, 2.0), (0.8, 1.1), (1.0, 1.0))
+"""(height, width) of the probes as multiples of the model's input: smaller, larger, tall and wide, for crop and
+resize."""
 _SEED = 11
+"""Seed of the first probe; the others follow it."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from edgevit.backends.litert.boundary import converting
 from edgevit.schema.recipe import Recipe, TableCode, WeightCode
 
 _LEAST_TABLE = 4096
+"""Elements of a constant from which it is stored as integers, as in `edgevit.graph.qdq.constant_tables`."""
 _NEAR = 1e-3
 """Of a step: how far a weight may be from the grid, as floats round."""
 

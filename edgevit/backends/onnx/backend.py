@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from edgevit.graph.qdq.prepare import Form
 
 OPSET = 20
+"""The ONNX operator set of every file but those with 4-bit weights, which need `NARROW_OPSET`."""
 NARROW_OPSET = 21
 """The first with integers of 4 bits."""
 _PROTOBUF_LIMIT = 2 << 30
+"""Protobuf's limit for one message: a larger model cannot be a single file."""
 
 
 def lower(request: LowerRequest) -> None:

@@ -23,6 +23,7 @@ from edgevit.core.disk import disk_full, has_no_space, says_disk_full
 from edgevit.errors import ConversionFailed, EnvironmentIncomplete
 
 _POLL_SECONDS = 0.1
+"""How often a worker's time and memory are checked; bounds how late an overrun is noticed."""
 _ERROR_LINE = re.compile(r"(\w*(Error|Exception|Failure)\b.*|.*(abort|Aborted|Segmentation|LLVM ERROR|error:).*)")
 
 

@@ -27,6 +27,7 @@ from edgevit.core.disk import is_disk_full
 from edgevit.errors import EnvironmentIncomplete
 
 _POLL_SECONDS = 0.02
+"""How often a waiting worker looks for its job; bounds the delay until the job starts."""
 
 
 def _end_with_parent() -> None:

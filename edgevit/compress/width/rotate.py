@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from edgevit.compress.width.structure import WidthStage
 
 _BATCH = 64
+"""Pictures in one forward pass; bounds memory."""
 _LEAST = 1e-8
 """Directions with a smaller share of the largest variance than this are taken to have so much."""
 

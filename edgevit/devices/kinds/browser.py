@@ -27,6 +27,8 @@ from edgevit.devices.web.page import PageServer
 from edgevit.errors import DeviceFailed, DeviceUnreachable, EdgevitError, UsageError
 
 _SILENT_S = 60.0
+"""Seconds without a message after which the page counts as closed, or a quarter of the job's deadline if that is
+longer."""
 _LOOPBACK = "127.0.0.1"
 
 

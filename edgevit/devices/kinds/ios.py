@@ -25,8 +25,11 @@ from edgevit.errors import DeviceFailed, DeviceUnreachable, EdgevitError, Missin
 
 TEAM = "EDGEVIT_APPLE_TEAM"
 _LIST_S = 60
+"""Seconds that ``devicectl`` may take to list devices."""
 _CHUNK = 20
+"""Runs in one window of the warm-up."""
 _WINDOWS = 3
+"""Windows of the warm-up; their medians tell whether latency was steady, as in edgevit's own runner."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,10 @@ from edgevit.devices.shell.folder import COMMAND_S, KILL_AFTER_S, LATER_S, Devic
 from edgevit.errors import DeviceFailed, DeviceUnreachable, EdgevitError, EnvironmentIncomplete, UsageError
 
 _CONNECT_S = 15
+"""Seconds for ssh to reach a host (its ``ConnectTimeout``)."""
 _SEND_S = 900.0
+"""Seconds for sending one file, a model or a runtime of many megabytes; silence is noticed by ``ServerAlive``
+earlier."""
 _INSTALL_SSH = "sudo apt install openssh-client"
 
 _REFUSALS: tuple[tuple[str, str, str], ...] = (

@@ -25,7 +25,9 @@ from edgevit.errors import EnvironmentIncomplete
 LINKER = "lib/ld-linux-aarch64.so.1"
 PYTHON = "bin/python3.11"
 _LARGEST = 64 << 20
+"""Bytes read of one package (64 MiB): a mirror cannot fill memory, and what is cut off fails the digest."""
 _TIMEOUT_S = 120
+"""Seconds for a mirror to answer or to send its next bytes, before the next mirror is tried."""
 _HEADER, _MAGIC = 60, b"!<arch>\n"
 _SKIPPED = ("test", "lib2to3", "idlelib", "tkinter", "ensurepip", "pydoc_data", "distutils")
 

@@ -22,7 +22,9 @@ from edgevit.devices.runner_process import runner_file
 from edgevit.errors import DeviceFailed, EnvironmentIncomplete
 
 _LARGEST = 256 << 20
+"""Bytes of the largest accepted package (256 MiB), so that a registry cannot fill memory."""
 _TIMEOUT_S = 120
+"""Seconds for the registry to answer or to send its next bytes."""
 
 
 @dataclass(frozen=True)

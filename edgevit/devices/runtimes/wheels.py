@@ -26,6 +26,7 @@ LIBRARY = "libedgevit_executorch.so"
 _PLATFORMS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014")
 _MACHINES = ("aarch64", "x86_64")
 _PIP_S = 900
+"""Seconds for pip to download and unpack a runtime's wheels."""
 _NATIVE = "executorch"
 """The runtime that is linked to, not imported: its Python bindings need torch."""
 _LINKED = ("backend_xnnpack", "kernels_optimized", "kernels_quantized", "threadpool")

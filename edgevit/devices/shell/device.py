@@ -12,6 +12,7 @@ from edgevit.devices.runner_process import RunnerProcess, runner_file, turn_time
 from edgevit.errors import DeviceUnreachable
 
 _PROBE_S = 60.0
+"""Seconds for a probe, which starts Python on the device and may import every runtime."""
 
 
 class Transport(Protocol):

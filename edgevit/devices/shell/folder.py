@@ -20,10 +20,13 @@ from edgevit.devices.runtimes.wheels import LIBRARY, MARKER, Installation, prepa
 from edgevit.errors import DeviceFailed, EdgevitError
 
 COMMAND_S = 120.0
+"""Seconds for a short command on the device, such as creating a folder."""
 UNPACK_S = 900.0
+"""Seconds for unpacking the archive of a runtime on the device."""
 KILL_AFTER_S, LATER_S = 3, 5
 """The runner's own deadline comes first; `timeout` on the device is for one that cannot keep it."""
 _LARGE = 1 << 20
+"""Bytes from which a transfer is announced (1 MiB)."""
 _PART, _NOT_WHOLE = ".part-", "edgevit-not-whole"
 _TIDY_S, _STALE_MIN = 10.0, 10
 """What nothing was written to for so many minutes is no transfer of another edgevit that goes on."""

@@ -18,7 +18,9 @@ from urllib.parse import urlsplit
 from edgevit.devices.base import RunnerEvent
 
 _LONGEST_POST = 32 << 20
+"""Bytes of the largest accepted message of the page (32 MiB), so that a page cannot fill memory."""
 _POLL_S = 15.0
+"""Seconds that a request for the next command is held open before the page is told to ask again."""
 _TYPES = {".wasm": "application/wasm", ".mjs": "text/javascript", ".js": "text/javascript"}
 _ISOLATED = {
     # Threads need a page that shares its process with no other origin.

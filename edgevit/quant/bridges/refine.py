@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 Choice = Callable[[], None]
 """Puts one candidate into the bench."""
 _WEIGHT_MULTIPLES = (0.8, 0.9, 1.1, 1.2)
+"""Factors by which a layer's weight scales are varied, all channels together."""
 
 
 @dataclass(frozen=True)

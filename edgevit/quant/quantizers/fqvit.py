@@ -17,7 +17,9 @@ from edgevit.quant.workbench import Bench, largest_weights, observe_values
 from edgevit.schema.recipe import FactorCode, LogCode
 
 MOST_FACTOR = 3
+"""Largest exponent of a channel's power-of-two factor, as in the paper (equations 10 to 12): 2^0 to 2^3."""
 ATTENTION_BITS = 4
+"""Bits of the logarithmic code of attention weights, as in FQ-ViT."""
 
 
 def factor_code(rows: Tensor, bits: int) -> FactorCode:

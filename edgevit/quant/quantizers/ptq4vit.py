@@ -19,7 +19,9 @@ from edgevit.schema.recipe import Code, TwinUniformCode
 
 GRID = Grid(alpha=0.01, beta=1.2, count=100, rounds=3)
 GELU_MINIMUM = 0.16997
+"""The magnitude of GELU's smallest value."""
 MOST_SHIFT = 16
+"""Splits 2^-1 to 2^-15 are tried."""
 
 
 def softmax_codes(bits: int) -> list[TwinUniformCode]:

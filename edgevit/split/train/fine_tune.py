@@ -25,7 +25,9 @@ from edgevit.split.train.subset import Subset
 from edgevit.split.train.torch_device import device_of
 
 _WARMUP_STEPS = 20
+"""Steps over which the learning rate rises linearly to its highest value."""
 _TEMPERATURE = 2.0
+"""Softmax temperature of distillation; the loss is multiplied by its square, so that gradients keep their size."""
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,13 @@ from edgevit.core.fusion import Floats, FusionHead
 from edgevit.split.train.fine_tune import classifier_of
 
 _LEAST_HIDDEN = 512
+"""Smallest width of the hidden layer, see the module."""
 _EPOCHS = 30
+"""Passes over the features, with a cosine schedule."""
 _BATCH = 256
+"""Rows of features in one step."""
 _RATE = 2e-3
+"""Highest learning rate, of AdamW."""
 _WHOLE_SHARE = 0.25
 """Of the training rows, those that are seen with every member present."""
 

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 Score = Literal["fisher", "kl", "random"]
 _DRAWS = 3
+"""Backward passes for each batch of pictures, each with classes newly drawn from the model's answers."""
 _BATCH = 64
+"""Pictures in one forward and backward pass; bounds memory."""
 
 
 @contextmanager

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 Advance = Callable[[int], None]
 _BATCH, _PART = 64, 256
 _NOISE = 0.05
+"""Standard deviation of the noise, on normalised pixels."""
 _SKIPPED = "skipped.json"
 _MOST_SKIPPED = 0.1
 """Share of the training pictures that may be unreadable, as in `edgevit quantize`."""

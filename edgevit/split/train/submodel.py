@@ -32,9 +32,12 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _SCORED = 256
+"""Pictures of a sub-model's classes that importance is computed on."""
 _KL_BLOCK = 8
+"""Units left out together for the ``kl`` score: one forward pass each."""
 _CHECKPOINT = "checkpoint.safetensors"
 _FUSED_VIEWS = 6
+"""Views whose features are saved for the fusion head, at most."""
 _NARROW_HEAD = 16
 """Below so many channels a head, torch's fused attention takes longer on a CPU than the products one by one."""
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 OTHERS = 0
 """Index of the output that stands for every class of the other sub-models."""
 _OTHERS_SHARE = 0.3
+"""Share of "others" in an epoch's pictures, at least; more where they would be rarer than a single class."""
 
 
 @dataclass(frozen=True)
