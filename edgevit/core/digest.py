@@ -29,7 +29,7 @@ def sha256_value(value: Any) -> str:
 
 @lru_cache(maxsize=1)
 def code_digest() -> str:
-    """Hex digest of edgevit's installed sources: a changed line is a different builder."""
+    """Hex digest of edgevit's installed sources: any changed line changes it, and with it all cache keys."""
     root = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
@@ -38,7 +38,7 @@ def code_digest() -> str:
 
 
 def package_versions(names: tuple[str, ...]) -> dict[str, str]:
-    """Installed versions by distribution name; absent ones are left out."""
+    """Installed versions by distribution name; distributions that are not installed are left out."""
     found = {}
     for name in names:
         try:

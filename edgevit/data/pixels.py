@@ -1,4 +1,4 @@
-"""Whatever holds one picture (a file, bytes, a Pillow image, an array) as upright 8-bit RGB."""
+"""Reads one picture from a file, bytes, a Pillow image or an array as upright 8-bit RGB."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _pillow() -> Any:
 
 @lru_cache(maxsize=1)
 def _decodable() -> tuple[str, ...]:
-    """The formats of `_FORMATS` that Pillow can decode on this machine, the usual ones first."""
+    """Those of `_FORMATS` that Pillow can decode on this machine, the usual ones first."""
     from PIL import features
 
     image = _pillow()
@@ -79,7 +79,7 @@ def readable_suffixes() -> frozenset[str]:
 
 
 def _opened(stream: IO[bytes]) -> Picture:
-    """A picture whose header is read and whose pixels are not.
+    """An opened picture: its header is read, its pixels are not.
 
     `PIL.Image.open` compares the size with a limit of the whole process and warns, which is the host's to decide;
     here the caller looks at the size.
@@ -203,7 +203,7 @@ def _upright(picture: Picture) -> Picture:
 
 
 def _eight_bits(picture: Picture, name: str) -> Picture:
-    """A picture of 16 bits a pixel by its upper eight; Pillow itself would clip it to white."""
+    """A 16-bit grey picture reduced to its upper eight bits; Pillow itself would clip it to white."""
     # what Pillow reads as 32-bit integers from a PNG or PGM has 16 bits in the file
     if picture.mode in _SIXTEEN_BITS or (picture.mode == "I" and picture.format in ("PNG", "PPM")):
         values = np.asarray(picture).astype(np.int64)

@@ -58,7 +58,7 @@ def frames(source: str, rule: Preprocessing, encoding: Encoding, skip: Skip = re
         source: as for `captured_pictures`.
         rule: the model's size.
         encoding: how images travel.
-        skip: is told about pictures that cannot be read; without it the first one is an error.
+        skip: called for pictures that cannot be read; without it the first one is an error.
 
     Raises:
         EdgevitError: as for `captured_pictures`.

@@ -116,7 +116,7 @@ class Connection:
         address: that it dials.
         config: of the session, to find out why it is not connected.
         ready: what to say first when it is connected.
-        notice: is told in one line about what happens.
+        notice: called with one line about each event.
     """
 
     session: Any

@@ -32,7 +32,7 @@ def fleet_status(
         security: certificates, transport, or neither.
         fleet_file: None for the plan's own.
         wait: seconds for members to come.
-        notice: is told in one line about what happens.
+        notice: called with one line about each event.
 
     Raises:
         BadFile: no plan, or a certificate that would not be accepted.

@@ -300,7 +300,7 @@ def run(
         program: loaded.
         inputs: by name, of the shapes that the program declares; any numeric dtype.
         arithmetic: how results are rounded.
-        observe: is told of every floating-point result.
+        observe: called with every floating-point result.
 
     Returns:
         The outputs by name: tensors, and for a classifier the label and a dictionary of probabilities.

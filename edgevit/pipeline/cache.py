@@ -1,4 +1,4 @@
-"""Finished bundles by everything that went into them."""
+"""The export cache: finished bundles by the digest of everything that went into them."""
 
 from __future__ import annotations
 
@@ -69,7 +69,9 @@ def store(key: str, folder: Path) -> None:
 
 
 def clear() -> int:
-    """Remove every cached bundle and what processes that have ended left; returns the bytes freed.
+    """Remove all cached bundles and the leftovers of ended processes; returns the bytes freed.
+
+    Files that edgevit did not put there stay.
 
     What edgevit did not put there stays.
     """

@@ -1,4 +1,4 @@
-"""What this machine has and lacks for exporting and running."""
+"""Checks what this machine has and lacks for exporting and running."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ CheckState = Literal["ok", "untested", "missing", "wrong"]
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One check.
+    """The result of one check.
 
     Attributes:
-        name: of what was looked at.
+        name: of what was checked.
         state: ``ok``; ``untested``, newer than what edgevit is tested with; ``missing``; ``wrong``.
-        found: what there is.
+        found: what was found.
         cure: the command that mends it, or empty.
     """
 
@@ -51,7 +51,7 @@ class CheckResult:
 
     @property
     def usable(self) -> bool:
-        """Whether it can be worked with."""
+        """Whether the checked item can be used."""
         return self.state in ("ok", "untested")
 
     def to_dict(self) -> dict[str, Any]:
@@ -60,7 +60,7 @@ class CheckResult:
 
 
 def checkup() -> list[CheckResult]:
-    """All checks; nothing heavy is imported into this process."""
+    """Results of all checks; nothing heavy is imported into this process."""
     exports = [_export(backend) for backend in backends().values()]
     # Only where something of a toolchain is installed is this a machine that exports.
     exporting = "torch" in package_versions(("torch",))
@@ -145,7 +145,7 @@ def _packages(name: str, packages: tuple[str, ...], extra: str) -> CheckResult:
 
 
 def canonical(name: str) -> str:
-    """A distribution's name as it is compared."""
+    """A distribution's name in canonical form, for comparison."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
@@ -173,7 +173,7 @@ def requirements(extra: str) -> Mapping[str, str]:
 
 
 def _compared(version: str, tested: str) -> tuple[CheckState, str]:
-    """A version against what is tested: in range, above it or below."""
+    """The state of a version relative to the tested range: in range, above or below."""
     try:
         from packaging.specifiers import SpecifierSet
         from packaging.version import Version
@@ -220,7 +220,7 @@ def _run(backend: Backend) -> CheckResult:
 
 
 def smallest_extra(backend: Backend) -> str:
-    """The extra that installs what running a backend's files takes, and as little else as possible."""
+    """The extra of edgevit that installs a backend's runtime with the fewest other packages."""
     for extra in ("runtime", "torch"):
         if all(canonical(package) in requirements(extra) for package in backend.runtime_packages):
             return extra
@@ -230,7 +230,7 @@ def smallest_extra(backend: Backend) -> str:
 
 
 def import_fault(module: str) -> str:
-    """Why a module cannot be imported, asked in a process of its own, as some crash; empty where it can."""
+    """The reason why a module cannot be imported, tried in a separate process since some crash; empty where it can."""
     env = {**os.environ, "ORT_DISABLE_TELEMETRY": "1"}
     try:
         done = subprocess.run(

@@ -48,13 +48,13 @@ _MEMORY_PER_JOB = 4 << 30
 
 @dataclass(frozen=True)
 class ExportResult:
-    """How one target ended.
+    """The result for one target.
 
     Attributes:
         target: the bundle's folder name.
         path: the bundle, the rejected bundle, or None where the conversion failed.
         manifest: of the bundle.
-        cached: it came out of the build cache.
+        cached: whether it came from the export cache.
         error: why there is no good bundle.
     """
 
@@ -66,7 +66,7 @@ class ExportResult:
 
     @property
     def ok(self) -> bool:
-        """Whether there is a bundle and nothing speaks against it."""
+        """Whether a bundle exists and passed all checks."""
         return self.error is None
 
 
@@ -75,7 +75,7 @@ def export(options: ExportOptions, listen: Listener = ignore) -> list[ExportResu
 
     Args:
         options: what to export.
-        listen: is told about every step, from several threads.
+        listen: called for each step, from several threads.
 
     Returns:
         One result a target, in the order asked; a target that failed has its error there and
@@ -184,7 +184,7 @@ def _limits(options: ExportOptions, jobs: int) -> ProcessLimits:
 def _started(
     first: Sequence[Runtime], options: ExportOptions, limits: ProcessLimits, scratch: Path
 ) -> Iterator[dict[str, Worker]]:
-    """Workers for the first targets, by runtime: they import their toolchains while the model is captured."""
+    """Workers for the first targets, by runtime; they import their toolchains while the model is captured."""
     workers: dict[str, Worker] = {}
     try:
         for runtime in first:
@@ -273,7 +273,7 @@ def _capture(
 
 
 def _telling(model: str, listen: Listener) -> Skip:
-    """Tells a listener about pictures that are left out."""
+    """A `Skip` that reports pictures that are left out to a listener."""
     return lambda name, error: listen(Event(model, "loading", f"skipped {name}: {error.message}"))
 
 
@@ -337,7 +337,7 @@ def _lower_and_judge(shared: Shared, runtime: Runtime, destination: Path, scratc
 def _held(
     shared: Shared, floor: Floor, manifest: Manifest, file: Path, scratch: Path, log: Path, verdict: VerdictInfo
 ) -> VerdictInfo:
-    """The verdict once the artifact was run on the floor's data set."""
+    """The verdict after the artifact was run on the data set of the accuracy floor."""
     accuracy = measure(
         floor, manifest, file, scratch, log, shared.limits, shared.stop, _telling(log.stem, shared.listen)
     )
@@ -347,7 +347,7 @@ def _held(
 
 
 def _complete(bundle: Path, manifest: Manifest, golden: Golden, inputs: NDArray[Any], recipe: Path | None) -> Manifest:
-    """Write everything that stands beside the model file."""
+    """Write the files beside the model file."""
     with explained_disk_errors(bundle):
         write_golden(bundle, golden.pictures, inputs, golden.outputs, golden.exact)
         if recipe is not None:

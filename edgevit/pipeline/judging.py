@@ -1,4 +1,4 @@
-"""One target of an export: lower, run, judge, and say why it is not good.
+"""Lowers, runs and judges one target of an export, and explains a failure.
 
 Where one of edgevit's own rewrites is at fault, the artifact is made without it; where sums in half precision are, it
 with all but the products of matrices in single precision.
@@ -40,7 +40,7 @@ LOGS = "logs"
 
 @dataclass(frozen=True)
 class Shared:
-    """What all targets of one export have in common."""
+    """The data that all targets of one export share."""
 
     options: ExportOptions
     program: Path
@@ -69,7 +69,7 @@ def attempt(
 
 @dataclass(frozen=True)
 class Better:
-    """An artifact that is right where the one that was asked for is not."""
+    """A correct artifact in place of the requested one."""
 
     folder: Path
     manifest: Manifest
@@ -88,7 +88,7 @@ def better_artifact(
     exchange: dict[str, str],
     log: Path,
 ) -> Better | None:
-    """Another artifact of the same target that is right, with a note that says what was changed and why.
+    """Try to make another, correct artifact of the same target, with a note of what was changed and why.
 
     Args:
         shared: of the export.
@@ -181,14 +181,14 @@ def _reasons(manifest: Manifest) -> str:
 
 
 def _noted(better: Better, note: str) -> Better:
-    """The same artifact with a note of what was changed."""
+    """The artifact with a note of what was changed."""
     assert better.manifest.lowering is not None
     lowering = better.manifest.lowering.model_copy(update={"note": note})
     return Better(better.folder, better.manifest.model_copy(update={"lowering": lowering}))
 
 
 def _lowered_graph(shared: Shared, manifest: Manifest) -> GraphModule:
-    """The graph as it is lowered: rewritten, for ``--keep-fp32`` names what is there."""
+    """The rewritten graph as it is lowered, to whose names ``--keep-fp32`` refers."""
     from edgevit.graph.prepare import apply_rewrites, graph_of
 
     core = graph_of(shared.captured)
@@ -197,7 +197,7 @@ def _lowered_graph(shared: Shared, manifest: Manifest) -> GraphModule:
 
 
 def _overflows(shared: Shared, manifest: Manifest) -> list[Overflow]:
-    """Where the model itself leaves the range of fp16, for files that compute in it."""
+    """Operations at which the model itself leaves the range of fp16, for files that compute in it."""
     from edgevit.graph.noise import overflows
     from edgevit.verify.probes import normalised
 
@@ -208,7 +208,7 @@ def _overflows(shared: Shared, manifest: Manifest) -> list[Overflow]:
 
 
 def explained(shared: Shared, runtime: Runtime, manifest: Manifest, exchange: dict[str, str], log: Path) -> VerdictInfo:
-    """A failed verdict with what is known of the cause: overflows of fp16, the first operator that departs."""
+    """A failed verdict with its known cause: fp16 overflows, or the first operator that departs."""
     verdict = manifest.verdict
     assert verdict is not None
     further = [overflow.sentence() for overflow in _overflows(shared, manifest)]
@@ -242,7 +242,7 @@ def _verdict(shared: Shared, manifest: Manifest, exchange: dict[str, str]) -> Ve
 
 
 def cure(shared: Shared, manifest: Manifest, kept: Path) -> str:
-    """What to type where a target was rejected."""
+    """The command to try after a target was rejected."""
     verdict, target, options = manifest.verdict, manifest.target, shared.options
     if verdict is not None and verdict.accuracy is not None:
         return "try another --quantizer, or a recipe with --auto-mixed latency=1.2 from edgevit quantize"

@@ -1,4 +1,4 @@
-"""Load a model, quantize it, hold it to its floor, and write the recipe and its report."""
+"""Loads a model, quantizes it, checks its floor, and writes the recipe and its report."""
 
 from __future__ import annotations
 

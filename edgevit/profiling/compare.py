@@ -1,4 +1,4 @@
-"""Two models in turns on one device: which is faster, and by how much."""
+"""Compares two models by alternating runs on one device: which is faster, and by how much."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _SHARE_OF_TIME = 2.0
 
 
 def plan(a_ms: float, b_ms: float, seconds: float) -> tuple[int, int, int]:
-    """Runs of A and of B in a turn, and how many pairs of turns fit into about so many seconds.
+    """Runs of A and of B in a turn, and how many pairs of turns fit into about ``seconds`` seconds.
 
     It is settled before the first pair: to stop when the result looks good would make differences out of noise.
     """
@@ -61,7 +61,7 @@ def interleave(
 
 
 def conclude(medians: list[list[float]], seed: int) -> tuple[float, float, float]:
-    """How many times as long B takes, and the interval."""
+    """The ratio of B's time to A's: (median, low, high)."""
     first, second = (np.asarray(side, np.float64) for side in medians)
     ratio, interval = ratio_interval(first, second, seed=seed)
     return ratio, interval.low, interval.high
@@ -76,7 +76,7 @@ def compare(
     seed: int = 0,
     listen: RunnerListener = ignore_event,
 ) -> ProfileComparison:
-    """Measure two bundles in turns, each loaded in a process of its own.
+    """Compare two bundles by alternating runs, each loaded in a process of its own.
 
     Args:
         a: the first.
@@ -84,7 +84,7 @@ def compare(
         device: connected.
         settings: threads and durations; ``seconds`` is for each of the two.
         seed: of the order within pairs.
-        listen: gets every line, and an event ``pair`` after each pair.
+        listen: called with every runner event, and an event ``pair`` after each pair.
 
     Raises:
         UsageError: the device runs one of them not at all.

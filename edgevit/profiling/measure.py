@@ -1,4 +1,4 @@
-"""Profile a bundle on a device: deploy, measure, compare the answers, say whether the figures may be believed."""
+"""Profiles a bundle on a device: deploy, measure, compare the answers, judge the figures."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def ignore_event(event: RunnerEvent) -> None:
 
 
 def now() -> str:
-    """This moment, UTC, to the second."""
+    """The current time, UTC, to the second, as text."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def artifact_info(bundle: Bundle) -> ArtifactInfo:
-    """The file of a bundle, as a report names it."""
+    """The description of a bundle's file in a report."""
     manifest = bundle.manifest
     listed = [entry for entry in manifest.files or () if entry.path.startswith(manifest.entry)]
     return ArtifactInfo(
@@ -52,7 +52,7 @@ def runtime_for(bundle: Bundle, device: ConnectedDevice) -> Runtime:
     """The runtime that runs a bundle on a device of this kind.
 
     Raises:
-        UsageError: there is none.
+        UsageError: no runtime does.
     """
     backend = bundle.manifest.target.backend
     found = engine_for(backend, device.kind)
@@ -64,7 +64,7 @@ def runtime_for(bundle: Bundle, device: ConnectedDevice) -> Runtime:
 
 
 def job_for(bundle: Bundle, device: ConnectedDevice, settings: Settings, processors: int) -> MeasurementJob:
-    """What the device is asked to do."""
+    """The measurement job for a device."""
     return MeasurementJob(
         model=bundle.entry,
         runtime=runtime_for(bundle, device).engine,
@@ -78,7 +78,7 @@ def job_for(bundle: Bundle, device: ConnectedDevice, settings: Settings, process
 
 
 def introduced(device: ConnectedDevice) -> Collected:
-    """What the machine says of itself, asked before there is a job."""
+    """The device's own description, requested before there is a job."""
     found = Collected()
     for event in device.probe():
         if event["event"] in ("host", "details", "stamp"):
@@ -100,7 +100,7 @@ def profile(
         bundle: opened with its files checked.
         device: connected.
         settings: of the noise contract; None: the contract as it stands.
-        listen: gets every line of the runner.
+        listen: called with every runner event.
         evaluated: a data set and the bundle's accuracy on it, for the report.
 
     Returns:
@@ -135,7 +135,7 @@ def profile(
 def _operators(
     device: ConnectedDevice, job: MeasurementJob, found: Collected, listen: RunnerListener
 ) -> DeviceUnreachable | None:
-    """A runtime without such times loses the table, a device that goes away the end."""
+    """Time the operators; a runtime without operator times loses the table, a lost device ends the profile."""
     try:
         with closing(device.operators(job)) as events:
             for event in events:
@@ -168,7 +168,7 @@ def check_version(wanted: Runtime, found: str) -> None:
 
 
 def answers(bundle: Bundle, found: Collected) -> Answers | None:
-    """The verdict on the golden outputs that came back."""
+    """The verdict on the golden outputs that the device returned."""
     if found.outputs is None:
         return None
     path = bundle.path / FOLDER / "outputs.safetensors"
@@ -192,7 +192,7 @@ def report(
     lost: DeviceUnreachable | None,
     evaluated: tuple[str, float] | None,
 ) -> Profile:
-    """The document for what was collected."""
+    """The profile document from the collected events."""
     contract = settings.contract()
     measured, samples = collect.latency(found.runs_ns, found.seconds) if found.runs_ns else (None, ())
     verdict = answers(bundle, found)

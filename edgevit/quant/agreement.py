@@ -84,7 +84,7 @@ def measure_agreement(
 ) -> Agreement:
     """Compare both graphs on the calibration pictures, or on a labelled set: (name, labels, preprocessing, limit).
 
-    ``skip`` is told about pictures of the labelled set that cannot be read.
+    ``skip`` is called for pictures of the labelled set that cannot be read.
     """
     if labelled is not None:
         inputs, truth = labelled_inputs(*labelled, skip)

@@ -101,7 +101,7 @@ def read_pictures(
         wanted: how many pictures.
         seed: decides which pictures are taken.
         most_unreadable: share of pictures that may be skipped because they cannot be read.
-        warn: is told what is worth knowing: pictures that were skipped, or fewer than asked.
+        warn: called with warnings: pictures that were skipped, or fewer than asked.
 
     Raises:
         UsageError: there is no such split.

@@ -69,7 +69,7 @@ def layer_gradients(
         quantized: the same with first guesses.
         plan: what is quantized.
         pictures: one backward pass each.
-        advance: is told about every picture done.
+        advance: called after each picture.
         whole: names of layers whose whole gradients are wanted too, for the first `WHOLE` pictures.
 
     Returns:

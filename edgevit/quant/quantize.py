@@ -66,9 +66,9 @@ def quantize_program(
         loaded: the model.
         options: how.
         report: measure every layer's sensitivity.
-        progress: is told what is being done.
-        warn: is told what is worth knowing of the pictures.
-        skip: is told about pictures of the labelled set that cannot be read, and are left out.
+        progress: called with the current stage of the work.
+        warn: called with warnings of the pictures.
+        skip: called for pictures of the labelled set that cannot be read, and are left out.
 
     Raises:
         UsageError: the request is wrong.

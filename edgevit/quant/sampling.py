@@ -165,7 +165,7 @@ def collect(
         found: the layers and sums that will be quantized.
         pictures: to run it on.
         axes: by point, the channel axis, where channel ranges are needed.
-        advance: is told about every picture done.
+        advance: called after each picture.
 
     Raises:
         CheckFailed: a value is not finite.

@@ -112,7 +112,7 @@ def sensitivities(
         source: the float graph.
         recipe: the codes.
         pictures: of the calibration.
-        advance: is told how many layers are done, and of how many.
+        advance: called with how many layers are done, and of how many.
     """
     core = source.make()
     apply_folds(core, recipe.folds)

@@ -167,7 +167,7 @@ def solve_recipe(
         keep: module paths or layer names that stay in floating point, with wildcards.
         kept: further layers that do, with the reason for each.
         exportable: leave out what no runtime can execute.
-        progress: is told what is being done.
+        progress: called with the current stage of the work.
 
     Raises:
         UsageError: a pattern of ``keep`` matches nothing.

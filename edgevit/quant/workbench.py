@@ -48,7 +48,7 @@ class Bench:
         activation_bits: bits of activations.
         exportable: leave out what no runtime can execute.
         readings: the calibration samples of each layer, by name.
-        tell: is told what is being done.
+        tell: called with the current stage of the work.
         bridges: bridge blocks, for quantizers with gradients.
         whole: gradients of the loss by the results of the bridges' readers, for the first pictures.
         folds: decided so far.

@@ -1,4 +1,4 @@
-"""What is known about a model before it is built: plain values, no torch."""
+"""The description of a model before it is built: plain values, no torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OutputKind = Literal["probabilities", "logits", "features"]
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a picture becomes the model's input, as in timm's evaluation transform.
+    """The steps from a picture to the model's input, as in timm's evaluation transform.
 
     Attributes:
         size: (H, W) in pixels after cropping.
@@ -39,7 +39,7 @@ class ModelSpec:
     """A model that edgevit can build by name.
 
     Attributes:
-        name: how edgevit calls it.
+        name: its name in edgevit.
         family: the architecture family.
         origin: where its architecture comes from.
         source: the name in that place, e.g. timm's architecture with its weight tag.

@@ -1,4 +1,4 @@
-"""A plan: one model split by classes, who runs which sub-model, and the fleet that is meant to run it."""
+"""A plan: one model split by classes, the assignment of sub-models to members, and the fleet that it is for."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Fleet(Strict):
         return self
 
     def to_toml(self) -> str:
-        """The same document, which `read_fleet` reads."""
+        """The document as TOML, which `read_fleet` reads."""
         values = self.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
         values.setdefault("listen", self.listen)
         tables = {"network": [values.pop("network", {})], "member": values.pop("member")}
@@ -84,7 +84,7 @@ class Fleet(Strict):
         return "\n".join(lines) + "\n"
 
     def of(self, name: str) -> Member | None:
-        """The member of a name."""
+        """The member with a name."""
         return next((one for one in self.member if one.name == name), None)
 
 
@@ -99,7 +99,7 @@ class ModelFacts(Strict):
 
 
 class Predicted(Strict):
-    """What an image costs on one member, by the stated model; parts that nothing is known of are absent."""
+    """Predicted cost of an image on one member; parts that cannot be predicted are absent."""
 
     compute_ms: float | None = None
     network_ms: float
@@ -142,7 +142,7 @@ class FusionInfo(Strict):
 
 
 class Missing(Strict):
-    """Accuracy without some members."""
+    """Accuracy while some members are missing."""
 
     members: tuple[Name, ...]
     accuracy: Share
@@ -189,7 +189,7 @@ class Plan(Strict):
         return tuple(dict.fromkeys(one.member for one in self.sub_models))
 
     def of(self, member: str) -> tuple[SubModel, ...]:
-        """A member's sub-models, in the plan's order."""
+        """The sub-models of one member, in the plan's order."""
         return tuple(one for one in self.sub_models if one.member == member)
 
     def to_json(self) -> str:

@@ -133,7 +133,7 @@ def run_jobs(
     Args:
         jobs: to do.
         executor: any; shut down by who made it.
-        progress: is told about each job, from this thread.
+        progress: called for each job, from this thread.
 
     Raises:
         EdgevitError: what the first job raised; the others are stopped, and their checkpoints kept.

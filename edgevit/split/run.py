@@ -49,8 +49,8 @@ def draft_plan(
     Args:
         options: how.
         base: the folder that the fleet's profiles are relative to.
-        progress: is told about each step.
-        skip: is told about pictures that are left out because they cannot be read, a tenth at most.
+        progress: called for each step.
+        skip: called for pictures that are left out because they cannot be read, a tenth at most.
 
     Raises:
         UsageError: the request is wrong.
@@ -84,8 +84,8 @@ def split_model(
         options: how.
         out: the plan's folder; an older plan there is replaced whole, where nothing in it was changed or added.
         base: the folder that the fleet's profiles are relative to.
-        progress: is told about each step.
-        skip: is told about pictures that are left out because they cannot be read, a tenth at most.
+        progress: called for each step.
+        skip: called for pictures that are left out because they cannot be read, a tenth at most.
 
     Raises:
         UsageError: the request is wrong; nothing was written.

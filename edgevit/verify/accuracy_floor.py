@@ -53,7 +53,7 @@ def measure(
         log: of the target.
         limits: time and memory.
         stop: when set, the run is ended.
-        skip: is told about pictures that cannot be read, and are left out.
+        skip: called for pictures that cannot be read, and are left out.
 
     Raises:
         BadFile: the folder cannot be read, or none of its pictures.

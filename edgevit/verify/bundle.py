@@ -51,7 +51,7 @@ def verify_bundle(
         images: a folder of further pictures; needs a reference.
         log: gets what the runtime prints.
         limits: of the process that runs the artifact.
-        skip: is told about pictures of the folder that cannot be read.
+        skip: called for pictures of the folder that cannot be read.
 
     Returns:
         The verdict; ``not_run`` where this machine cannot execute the format.

@@ -59,7 +59,7 @@ def pictures_of(dataset: str, labels: tuple[str, ...], skip: Skip = refuse) -> I
     Args:
         dataset: one of these.
         labels: the model's.
-        skip: is told about pictures of a folder that cannot be read; without it the first one is an error.
+        skip: called for pictures of a folder that cannot be read; without it the first one is an error.
 
     Raises:
         UsageError: there is no such split.
@@ -132,8 +132,8 @@ def evaluate_bundle(
         deployed: the bundle.
         dataset: see `pictures_of`.
         limit: only the first so many pictures.
-        advance: is told about every picture done.
-        skip: is told about every picture that cannot be read.
+        advance: called after each picture.
+        skip: called for each picture that cannot be read.
 
     Raises:
         UsageError: the bundle gives features, or there is no such split.

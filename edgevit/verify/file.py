@@ -91,7 +91,7 @@ def verify_file(file: Path, loaded: LoadedModel, *, images: Path | None = None, 
         file: a ``.onnx``, ``.tflite``, ``.pte`` or ``.mlpackage``.
         loaded: what it should compute.
         images: a folder of further pictures.
-        skip: is told about those that cannot be read.
+        skip: called for those that cannot be read.
 
     Raises:
         UsageError: what the file takes is not known, or does not fit the model.

@@ -78,7 +78,7 @@ def bundle_hazards(
 ) -> HazardReport:
     """Hazards of a bundle on its golden inputs and on a folder of pictures; arguments as for `file_hazards`.
 
-    ``skip`` is told about pictures that cannot be read.
+    ``skip`` is called for pictures that cannot be read.
     """
     inputs = read_tensor(bundle.path / FOLDER / "inputs.safetensors", "inputs")
     if images is not None:

@@ -1,4 +1,4 @@
-"""Fold the scale of attention into the query projection.
+"""The scale of attention into the projection of its queries.
 
 ``softmax(q k^T * s)`` is ``softmax((s q) k^T)``, and ``s q`` is the query's layer with its weight and bias
 times s. A product with one number after the layer, or after the product of queries and keys, vanishes.

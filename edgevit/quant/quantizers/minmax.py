@@ -1,4 +1,4 @@
-"""Min/max: the whole observed range for every value and every output channel, the default of most converters."""
+"""The whole range that was seen, for every value and every output channel: what converters do by default."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Percentile ranges without the rarest values: of three percentiles the one with the smallest squared error."""
+"""Ranges that leave out the rarest values: of three percentiles the one with the smallest squared error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Q-HyViT: granularity and scheme of every value chosen by the loss, and bridge blocks refined as one.
+"""Q-HyViT: for every value the granularity and scheme that the loss wants, and bridge blocks judged as one.
 
 A scale for each channel is made one scale by a fold, which every runtime can execute; where the graph allows
 none, the value keeps one scale.

@@ -99,7 +99,7 @@ def fit(
         seed: of everything drawn.
         optimizer: from `make_optimizer`, with the state of epoch ``start``.
         start: epochs already done.
-        after_epoch: is told how many epochs are done; may save a checkpoint, and may raise to stop.
+        after_epoch: called with how many epochs are done; may save a checkpoint, and may raise to stop.
     """
     labels, count = pool.pictures.labels, len(pool.pictures)
     batch = min(schedule.batch, count)

@@ -65,7 +65,7 @@ def train_head(
         total: number of classes.
         drop: probability that a member is missing, in three rows of four.
         seed: of initialisation, order and drops.
-        advance: is told about every epoch.
+        advance: called after each epoch.
     """
     generator = torch.Generator().manual_seed(seed)
     given = torch.from_numpy(np.concatenate(features, 1))

@@ -95,8 +95,8 @@ def read_labelled(
         dataset: ``digits:train``, ``digits:train:8`` or a folder with one sub-folder a class.
         labels: the model's.
         rule: resize and crop.
-        advance: is told about every picture.
-        skip: is told about pictures that are left out because they cannot be read.
+        advance: called for each picture.
+        skip: called for pictures that are left out because they cannot be read.
 
     Raises:
         UsageError: no such split.
