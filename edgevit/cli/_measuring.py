@@ -1,4 +1,4 @@
-"""What `profile`, `compare` and `devices` share: options, the connection, what is said while it runs."""
+"""Shared by `profile`, `compare` and `devices`: options, the connection, and progress while a runner works."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Accelerator(StrEnum):
-    """What a browser computes with."""
+    """What a browser computes on."""
 
     CPU = "cpu"
     WEBGPU = "webgpu"
@@ -73,7 +73,7 @@ def parse_cpus(text: str) -> tuple[int, ...]:
 def reach_options(
     install: bool, ssh_config: Path | None, accelerator: Accelerator, lan: bool, wait: float, quiet: bool
 ) -> Reach:
-    """How devices are reached."""
+    """The options of the command line as a `Reach`."""
     from edgevit.devices.base import Reach
 
     def say(text: str) -> None:
@@ -92,7 +92,7 @@ def reach_options(
 
 @contextmanager
 def connected(uri: str, reach: Reach) -> Iterator[ConnectedDevice]:
-    """A device, let go at the end."""
+    """Context manager: a connected device, closed at the end."""
     from edgevit.devices.base import open_device
 
     device = open_device(uri, reach)
@@ -115,7 +115,7 @@ _SAID = {
 
 @contextmanager
 def watching(title: str, quiet: bool) -> Iterator[Callable[[RunnerEvent], None]]:
-    """A listener that shows what a runner is doing, live on a terminal, in few lines elsewhere."""
+    """Context manager: a listener that shows a runner's progress, live on a terminal, as a few lines elsewhere."""
     console = stderr()
     if quiet:
         yield lambda event: None

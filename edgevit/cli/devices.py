@@ -80,7 +80,7 @@ def _describe(uri: str, events: list[dict[str, Any]], json: bool) -> None:
 
 
 def runtime_lines(host: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    """What a device has to run bundles with, for people.
+    """Lines that say which runtimes a device has.
 
     Args:
         host: the event of the same name.

@@ -1,4 +1,4 @@
-"""Options that several commands share, with one wording each."""
+"""Options that several commands share, so that their wording is the same."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 
 class PrecisionName(StrEnum):
-    """Precisions that export takes."""
+    """The values of ``--precision`` for an export."""
 
     FP32 = "fp32"
     FP16 = "fp16"
@@ -21,14 +21,14 @@ class PrecisionName(StrEnum):
 
 
 class InputName(StrEnum):
-    """What the exported model takes."""
+    """The kinds of input of an exported model."""
 
     IMAGE = "image"
     TENSOR = "tensor"
 
 
 class OutputName(StrEnum):
-    """What the exported model gives."""
+    """The kinds of output of an exported model."""
 
     PROBABILITIES = "probabilities"
     LOGITS = "logits"

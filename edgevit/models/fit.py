@@ -1,4 +1,4 @@
-"""Fit the tensors of a checkpoint to a model: its keys, whatever their prefix, must be the model's, one for one."""
+"""Fits the tensors of a checkpoint to a model: without a common prefix, its keys must be the model's."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ _AVERAGES: Final = frozenset({"n_averaged"})
 
 @dataclass(frozen=True)
 class Fit:
-    """How a checkpoint's tensors lie on a model's.
+    """The assignment of a checkpoint's tensors to a model's state.
 
     Attributes:
         state: the tensors under the model's keys, unknown ones among them.
-        prefix: what was taken off the keys.
+        prefix: that was removed from the keys.
         missing: the model's keys that the checkpoint does not have.
         unknown: the checkpoint's keys that the model does not have.
         differ: keys whose shapes differ.
@@ -56,12 +56,12 @@ class Fit:
 
     @property
     def faults(self) -> int:
-        """How many keys stand against it."""
+        """The number of keys that do not fit."""
         return len(self.missing) + len(self.unknown) + len(self.differ)
 
     @property
     def averaged(self) -> bool:
-        """Whether the prefix, or what was dropped beside it, says that the weights are averaged ones."""
+        """Whether the prefix, or a set dropped beside it, shows that the weights are averaged ones."""
         return is_averaged(self.prefix.rstrip(".")) or bool(_AVERAGES & set(self.dropped))
 
 
@@ -91,7 +91,7 @@ def fit(
 
 
 def copies(tensors: StateDict, own: Mapping[str, torch.Tensor], buffers: frozenset[str], chosen: Fit) -> list[str]:
-    """Other prefixes under which the whole model lies as well, where nothing says which of them is meant."""
+    """Other prefixes under which the whole model is stored too, where it is ambiguous which is meant."""
     if chosen.averaged or "teacher" in chosen.prefix or not chosen.dropped:
         return []
     plain = {_WRAPPING.sub("", key): value for key, value in tensors.items()}
@@ -100,7 +100,7 @@ def copies(tensors: StateDict, own: Mapping[str, torch.Tensor], buffers: frozens
 
 
 def _prefixes(tensors: StateDict, own: Mapping[str, torch.Tensor]) -> list[str]:
-    """Nothing, every prefix whose rest is a key of the model, and those that most keys share."""
+    """Candidate prefixes: none, each whose rest is a key of the model, and those that most keys share."""
     found = Counter[str]()
     shared = Counter[str]()
     for key in tensors:
@@ -146,7 +146,7 @@ def _fit_below(
 
 
 def _is_copy(key: str, tensors: StateDict, prefix: str) -> bool:
-    """Whether a key outside the prefix is one of another whole copy, as a teacher or averaged weights are."""
+    """Whether a key outside the prefix belongs to another whole copy, such as a teacher or averaged weights."""
     parts = key.split(".")
     return any(prefix + ".".join(parts[count:]) in tensors for count in range(len(parts)))
 

@@ -1,4 +1,4 @@
-"""Rename official TinyViT and SHViT checkpoints to timm's key layout.
+"""Renames official TinyViT and SHViT checkpoints to timm's key layout.
 
 TinyViT: microsoft/Cream (ECCV 2022); SHViT: ysj9909/SHViT (CVPR 2024). Every pattern is applied
 to the original key, once.
@@ -21,7 +21,7 @@ _BN_EPSILON = 1e-5
 
 
 def to_timm_layout(state: Mapping[str, torch.Tensor]) -> StateDict:
-    """The same tensors under timm's keys; other layouts pass unchanged."""
+    """The same tensors under timm's keys; tensors in other layouts are returned unchanged."""
     if any(key.startswith("blocks1.") for key in state):
         return _average_distilled_heads({_rename(key, _SHVIT): value for key, value in state.items()})
     if any(key.startswith("layers.0.blocks.0.conv1.c.") for key in state):
@@ -39,7 +39,7 @@ def _rename(key: str, table: tuple[Rename, ...]) -> str:
 
 
 def _conv_norm(rest: str) -> str:
-    """TinyViT's Conv2d_BN children: c, bn in the official code, conv, bn in timm."""
+    """Keys of TinyViT's Conv2d_BN: children ``c``, ``bn`` in the official code, ``conv``, ``bn`` in timm."""
     return re.sub(r"\.c\.", ".conv.", rest)
 
 
@@ -67,7 +67,7 @@ _SHVIT: tuple[Rename, ...] = (
 
 
 def _fused_head(state: StateDict, head: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """BatchNorm then Linear as one linear map, in double precision."""
+    """Merge BatchNorm and Linear into one linear map, in double precision."""
     bn = {name: state[f"{head}.bn.{name}"].double() for name in ("weight", "bias", "running_mean", "running_var")}
     scale = bn["weight"] / (bn["running_var"] + _BN_EPSILON).sqrt()
     weight = state[f"{head}.l.weight"].double()
@@ -76,7 +76,7 @@ def _fused_head(state: StateDict, head: str) -> tuple[torch.Tensor, torch.Tensor
 
 
 def _average_distilled_heads(state: StateDict) -> StateDict:
-    """SHViT's distilled variant answers with the mean of two heads; timm has one."""
+    """Merge the two heads of SHViT's distilled variant, whose mean is its answer; timm has one head."""
     import torch
 
     if "head_dist.l.weight" not in state:

@@ -1,4 +1,4 @@
-"""Make ``import torchvision`` work beside a CPU-only torch.
+"""Makes ``import torchvision`` work beside a CPU-only torch.
 
 Some package indexes carry only the CUDA build of torchvision. Beside a CPU torch its compiled
 library does not load, the operators that library would declare are missing, and the import dies

@@ -1,4 +1,4 @@
-"""Profiles as one HTML page and as Markdown."""
+"""Renders profiles as one HTML page and as Markdown."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TITLES = {
 
 
 def device_name(profile: Profile) -> str:
-    """Which machine, or that it is none."""
+    """The name of the machine, or that it is emulated."""
     device = profile.device
     if profile.emulated:
         return f"emulated {device.machine} ({device.emulator}), no device"
@@ -31,12 +31,12 @@ def device_name(profile: Profile) -> str:
 
 
 def bundle_name(profile: Profile) -> str:
-    """Model, format and precision."""
+    """Model, format and precision of a bundle as one name."""
     return f"{profile.artifact.model} {profile.artifact.bundle}"
 
 
 def ms(value: float | None) -> str:
-    """Milliseconds with three digits that count."""
+    """Milliseconds with three significant digits."""
     if value is None:
         return "–"
     return f"{value:.0f} ms" if value >= 100 else f"{value:.3g} ms"
@@ -63,7 +63,7 @@ def runtime_name(profile: Profile) -> str:
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """Which points (latency, accuracy) no other beats in both."""
+    """The points (latency, accuracy) that no other point beats in both."""
     return [not any((x <= a and y >= b and (x, y) != (a, b)) for x, y in points) for a, b in points]
 
 
@@ -97,7 +97,7 @@ def _chart(title: str, svg: str, note: str = "") -> str:
 
 
 def _times(conditions: Sequence[Conditions]) -> list[tuple[float, Conditions]]:
-    """Conditions on one axis of time: each phase goes on where the one before ended."""
+    """Conditions of all phases on one time axis."""
     placed, offset, phase, last = [], 0.0, "", 0.0
     for one in conditions:
         if one.phase == "sustained" and phase != "sustained":
@@ -207,7 +207,7 @@ NUMBERS = ("median", "interval, ms", "p90", "first", "load", "peak memory")
 
 
 def rows_of(profiles: Sequence[Profile]) -> list[list[str]]:
-    """One row a profile, for any table."""
+    """One table row for each profile."""
     return [
         [
             bundle_name(one),
@@ -246,7 +246,7 @@ def _front(profiles: Sequence[Profile]) -> str:
 
 
 def profile_page(profiles: Sequence[Profile]) -> str:
-    """The report as HTML: an overview where there are several, then each profile."""
+    """The HTML report: an overview if there are several profiles, then each of them."""
     models = sorted({one.artifact.model for one in profiles})
     title = f"Profile of {', '.join(models)}"
     body = []
@@ -264,7 +264,7 @@ def profile_page(profiles: Sequence[Profile]) -> str:
 
 
 def profile_markdown(profiles: Sequence[Profile]) -> str:
-    """The overview as a Markdown table, and every reason for doubt below it."""
+    """The overview as a Markdown table, followed by every reason for doubt."""
     lines_ = ["| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
     lines_ += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows_of(profiles)]
     doubts = [

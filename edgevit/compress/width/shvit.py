@@ -1,4 +1,4 @@
-"""Widths of SHViT: in every stage with attention, the channels that attend and the channels that pass by."""
+"""The widths of SHViT: in every stage with attention, channels that attend and channels that pass by."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _attends(block: Any) -> bool:
 
 
 def _partial(stage: Any) -> int:
-    """Channels of a stage that attend, 0 in one without attention."""
+    """The number of channels of a stage that attend, 0 in a stage without attention."""
     return next((block.mixer.m.pdim for block in stage.blocks if _attends(block)), 0)
 
 
@@ -126,7 +126,7 @@ def _downsample(draw: Drawing, path: str, layers: Any, before: Parts, after: Par
 
 
 def _attention(draw: Drawing, path: str, attention: Any, stream: Parts) -> None:
-    """The values are as many as the channels that attend, so both are cut in one stage."""
+    """Declare an attention layer; values have as many channels as attend, so both are cut in one stage."""
     partial, rest = stream
     qk = draw.group(f"{path}.qk", attention.qk_dim, "attention", [WidthTap(f"{path}.qkv", "output", 1)], path)
     v = draw.group(f"{path}.v", attention.pdim, "residual", [WidthTap(f"{path}.proj", "input", 1)], partial)
@@ -136,7 +136,7 @@ def _attention(draw: Drawing, path: str, attention: Any, stream: Parts) -> None:
 
 
 def _settle(model: nn.Module, sizes: Mapping[str, int]) -> None:
-    """Attention keeps the scale that it was built with: the module multiplies by it itself."""
+    """Keep the scale that attention was built with: the module multiplies by it itself."""
     shvit: Any = model
     for index, stage in enumerate(shvit.stages):
         partial = sizes.get(f"stage{index}.partial", 0)

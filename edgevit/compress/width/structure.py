@@ -1,4 +1,4 @@
-"""What can be removed from a vision transformer without leaving a hole: groups of channels, dimensions and neurons.
+"""The structure of a vision transformer: groups of channels, dimensions and neurons that can be removed completely.
 
 A group is a set of units of one width that the network knows in several places: the residual stream's channels
 are rows of one weight and columns of the next. An axis says which groups, in which order, one dimension of one
@@ -22,7 +22,7 @@ STAGES: tuple[WidthStage, ...] = ("residual", "attention", "hidden")
 
 @dataclass(frozen=True)
 class WidthTap:
-    """A place where a group's units can be masked.
+    """A point in the forward pass where a group's units can be masked.
 
     Attributes:
         module: its path.
@@ -39,12 +39,12 @@ class WidthTap:
 
 @dataclass(frozen=True)
 class Group:
-    """Units of one width.
+    """A set of units of one width, which are removed together everywhere.
 
     Attributes:
         name: stable while the model is cut.
-        size: how many units there are now.
-        stage: in which of the three stages it is cut.
+        size: current number of units.
+        stage: the pruning stage that cuts it.
         taps: where it is masked; together they remove the units completely.
         layer: groups of one layer keep the same number of units (all heads stay equally wide).
     """
@@ -67,7 +67,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Structure:
-    """Everything that can be cut from one model.
+    """All groups of one model, and the tensors that depend on them.
 
     Attributes:
         groups: by name.
@@ -84,7 +84,7 @@ class Structure:
     softmax: Mapping[str, tuple[tuple[str, int], ...]] = field(default_factory=dict)
 
     def of_stage(self, stage: WidthStage) -> list[Group]:
-        """The groups that one stage cuts, in order."""
+        """The groups that one pruning stage cuts, in order."""
         return [group for group in self.groups.values() if group.stage == stage]
 
     def sizes(self) -> dict[str, int]:
@@ -102,12 +102,12 @@ class Drawing:
         self.softmax: dict[str, tuple[tuple[str, int], ...]] = {}
 
     def group(self, name: str, size: int, stage: WidthStage, taps: list[WidthTap], layer: str = "") -> str:
-        """Add a group and give back its name."""
+        """Add a group and return its name."""
         self.groups[name] = Group(name, size, stage, tuple(taps), layer)
         return name
 
     def axis(self, tensor: str, dim: int, *parts: str) -> None:
-        """One dimension of a tensor consists of these groups."""
+        """Declare that one dimension of a tensor consists of these groups."""
         if tensor in self.shapes:
             width = sum(self.groups[part].size for part in parts)
             if self.shapes[tensor][dim] != width:
@@ -115,12 +115,12 @@ class Drawing:
             self.axes.append(Axis(tensor, dim, parts))
 
     def vectors(self, path: str, *parts: str) -> None:
-        """The weights, biases and running statistics of a normalisation."""
+        """Declare the weights, biases and running statistics of a normalisation."""
         for leaf in ("weight", "bias", "running_mean", "running_var", "gamma"):
             self.axis(f"{path}.{leaf}", 0, *parts)
 
     def linear(self, path: str, takes: tuple[str, ...], gives: tuple[str, ...]) -> None:
-        """A linear layer or convolution; an empty side stays as it is."""
+        """Declare a linear layer or convolution; an empty side is not cut."""
         if gives:
             self.axis(f"{path}.weight", 0, *gives)
             self.axis(f"{path}.bias", 0, *gives)

@@ -1,4 +1,4 @@
-"""Widths of TinyViT: one residual stream a stage, heads in windows, hidden channels of convolutions and MLPs."""
+"""The widths of TinyViT: one residual stream a stage, heads in windows, hidden channels of convolutions and MLPs."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def describe_tinyvit(model: Any) -> Structure:
 
 
 def _residual_taps(index: int, stage: Any) -> list[WidthTap]:
-    """Every place that writes to the stream; the local convolution replaces it, and so writes too."""
+    """The taps of all modules that write to the stream, the local convolution, which replaces it, included."""
     if index == 0:
         blocks = [WidthTap(f"stages.0.blocks.{j}.conv3", "output", 1) for j in range(len(stage.blocks))]
         return [WidthTap("patch_embed", "output", 1), *blocks]
@@ -67,7 +67,7 @@ def _residual_taps(index: int, stage: Any) -> list[WidthTap]:
 
 
 def _inverted(draw: Drawing, path: str, hidden: int, takes: str, gives: str) -> None:
-    """Pointwise, depthwise, pointwise: an MBConv or a patch merging."""
+    """Declare pointwise, depthwise, pointwise convolutions: an MBConv or a patch merging."""
     inner = draw.group(path, hidden, "hidden", [WidthTap(f"{path}.conv3", "input", 1)])
     _conv_norm(draw, f"{path}.conv1", (takes,), (inner,))
     _depthwise(draw, f"{path}.conv2", inner)

@@ -1,4 +1,4 @@
-"""Widths of ViT and DeiT: one residual stream, dimensions inside every head, hidden neurons."""
+"""The widths of ViT and DeiT: one residual stream, dimensions inside every head, hidden neurons."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Element by element: arithmetic, comparisons, logic, activations and casts."""
+"""Element-wise operators: arithmetic, comparisons, logic, activations and casts."""
 
 from __future__ import annotations
 
@@ -129,13 +129,13 @@ def clamped_relu(*, x: Tensor, alpha: float, beta: float) -> Tensor:
 
 @operator("leaky_relu")
 def leaky_relu(*, x: Tensor, alpha: float) -> Tensor:
-    """Slope ``alpha`` below 0."""
+    """``x``, with slope ``alpha`` below 0."""
     return functional.leaky_relu(x, alpha)
 
 
 @operator("elu")
 def elu(*, x: Tensor, alpha: float) -> Tensor:
-    """``alpha (exp(x) - 1)`` below 0."""
+    """``x``, and ``alpha * (exp(x) - 1)`` below 0."""
     return functional.elu(x, alpha)
 
 
