@@ -165,7 +165,7 @@ def _authority(fleet: Fleet, folder: Path, now: datetime.datetime) -> tuple[Issu
 
 
 def _check_authority(authority: Issued, folder: Path, now: datetime.datetime) -> None:
-    """Refuse an authority whose signatures nobody would accept."""
+    """Refuse an authority whose signatures other machines would not accept."""
     since, until = authority.certificate.not_valid_before_utc, authority.certificate.not_valid_after_utc
     here = f"this machine's clock says {moment(now)}"
     if authority.key.public_key() != authority.certificate.public_key():

@@ -25,9 +25,11 @@ SecureTransport = Literal["quic", "tls"]
 COORDINATOR, CLIENT = "coordinator", "client"
 _RESERVED = (COORDINATOR, CLIENT, "ca")
 _LEASE_MS, _KEEP_ALIVE = 2000, 4
+"""Milliseconds of silence after which a link counts as broken, and keep-alive messages in that time."""
 CLOSE_S = 3.0
 """Seconds to wait for a session to close in order; over a bad link zenoh takes longer."""
 _RETRY = {"period_init_ms": 200, "period_max_ms": 400, "period_increase_factor": 1.5}
+"""Milliseconds between attempts to dial: at first, at most, and the factor from one to the next."""
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):\d{1,5}")
 _OPEN_MS = 1000
 """An attempt that began while the link was down backs off for seconds; a fresh one gets through at once."""

@@ -44,6 +44,7 @@ WINDOW = 4
 _LEAST_PROBE_S = 1.0
 """Seconds that a probe of a suspect may take at least, even where an image's deadline is shorter."""
 _REPAIR_S, _LOSSY_S = 0.01, 30.0
+"""Seconds beyond twice the usual time that show a repaired loss, and for which the link then counts as lossy."""
 _NOT_ASKED: dict[str, Outcome] = {"absent": "absent", "another plan": "another plan", "suspect": "suspect"}
 _SERVICE_WEIGHT = 0.1
 """Weight of the newest measurement in the moving averages of service time and of each member's network time."""
@@ -171,7 +172,7 @@ class Coordinator:
                     flight.settle(member, "gone")
 
     async def wait_for(self, members: int, timeout: float) -> bool:
-        """Wait until so many members are there; False where the time is over first."""
+        """Wait until ``members`` members are present; False where the time is over first."""
         ends = time.monotonic() + timeout
         while sum(one.state == "healthy" for one in self.health.values()) < members:
             self._arrived.clear()

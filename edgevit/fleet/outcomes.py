@@ -67,7 +67,7 @@ class Tally:
     late: Counter[str] = field(default_factory=Counter)
 
     def count(self, answer: Answer) -> None:
-        """Add one answer."""
+        """Add one answer to the counts."""
         self.requests += 1
         outcomes = list(answer.members.values())
         if "shed" in outcomes:

@@ -19,6 +19,7 @@ from typing import Any
 from edgevit.fleet.config import plain_reason
 
 _ONCE_MS, _ASK_S = 1500, 15.0
+"""Milliseconds for the one attempt to dial, and seconds for the process that makes it."""
 _LOG = "zenoh::net::runtime::orchestrator=debug"
 _DIAL = (
     "import sys, zenoh; zenoh.init_log_from_env_or('off'); "

@@ -174,7 +174,7 @@ class RunningFleet:
         return self.coordinator.tally
 
     def wait_for(self, members: int, timeout: float) -> bool:
-        """Wait until ``count`` members are present; False where the time is over first."""
+        """Wait until ``members`` members are present; False where the time is over first."""
         return self.call(self.coordinator.wait_for(members, timeout))
 
     def gather(self, seconds: float) -> list[str]:

@@ -23,7 +23,9 @@ from edgevit.mil.package import MODULES
 from edgevit.mil.runner import predict
 
 LARGEST = 65504.0
+"""The largest finite fp16 number."""
 SMALLEST_NORMAL = 2.0**-14
+"""The smallest normal fp16 number; smaller ones lose precision, or are flushed to zero."""
 _CAST = "_cast_fp16"
 
 HazardKind = Literal["overflow", "inner overflow", "subnormal", "departure"]

@@ -15,7 +15,7 @@ from edgevit.errors import EdgevitError
 
 _BUNDLES = "bundles"
 _KEY = re.compile(r"[0-9a-f]{64}")
-"""Every name that edgevit gives in its cache; whatever is called otherwise is somebody else's."""
+"""The names that edgevit gives to cache folders; anything else in the cache is not edgevit's."""
 
 
 @dataclass(frozen=True)

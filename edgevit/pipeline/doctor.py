@@ -24,6 +24,7 @@ from edgevit.core.files import cache_folder
 from edgevit.devices.base import Kind, kinds
 
 _LEAST_DISK, _LEAST_DISK_TO_RUN = 4 << 30, 256 << 20
+"""Free bytes required to export, and to run bundles only."""
 _LEAST_MEMORY = 4 << 30
 """Bytes that exporting takes, the same as `edgevit.pipeline.export` reserves for one lowering."""
 _IMPORT_S = 60.0

@@ -39,7 +39,7 @@ def without_culprit(names: Sequence[str], works: Try) -> Choice | None:
     """
     if not names or not works((NONE,)):
         return None
-    right, wrong = 0, len(names)  # the first so many of them are right, and wrong
+    right, wrong = 0, len(names)  # the first `right` of them are right, the first `wrong` of them are not
     while wrong - right > 1:
         middle = (right + wrong) // 2
         if works(tuple(names[:middle])):

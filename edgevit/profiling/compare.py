@@ -32,6 +32,7 @@ _TURN_MS = 20.0
 _LONGEST_TURN = 50
 """Most runs in one turn, reached by models that take less than 0.4 ms."""
 _FEWEST_PAIRS, _MOST_PAIRS = 20, 300
+"""Bounds of the number of pairs, whatever time they take."""
 _SHARE_OF_TIME = 2.0
 """Time of all pairs as a multiple of the seconds of one measurement, since two models are measured."""
 

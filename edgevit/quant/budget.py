@@ -10,6 +10,7 @@ from edgevit.quant.sensitivity import LayerSensitivity
 FLOAT_MAC = 2.5
 """Time of a float multiply-accumulate over that of an integer one, about what docs/quantization.md measures."""
 FLOAT_BYTES, INTEGER_BYTES = 4, 1
+"""Bytes of a weight in float32 and in int8."""
 
 
 def costs(layer: LayerSensitivity, budget: Budget) -> float:

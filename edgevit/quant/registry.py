@@ -22,7 +22,7 @@ class Quantizer:
 
     Attributes:
         name: as in ``--quantizer``.
-        summary: one line for people.
+        summary: one line for lists and reports.
         paper: where it was published.
         solve: decides every code on a bench.
         gradients: whether it needs gradients of the loss.

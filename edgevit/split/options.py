@@ -117,5 +117,5 @@ class SplitOptions:
 
 
 def equal_fleet(members: int) -> Fleet:
-    """A fleet of ``count`` equal members without limits, on one machine."""
+    """A fleet of ``members`` equal members without limits, on one machine."""
     return Fleet.model_validate({"member": [{"name": f"member-{index + 1}"} for index in range(members)]})

@@ -25,7 +25,9 @@ times it in fp32 and below 4 in fp16; the room is for processors that add in ano
 LEAST_TOLERANCE = {"fp32": 1e-6, "fp16": 1e-3}
 """However quiet a model: 8 units in the last place of fp32, one of fp16, at the largest output."""
 DISCRIMINATION = {"fp32": 100.0, "fp16": 10.0} | dict.fromkeys(QUANTIZED, 1.5)
+"""Smallest difference between any two references over the largest error, at least."""
 _FLOOR = {"fp32": 1e-20, "fp16": 1e-4} | dict.fromkeys(QUANTIZED, 1e-4)
+"""Probabilities below it count as equal to it before the logarithm is taken."""
 _TIE = 0.1
 """Share of the tolerance by which two classes' reference scores may differ and still count as a tie."""
 

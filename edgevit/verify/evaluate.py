@@ -131,7 +131,7 @@ def evaluate_bundle(
     Args:
         deployed: the bundle.
         dataset: see `pictures_of`.
-        limit: only the first so many pictures.
+        limit: number of pictures to use, the first ones; None for all.
         advance: called after each picture.
         skip: called for each picture that cannot be read.
 

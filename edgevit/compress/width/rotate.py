@@ -155,7 +155,9 @@ def _rotate_stream(vit: Any, images: Tensor) -> None:
 
 
 def _components(second: Tensor) -> Tensor:
-    """An orthogonal [D, D] matrix that takes zero-mean streams to principal components and keeps their mean zero."""
+    """A [D, D] matrix that rotates zero-mean streams to principal components, again of zero mean, and removes a
+    mean.
+    """
     width = len(second)
     ones = torch.full((width,), width**-0.5, dtype=torch.float64)
     centre = torch.eye(width, dtype=torch.float64) - torch.outer(ones, ones)

@@ -120,7 +120,7 @@ class ShellDevice:
         return self._transport.clean()
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection to the device."""
         self._transport.close()
 
 

@@ -29,7 +29,7 @@ _LARGE = 1 << 20
 """Bytes from which a transfer is announced (1 MiB)."""
 _PART, _NOT_WHOLE = ".part-", "edgevit-not-whole"
 _TIDY_S, _STALE_MIN = 10.0, 10
-"""What nothing was written to for so many minutes is no transfer of another edgevit that goes on."""
+"""Minutes without a write after which a partial file counts as abandoned, not as a transfer still under way."""
 
 
 class DeviceFolder(ABC):

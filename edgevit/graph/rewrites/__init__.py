@@ -33,7 +33,7 @@ class Rewrite:
 
     Attributes:
         name: as in the manifest.
-        summary: one line for people.
+        summary: one line for lists and reports.
         order: rewrites run in ascending order.
         backends: the backends it is applied for.
         edit: changes the graph in place and returns how often it matched.

@@ -30,7 +30,7 @@ def reshape_like(*, x: Tensor, ref_tensors: list[Tensor], begins: Ints, ends: In
 
 @operator("transpose")
 def transpose(*, x: Tensor, perm: Ints) -> Tensor:
-    """Permute the axes."""
+    """Permute the axes of a tensor."""
     return x.permute(perm)
 
 

@@ -9,6 +9,7 @@ from edgevit.quant.search import Grid
 from edgevit.quant.workbench import Bench
 
 GRID = Grid(alpha=0.5, beta=1.2, count=100, rounds=1)
+"""Multiples of the first guess that the search tries, see `Grid`."""
 
 
 def solve(bench: Bench) -> None:

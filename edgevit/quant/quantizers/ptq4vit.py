@@ -18,6 +18,7 @@ from edgevit.quant.workbench import Bench
 from edgevit.schema.recipe import Code, TwinUniformCode
 
 GRID = Grid(alpha=0.01, beta=1.2, count=100, rounds=3)
+"""Multiples of the first guess that the search tries, see `Grid`."""
 GELU_MINIMUM = 0.16997
 """The magnitude of GELU's smallest value."""
 MOST_SHIFT = 16

@@ -27,6 +27,7 @@ from edgevit.split.train.subset import Subset, fit_head
 from edgevit.split.train.teacher import load_original
 
 _BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.0, "int8-dynamic": 1.0, "w8": 1.0, "w4": 0.5}
+"""Bytes of one weight by precision, for the predicted size of a bundle."""
 
 
 @dataclass(frozen=True)

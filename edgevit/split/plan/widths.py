@@ -15,6 +15,7 @@ from edgevit.errors import UsageError
 DIVISOR = 4
 """Channels and neurons are kept in multiples of this, which is what vector units like."""
 _LEAST = {"residual": 8, "attention": 2, "hidden": 4}
+"""The fewest units of a group that a cut leaves, by pruning stage."""
 
 
 def parse_keep(text: str) -> Fraction:

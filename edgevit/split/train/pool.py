@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 Advance = Callable[[int], None]
 _BATCH, _PART = 64, 256
+"""Pictures in one forward pass of the original, and at most in one batch of `Labelled.batches`."""
 _NOISE = 0.05
 """Standard deviation of the noise, on normalised pixels."""
 _SKIPPED = "skipped.json"

@@ -39,7 +39,7 @@ _CHECKPOINT = "checkpoint.safetensors"
 _FUSED_VIEWS = 6
 """Views whose features are saved for the fusion head, at most."""
 _NARROW_HEAD = 16
-"""Below so many channels a head, torch's fused attention takes longer on a CPU than the products one by one."""
+"""Below this number of channels a head, torch's fused attention takes longer on a CPU than the products one by one."""
 
 
 @dataclass(frozen=True)
