@@ -18,7 +18,7 @@ from edgevit.quant.strategies import alternate
 from edgevit.quant.workbench import Bench, change_input, channel_fold
 
 GRID = Grid(alpha=0.01, beta=1.2, count=100, rounds=3)
-"""Multiples of the first guess that the search tries, see `Grid`."""
+"""Range, number of candidates and rounds of the search, as in Q-HyViT's released code."""
 COARSE = Grid(alpha=0.3, beta=1.1, count=17)
 """The coarser grid on which granularities are compared."""
 SCHEMES = (False, True)
