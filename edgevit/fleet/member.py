@@ -52,13 +52,13 @@ from edgevit.schema.model import Preprocessing
 from edgevit.schema.plan import Plan, SubModel
 from edgevit.verify.judge import judge, why_not_here
 
-Compute = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+ComputeFeatures = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """[H, W, 3] uint8 at the model's size to the features of all of a member's sub-models, one after another."""
 QUEUE = 8
 """Images that may wait at a member, twice the coordinator's default window; further ones are refused as ``busy``."""
 
 
-def load_compute(folder: Path, plan: Plan, member: str) -> Compute:
+def load_compute(folder: Path, plan: Plan, member: str) -> ComputeFeatures:
     """Load a member's bundles, check every digest, and run their golden inputs.
 
     Args:
@@ -80,7 +80,7 @@ def load_compute(folder: Path, plan: Plan, member: str) -> Compute:
     return lambda pixels: np.concatenate([runner(pixels) for runner in runners])
 
 
-def _load(folder: Path, sub_model: SubModel) -> Compute:
+def _load(folder: Path, sub_model: SubModel) -> ComputeFeatures:
     bundle = read_bundle(folder / sub_model.bundle)
     if sha256_file(bundle.path / MANIFEST) != sub_model.bundle_sha256:
         raise CheckFailed(
@@ -187,7 +187,7 @@ class Serving:
     member: str
     digest: bytes
     rule: Preprocessing
-    compute: Compute
+    compute: ComputeFeatures
     notice: Callable[[str], None] = lambda text: None
     counts: Counts = field(default_factory=Counts)
     started: float = field(default_factory=time.time)
@@ -315,6 +315,6 @@ class Serving:
         }
 
 
-def serving(session: Any, fleet: str, plan: Plan, member: str, compute: Compute, **further: Any) -> Serving:
+def serving(session: Any, fleet: str, plan: Plan, member: str, compute: ComputeFeatures, **further: Any) -> Serving:
     """A member of a plan in an open session that does not answer yet."""
     return Serving(session, fleet, member, member_digest(plan, member), plan.preprocess.rule(), compute, **further)

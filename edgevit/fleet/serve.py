@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edgevit.errors import UnknownName, UsageError
 from edgevit.fleet.config import Security, check_address, leave, member_config, open_session
-from edgevit.fleet.member import Compute, Counts, load_compute, serving
+from edgevit.fleet.member import ComputeFeatures, Counts, load_compute, serving
 from edgevit.fleet.reach import Connection
 from edgevit.fleet.running import read_fleet_of
 from edgevit.fleet.trust import Credentials, check_role
@@ -28,7 +28,7 @@ def serve(
     address: str | None = None,
     security: Security | None = None,
     fleet_file: Path | None = None,
-    compute: Compute | None = None,
+    compute: ComputeFeatures | None = None,
     stop: threading.Event | None = None,
     notice: Callable[[str], None] = lambda text: None,
 ) -> None:

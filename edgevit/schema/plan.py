@@ -18,7 +18,7 @@ SCHEMA_VERSION: Final = 1
 PLAN = "plan.json"
 FLEET = "fleet.toml"
 FUSION: Final = "fusion.safetensors"
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
+PlanName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
 """Of a member or a fleet: it becomes part of a key expression, a certificate and a file name."""
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -41,7 +41,7 @@ class Member(Strict):
     limit in millijoules an image, which needs ``watts``, what the device draws above rest while it computes.
     """
 
-    name: Name
+    name: PlanName
     device: str = ""
     memory_mb: float | None = Field(None, gt=0)
     latency_ms: float | None = Field(None, gt=0)
@@ -57,7 +57,7 @@ class Fleet(Strict):
     ``listen`` is the coordinator's address, which the members dial. ``deadline_ms`` is what one image may take.
     """
 
-    name: Name = "edgevit"
+    name: PlanName = "edgevit"
     listen: str = Field("127.0.0.1:7447", pattern=r"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):\d{1,5}$")
     deadline_ms: float = Field(500.0, gt=0, le=600_000)
     network: Network = Field(default_factory=lambda: Network.model_validate({}))
@@ -113,8 +113,8 @@ class SubModel(Strict):
     ``bundle_sha256`` is the digest of the bundle's manifest, which lists the digest of every other file.
     """
 
-    name: Name
-    member: Name
+    name: PlanName
+    member: PlanName
     classes: tuple[int, ...]
     keep: str
     bundle: str
@@ -144,7 +144,7 @@ class FusionInfo(Strict):
 class Missing(Strict):
     """Accuracy while some members are missing."""
 
-    members: tuple[Name, ...]
+    members: tuple[PlanName, ...]
     accuracy: Share
     scores_accuracy: Share
 

@@ -11,16 +11,16 @@ from edgevit.errors import UsageError
 if TYPE_CHECKING:
     from torch import nn
 
-Parts = tuple[str, ...]
+GroupNames = tuple[str, ...]
 _DOWN = "downsample"
 
 
-def _conv_norm(draw: Drawing, path: str, takes: Parts, gives: Parts) -> None:
+def _conv_norm(draw: Drawing, path: str, takes: GroupNames, gives: GroupNames) -> None:
     draw.linear(f"{path}.c", takes, gives)
     draw.vectors(f"{path}.bn", *gives)
 
 
-def _depthwise(draw: Drawing, path: str, parts: Parts) -> None:
+def _depthwise(draw: Drawing, path: str, parts: GroupNames) -> None:
     draw.depthwise(f"{path}.c", *parts)
     draw.vectors(f"{path}.bn", *parts)
 
@@ -42,7 +42,7 @@ def describe_shvit(model: Any) -> Structure:
     """
     draw = Drawing(model)
     last = len(model.stages) - 1
-    streams: list[Parts] = []
+    streams: list[GroupNames] = []
     for index, stage in enumerate(model.stages):
         if index and not hasattr(stage.downsample, "2"):
             raise UsageError("an SHViT whose stages are equally wide cannot be pruned", cure="choose another model")
@@ -77,7 +77,7 @@ def _writers(model: Any, index: int) -> list[str]:
     return first
 
 
-def _stream(draw: Drawing, index: int, width: int, partial: int, writers: list[str]) -> Parts:
+def _stream(draw: Drawing, index: int, width: int, partial: int, writers: list[str]) -> GroupNames:
     def taps(start: int) -> list[WidthTap]:
         return [WidthTap(path, "output", 1, start) for path in writers]
 
@@ -88,9 +88,9 @@ def _stream(draw: Drawing, index: int, width: int, partial: int, writers: list[s
     return attending, draw.group(rest, width - partial, "residual", taps(partial))
 
 
-def _stem(draw: Drawing, stem: Any, gives: Parts) -> None:
+def _stem(draw: Drawing, stem: Any, gives: GroupNames) -> None:
     convolutions = [number for number, layer in enumerate(stem) if hasattr(layer, "c")]
-    takes: Parts = ()
+    takes: GroupNames = ()
     for number, following in zip(convolutions, [*convolutions[1:], None], strict=True):
         path = f"patch_embed.{number}"
         out = gives
@@ -101,13 +101,13 @@ def _stem(draw: Drawing, stem: Any, gives: Parts) -> None:
         takes = out
 
 
-def _ffn(draw: Drawing, path: str, ffn: Any, parts: Parts) -> None:
+def _ffn(draw: Drawing, path: str, ffn: Any, parts: GroupNames) -> None:
     hidden = draw.group(path, ffn.pw1.c.out_channels, "hidden", [WidthTap(f"{path}.pw2", "input", 1)])
     _conv_norm(draw, f"{path}.pw1", parts, (hidden,))
     _conv_norm(draw, f"{path}.pw2", (hidden,), parts)
 
 
-def _downsample(draw: Drawing, path: str, layers: Any, before: Parts, after: Parts) -> None:
+def _downsample(draw: Drawing, path: str, layers: Any, before: GroupNames, after: GroupNames) -> None:
     _depthwise(draw, f"{path}.0.m", before)
     _ffn(draw, f"{path}.1.m", layers[1].m, before)
     merging, merge = layers[2], f"{path}.2"
@@ -125,7 +125,7 @@ def _downsample(draw: Drawing, path: str, layers: Any, before: Parts, after: Par
     _ffn(draw, f"{path}.4.m", layers[4].m, after)
 
 
-def _attention(draw: Drawing, path: str, attention: Any, stream: Parts) -> None:
+def _attention(draw: Drawing, path: str, attention: Any, stream: GroupNames) -> None:
     """Declare an attention layer; values have as many channels as attend, so both are cut in one stage."""
     partial, rest = stream
     qk = draw.group(f"{path}.qk", attention.qk_dim, "attention", [WidthTap(f"{path}.qkv", "output", 1)], path)
