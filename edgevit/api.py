@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from edgevit.fleet.running import FleetOptions, RunningFleet
     from edgevit.quant.quantize import Quantized
     from edgevit.schema.plan import Fleet, Plan
-    from edgevit.schema.profile import Comparison, Profile
+    from edgevit.schema.profile import Profile, ProfileComparison
     from edgevit.verify.hazards import HazardReport
 
 __all__ = [
@@ -189,7 +189,7 @@ def profile(
 
 def compare(
     a: Path | str, b: Path | str, device: str = "local:", *, reach: dict[str, Any] | None = None, **options: Any
-) -> Comparison:
+) -> ProfileComparison:
     """Measure two bundles in turns; arguments as for `profile`. The ratio says how many times as long B takes."""
     from edgevit.devices.base import Reach, open_device
     from edgevit.profiling.compare import compare as run_compare

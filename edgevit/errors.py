@@ -134,10 +134,10 @@ def import_failed(error: ImportError, package: str, purpose: str, *, extra: str)
         return MissingDependency(package, purpose, extra=extra)
     if isinstance(error, ModuleNotFoundError) and error.name and error.name.replace("_", "-").startswith(package):
         return MissingDependency(package, purpose, extra=extra)
-    said = (str(error).splitlines() or ["ImportError"])[0]
+    message = (str(error).splitlines() or ["ImportError"])[0]
     return EnvironmentIncomplete(
         f"{purpose} needs the package {package}; {version} is installed and cannot be imported",
-        where=said,
+        where=message,
         cure=f"pip install --force-reinstall {package}",
     )
 

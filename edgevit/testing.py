@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 Image = NDArray[np.uint8]
 
 _LEAST_SPREAD = 0.25
+"""Smallest standard deviation of a channel, as a share of its mean."""
 _HEADROOM = 9.0
+"""Running variance over the measured one: values are normalised to a third of their unit range."""
 
 
 def structured_images(count: int, size: tuple[int, int], seed: int = 0) -> list[Image]:

@@ -30,10 +30,10 @@ _IMPORTED = (
 
 
 def _import_all() -> None:
-    from edgevit.models.torchvision_fix import mend_torchvision
+    from edgevit.models.torchvision_fix import fix_torchvision_import
 
     gc.disable()
-    mend_torchvision()
+    fix_torchvision_import()
     for module in _IMPORTED:
         import_module(module)
     gc.freeze()  # a collection would touch, and so copy, most of the memory that forks share

@@ -21,7 +21,7 @@ from unittest.mock import patch
 import pytest
 
 from edgevit.backends.process import jobs
-from edgevit.backends.process.jobs import Limits, Worker
+from edgevit.backends.process.jobs import ProcessLimits, Worker
 from edgevit.pipeline import export
 
 _VARIABLE = "TESTS_FORK_SERVER"
@@ -160,7 +160,7 @@ def run_forked(
     return subprocess.CompletedProcess([module, *arguments], status, *said)
 
 
-def _start_worker(folder: Path, log: Path, limits: Limits, imports: Sequence[str] = ()) -> Worker:
+def _start_worker(folder: Path, log: Path, limits: ProcessLimits, imports: Sequence[str] = ()) -> Worker:
     if _VARIABLE not in os.environ:
         return _start_anew(folder, log, limits, imports)
     request = folder / "job.json"

@@ -89,6 +89,24 @@ def test_every_module_and_public_function_has_a_docstring() -> None:
     assert not bare
 
 
+def test_docstrings_say_something_and_class_names_are_used_once() -> None:
+    import ast
+    from collections import defaultdict
+
+    short, homes = [], defaultdict(list)
+    for path in sorted((ROOT / "edgevit").rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+                words = (ast.get_docstring(node) or "no docstring, which others check").split()
+                short += [f"{path}: {getattr(node, 'name', 'module')}"] if len(words) <= 3 else []
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes[node.name].append(str(path))
+    assert not short, "docstrings of three words or fewer"
+    assert not {name: paths for name, paths in homes.items() if len(paths) > 1}, "class names with two meanings"
+
+
 def test_every_help_ends_with_two_examples() -> None:
     import typer
 

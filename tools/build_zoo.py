@@ -18,7 +18,7 @@ from edgevit.data.digits import MEAN, STD
 from edgevit.graph.cost import measure_cost
 from edgevit.models.bundled import BUILDERS, build_bundled
 from edgevit.models.registry import spec_from_cfg
-from edgevit.models.torchvision_fix import mend_torchvision
+from edgevit.models.torchvision_fix import fix_torchvision_import
 from edgevit.schema.model import ModelSpec, Preprocessing
 
 MODELS = Path(__file__).parents[1] / "edgevit/models"
@@ -88,7 +88,7 @@ def bundled_rows() -> list[ModelSpec]:
 
 
 def main() -> None:
-    mend_torchvision()
+    fix_torchvision_import()
     rows = [spec.to_dict() for spec in [*bundled_rows(), *zoo_rows()]]
     (MODELS / "zoo.json").write_text(json.dumps(rows, indent=1) + "\n")
     print(f"{len(rows)} models")

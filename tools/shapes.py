@@ -146,9 +146,9 @@ ARCHITECTURE, MEAN, STD, SEED, BATCH, PEAK = "tiny_vit_5m_224", (0.45,) * 3, (0.
 
 def train(root: Path, epochs: int) -> None:
     """Train the model and write it as a folder."""
-    from edgevit.models.torchvision_fix import mend_torchvision
+    from edgevit.models.torchvision_fix import fix_torchvision_import
 
-    mend_torchvision()
+    fix_torchvision_import()
     import timm
     import torch
     from safetensors.torch import save_file

@@ -1,1 +1,1 @@
-"""One file a format: lower, load, list operators, read the embedded manifest."""
+"""Backends, one package for each file format: lower, load, list operators, read the embedded manifest."""

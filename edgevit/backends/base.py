@@ -1,4 +1,4 @@
-"""What a backend is, and how they are found."""
+"""The description of a backend, and the registry that finds installed ones."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ GROUP = "edgevit.backends"
 
 @dataclass(frozen=True)
 class LowerRequest:
-    """One lowering.
+    """Everything that one lowering needs.
 
     Attributes:
-        program: from the input that ``manifest`` describes to float32 [1, classes].
+        program: maps the input that ``manifest`` describes to float32 [1, classes].
         manifest: what will be embedded in the file.
         variant: of the runtime, e.g. ``coreml`` for ExecuTorch's Core ML delegate.
         version: the runtime's version floor.
         out: the file or package to write.
         recipe: how the program was quantized, or None.
-        partial: the program ends early, to look inside: what the manifest names may not be in it.
+        partial: whether the program ends early, to return intermediate values: what the manifest names may be missing.
     """
 
     program: ExportedProgram
@@ -55,12 +55,12 @@ class LowerRequest:
 
 @dataclass(frozen=True)
 class FileInterface:
-    """What a model file says of itself, where it carries no manifest.
+    """The interface of a model file without a manifest, as the file describes it.
 
     Attributes:
         input: its one input.
         output: ``probabilities``, ``logits``, or an empty string where the file does not say.
-        precision: ``fp16`` if any of it is computed so, otherwise ``fp32``.
+        precision: ``fp16`` if any of it is computed in fp16, otherwise ``fp32``.
     """
 
     input: InputInfo
@@ -68,18 +68,20 @@ class FileInterface:
     precision: str
 
 
-def placed_later(path: Path) -> Placement | None:  # noqa: ARG001
-    """For runtimes that decide where an operator runs when they load a file on the device."""
+def no_placement(path: Path) -> Placement | None:  # noqa: ARG001
+    """None: the placement of runtimes that assign operators when they load a file on the device."""
     return None
 
 
-def says_nothing(path: Path) -> FileInterface | None:  # noqa: ARG001
-    """For backends that do not describe files of other tools."""
+def no_description(path: Path) -> FileInterface | None:  # noqa: ARG001
+    """None: the description from backends that do not describe files of other tools."""
     return None
 
 
 def usual_form() -> Form:
-    """All of a quantized program as Q/DQ nodes, integers kept wherever values only move."""
+    """The default form of a quantized program: Q/DQ nodes throughout, integers propagated by this package, also through
+    concatenations.
+    """
     from edgevit.graph.qdq.prepare import Form
 
     return Form()
@@ -99,7 +101,7 @@ class Backend:
         half_program: whether fp16 is a half-precision program, or the toolchain's own option.
         input_name: of the model's input.
         output_name: of the model's output.
-        opset: what the file format's operator set is called, for people.
+        opset: what the file format's operator set is called in messages.
         lower: writes the file.
         load: returns a function from one input to one output, both batch 1; see `Runner`.
         operators: how often each operator occurs in a file.
@@ -112,7 +114,7 @@ class Backend:
         describe: what a file of another tool takes and gives, or None.
         cause: of a runtime's log after a run that failed, the operator and what it says, or an empty string.
         placement: which operators of a file its accelerated part executes, or None where that cannot be told here.
-        effort: seconds that lowering a model of 5 M parameters takes, about; the longest start first.
+        effort: seconds to lower a model of 5 M parameters, roughly; the longest lowerings start first.
         imports: modules that lowering needs; they are imported while the model is captured.
     """
 
@@ -135,14 +137,14 @@ class Backend:
     keeps_fp32: Callable[[str], bool] = lambda variant: False
     half: Literal["values", "weights"] = "values"
     quantized_form: Callable[[], Form] = usual_form
-    describe: Callable[[Path], FileInterface | None] = says_nothing
+    describe: Callable[[Path], FileInterface | None] = no_description
     cause: Callable[[str], str] = lambda log: ""
-    placement: Callable[[Path], Placement | None] = placed_later
+    placement: Callable[[Path], Placement | None] = no_placement
     effort: int = 0
     imports: tuple[str, ...] = ()
 
     def runs_with(self) -> str:
-        """What runs files on this machine, with its version, for people."""
+        """The runtime that executes files on this machine, with its version, as shown in messages."""
         versions = [f"{name} {version}" for name, version in package_versions(self.runtime_packages).items()]
         return ", ".join(part for part in (self.engine, *versions) if part)
 
@@ -195,5 +197,5 @@ def one_at_a_time(run: Runner) -> Runner:
 
 
 def labels_text(labels: tuple[str, ...]) -> str:
-    """One label a line."""
+    """The class labels as a text, one on each line."""
     return "\n".join(labels) + "\n"

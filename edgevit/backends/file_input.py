@@ -1,4 +1,4 @@
-"""What a model file of another tool takes: from the name, type and shape of its one input."""
+"""Derives the interface of another tool's model file from the name, type and shape of its one input."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def described(
     """The interface of a classifier's file.
 
     Args:
-        path: for messages.
+        path: the file, for messages.
         name: of the input.
         dtype: ``uint8``, ``float32``, ``float16``, or another, which is refused.
         shape: of the input; 0 stands for a side that is not fixed.
@@ -26,17 +26,17 @@ def described(
     Raises:
         UsageError: it takes no picture, or several at once, or numbers of another type.
     """
-    said = f"{dtype} {[side or '?' for side in shape]}"
+    found = f"{dtype} {[side or '?' for side in shape]}"
     if dtype not in ("uint8", "float32", "float16"):
         raise UsageError(
-            f"the input {name!r} takes {said}, not uint8 or float32",
+            f"the input {name!r} takes {found}, not uint8 or float32",
             where=str(path),
             cure="convert it again with a float input",
         )
     channels = [at for at in (1, 3) if len(shape) == 4 and shape[at] == 3]
     if not channels:
         raise UsageError(
-            f"the input {name!r} takes {said}, not one RGB picture [1, 3, H, W] or [1, H, W, 3]", where=str(path)
+            f"the input {name!r} takes {found}, not one RGB picture [1, 3, H, W] or [1, H, W, 3]", where=str(path)
         )
     layout = "NCHW" if channels[0] == 1 else "NHWC"
     if shape[0] > 1:
@@ -46,7 +46,7 @@ def described(
     sides = shape[2:] if layout == "NCHW" else shape[1:3]
     if not all(sides) and not dynamic:
         raise UsageError(
-            f"the input {name!r} takes {said}: its height and width are not fixed",
+            f"the input {name!r} takes {found}: its height and width are not fixed",
             where=str(path),
             cure="convert it for one size",
         )
@@ -65,7 +65,7 @@ def described(
 
 
 def only(path: Path, what: str, names: Sequence[str]) -> None:
-    """Refuse a file that has not exactly one input, or output.
+    """Refuse a file that does not have exactly one input (or output).
 
     Raises:
         UsageError: names those that it has.

@@ -1,1 +1,1 @@
-"""Write bundles atomically, read them without trusting them."""
+"""Writes bundles atomically, and reads them without trusting them."""

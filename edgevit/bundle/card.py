@@ -1,4 +1,4 @@
-"""LICENCE and README of a bundle, for the person who receives it."""
+"""Writes LICENCE and README of a bundle, for its recipient."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CARD = "README.md"
 
 
 def write_licence(folder: Path, manifest: Manifest) -> None:
-    """Say under which licence the weights stand and where they came from."""
+    """Write the licence of the weights and their origin."""
     model = manifest.model
     own = model.weights.kind == "file"
     terms = "set by whoever trained the weights file" if own else model.licence
@@ -24,7 +24,7 @@ def write_licence(folder: Path, manifest: Manifest) -> None:
 
 
 def contract_lines(manifest: Manifest) -> list[str]:
-    """The input contract for people: what the model takes and gives; docs/input-contract.md is the rule in full."""
+    """The input contract as text: the model's input and output; docs/input-contract.md is the full rule."""
     source, output, rule = manifest.input, manifest.output, manifest.preprocess
     shape = "x".join(map(str, source.shape))
     return [
@@ -39,7 +39,7 @@ def contract_lines(manifest: Manifest) -> list[str]:
 
 
 def write_card(folder: Path, manifest: Manifest) -> None:
-    """A page that says what the bundle takes, gives, and how it was judged."""
+    """Write a README that describes the bundle's input, output and verdict."""
     verdict = manifest.verdict
     lines = [
         f"# {manifest.model.name} for {manifest.target.runtime}, {manifest.target.precision}",

@@ -1,4 +1,4 @@
-"""A bundle ready to predict: the code an app would write, in Python."""
+"""A bundle loaded for prediction: in Python, what an app does."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Given = Any
 
 @dataclass(frozen=True)
 class Prediction:
-    """One of the most likely classes.
+    """One class of an answer.
 
     Attributes:
         index: of the class.
@@ -43,8 +43,8 @@ class Deployed:
     Core ML itself take one call after the other. What a call returns is the caller's own: no later call changes it.
 
     Attributes:
-        bundle: where it lies and what its manifest says.
-        rule: how a picture becomes its input.
+        bundle: its folder and manifest.
+        rule: the preprocessing of pictures.
     """
 
     def __init__(self, bundle: Bundle) -> None:
@@ -68,7 +68,7 @@ class Deployed:
 
     @property
     def runtime(self) -> str:
-        """What runs the bundle on this machine, with its version."""
+        """The runtime that executes the bundle on this machine, with its version."""
         return find_backend(self.bundle.manifest.target.backend).runs_with()
 
     def prepare(self, picture: Given, max_megapixels: float = MAX_MEGAPIXELS) -> NDArray[Any]:
@@ -88,7 +88,7 @@ class Deployed:
 
     @overload
     def predict(self, picture: Given, top: int = ..., max_megapixels: float = ...) -> list[Prediction]:
-        """Of one picture."""
+        """The ``top`` most likely classes of one picture, most likely first."""
 
     def predict(
         self, picture: Given | Sequence[Given], top: int = 5, max_megapixels: float = MAX_MEGAPIXELS

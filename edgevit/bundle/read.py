@@ -1,4 +1,4 @@
-"""Read a bundle that came from anywhere, trusting none of it."""
+"""Reads bundles from untrusted sources."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Bundle:
 
     Attributes:
         path: its folder.
-        manifest: what it says of itself.
+        manifest: its description.
     """
 
     path: Path
@@ -37,7 +37,7 @@ def is_bundle(path: Path) -> bool:
 
 
 def bundle_at(path: Path) -> Bundle | None:
-    """The bundle that a path means: its folder, or its model file; None for a lone file.
+    """The bundle at a path: a folder, or a model file inside one; None for a file without a bundle.
 
     Raises:
         BadFile: see `read_bundle`; a folder that is neither bundle nor package among them.

@@ -1,4 +1,4 @@
-"""What an output may replace: an unchanged bundle or plan of edgevit's own, and nothing else."""
+"""Decides what an output may replace: an unchanged bundle or plan of edgevit's own, and nothing else."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ _AFTER_S = 2.0
 
 
 def check_bundle_replaceable(destination: Path) -> None:
-    """Refuse to replace what is not an unchanged bundle: a file, a link, another folder, a file put into a bundle.
+    """Refuse to replace anything but an unchanged bundle.
+
+    That is a file, a link, another folder, or a bundle into which a file was put.
 
     Args:
         destination: where a bundle is to be written; what is not there, or an empty folder, is fine.
@@ -37,7 +39,7 @@ def check_bundle_replaceable(destination: Path) -> None:
 
 
 def check_plan_replaceable(destination: Path) -> None:
-    """The same for the folder of a plan, as `edgevit split` writes it.
+    """Refuse to replace anything but an unchanged plan folder, as `edgevit split` writes it.
 
     Raises:
         UsageError: names what would be lost.
@@ -97,7 +99,7 @@ def _first_foreign(folder: Path) -> str:
 
 
 def _strange_in_bundle(folder: Path) -> str:
-    """What in a folder is not part of an unchanged bundle; empty where everything is."""
+    """The files in a folder that are not part of an unchanged bundle."""
     try:
         manifest = read_bundle(folder, check=False).manifest
     except EdgevitError as error:

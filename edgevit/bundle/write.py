@@ -1,4 +1,4 @@
-"""Write a bundle so that it is either complete or not there."""
+"""Writes a bundle atomically: it is either complete or absent."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REJECTED = ".rejected"
 
 @contextmanager
 def staging(destination: Path) -> Iterator[Path]:
-    """A scratch folder beside ``destination`` that never outlives the block.
+    """Context manager: a scratch folder beside ``destination`` that is removed at the end.
 
     Folders left by a process that was killed are removed first.
     """
@@ -63,7 +63,7 @@ def publish(folder: Path, destination: Path, check: Callable[[Path], None]) -> N
 
     Args:
         folder: the finished one.
-        destination: where it shall lie.
+        destination: its final path.
         check: refuses what must not be replaced, as in `edgevit.bundle.replace`; asked again here, since what lay there
             may have changed while the new one was made.
 

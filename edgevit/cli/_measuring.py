@@ -1,4 +1,4 @@
-"""What `profile`, `compare` and `devices` share: options, the connection, what is said while it runs."""
+"""Shared by `profile`, `compare` and `devices`: options, the connection, and progress while a runner works."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from edgevit.cli.console import literal, stderr
 from edgevit.errors import UsageError
 
 if TYPE_CHECKING:
-    from edgevit.devices.base import Device, Event, Reach
+    from edgevit.devices.base import ConnectedDevice, Reach, RunnerEvent
 
 
 class Accelerator(StrEnum):
-    """What a browser computes with."""
+    """What a browser computes on."""
 
     CPU = "cpu"
     WEBGPU = "webgpu"
@@ -73,7 +73,7 @@ def parse_cpus(text: str) -> tuple[int, ...]:
 def reach_options(
     install: bool, ssh_config: Path | None, accelerator: Accelerator, lan: bool, wait: float, quiet: bool
 ) -> Reach:
-    """How devices are reached."""
+    """The options of the command line as a `Reach`."""
     from edgevit.devices.base import Reach
 
     def say(text: str) -> None:
@@ -91,8 +91,8 @@ def reach_options(
 
 
 @contextmanager
-def connected(uri: str, reach: Reach) -> Iterator[Device]:
-    """A device, let go at the end."""
+def connected(uri: str, reach: Reach) -> Iterator[ConnectedDevice]:
+    """Context manager: a connected device, closed at the end."""
     from edgevit.devices.base import open_device
 
     device = open_device(uri, reach)
@@ -114,14 +114,14 @@ _SAID = {
 
 
 @contextmanager
-def watching(title: str, quiet: bool) -> Iterator[Callable[[Event], None]]:
-    """A listener that shows what a runner is doing, live on a terminal, in few lines elsewhere."""
+def watching(title: str, quiet: bool) -> Iterator[Callable[[RunnerEvent], None]]:
+    """Context manager: a listener that shows a runner's progress, live on a terminal, as a few lines elsewhere."""
     console = stderr()
     if quiet:
         yield lambda event: None
     elif not console.is_terminal:
 
-        def say(event: Event) -> None:
+        def say(event: RunnerEvent) -> None:
             if event["event"] in ("loaded", "warmup", "memory", "operators"):
                 console.print(f"{title}: {_SAID[event['event']]}")
 
@@ -130,20 +130,20 @@ def watching(title: str, quiet: bool) -> Iterator[Callable[[Event], None]]:
         yield from _live(title)
 
 
-def _live(title: str) -> Iterator[Callable[[Event], None]]:
+def _live(title: str) -> Iterator[Callable[[RunnerEvent], None]]:
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
-        TextColumn("{task.fields[said]}", markup=False),
+        TextColumn("{task.fields[status]}", markup=False),
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=stderr(), transient=True) as progress:
-        task, runs = progress.add_task(literal(title), total=None, said="connecting"), [0]
+        task, runs = progress.add_task(literal(title), total=None, status="connecting"), [0]
 
-        def show(event: Event) -> None:
-            progress.update(task, said=_progress_text(event, runs))
+        def show(event: RunnerEvent) -> None:
+            progress.update(task, status=_progress_text(event, runs))
 
         yield show
 

@@ -1,4 +1,4 @@
-"""Pictures that a command left out because they cannot be read: named at once, counted at the end."""
+"""Pictures that a command left out because they cannot be read: reported at once, counted at the end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EXIT = 2
 
 @dataclass
 class Skipped:
-    """What was left out so far.
+    """The pictures left out so far.
 
     Attributes:
         pictures: names, and why each was left out.
@@ -25,19 +25,19 @@ class Skipped:
     pictures: list[tuple[str, BadFile]] = field(default_factory=list)
 
     def add(self, name: str, error: BadFile) -> None:
-        """Note a picture and say so on stderr."""
+        """Record a picture and report it on standard error."""
         self.pictures.append((name, error))
         reason = error.where.removeprefix(f"{name}: ") if error.where not in ("", name) else ""
         named = error.message if name in error.message else f"{name}: {error.message}"
         warn(f"skipped {named}" + (f" ({reason})" if reason else ""))
 
     def once(self, name: str, error: BadFile) -> None:
-        """The same of a data set that is read several times: each picture is named once."""
+        """Like `add`, for a data set that is read several times: each picture is reported once."""
         if all(name != known for known, _ in self.pictures):
             self.add(name, error)
 
     def document(self) -> list[dict[str, Any]]:
-        """As plain values."""
+        """The skipped pictures and their errors as a list of plain dictionaries, for ``--json``."""
         return [{"image": name, "error": error_document(error)} for name, error in self.pictures]
 
     def raise_only(self) -> None:
@@ -50,7 +50,7 @@ class Skipped:
             ) from self.pictures[0][1]
 
     def leave(self) -> None:
-        """End the command with status 2 where something was left out."""
+        """End the command with status 2 if pictures were left out."""
         if self.pictures:
             count = len(self.pictures)
             named = "1 picture was" if count == 1 else f"{count} pictures were"

@@ -20,7 +20,7 @@ from edgevit.cli.console import error_document, headed, literal, print_error, pr
 from edgevit.core.disk import disk_full, is_disk_full
 from edgevit.errors import EdgevitError
 
-_MOST_SAID = 300
+_MESSAGE_LIMIT = 300
 """Characters of a foreign error's first line; the whole of it is in the log."""
 
 _COMMANDS = (
@@ -146,9 +146,9 @@ def _bug(error: Exception) -> None:
         kept = f"traceback: {log}"
     except OSError:
         kept = "the traceback could not be written; run again with -vv"
-    said = (str(error).splitlines() or [""])[0]
+    message = (str(error).splitlines() or [""])[0]
     console = stderr()
-    text = f"something inside edgevit went wrong: {type(error).__name__}: {said[:_MOST_SAID]}"
+    text = f"something inside edgevit went wrong: {type(error).__name__}: {message[:_MESSAGE_LIMIT]}"
     console.print(headed("error:", "bold red", text))
     console.print(f"  {literal(kept)}", style="dim")
     sys.exit(1)

@@ -28,7 +28,7 @@ from edgevit.cli.console import Json, Quiet, examples, print_json, stderr, stdou
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the command ``compare`` to the command line."""
     app.command(
         epilog=examples(
             "compare build/shvit_digits/litert-fp32 build/shvit_digits/litert-int8 -d ssh://pi@raspberrypi.local",

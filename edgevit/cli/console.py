@@ -1,4 +1,4 @@
-"""The one place that prints: for people on stderr and stdout, for programs as one JSON document.
+"""All output of the command line: text on standard error and output, or one JSON document.
 
 Names, paths, labels and messages are data: they are printed as they are, never as markup, and with control characters
 made visible. What is coloured is coloured by `coloured`, `warn` and `note`, not by marks inside a text.
@@ -30,12 +30,12 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and er
 
 
 def examples(*commands: str) -> str:
-    """The end of a help page: what to type, one line each."""
+    """The epilog of a help page: example commands, one on each line."""
     return "Examples:\n\n" + "\n\n".join(f"  edgevit {command}" for command in commands)
 
 
 def literal(text: object) -> str:
-    """A text in one line, with everything that a terminal would obey written out, as Python writes it."""
+    """A text in one line, with control characters escaped as in Python."""
     return _visible(str(text)).replace("\n", "\\n")
 
 
@@ -47,22 +47,22 @@ def _console(*, to_stderr: bool, width: int | None = None, soft_wrap: bool = Tru
     from rich.console import Console
 
     class Literal(Console):
-        """Prints every string as it is."""
+        """A console that prints strings without interpreting markup."""
 
         def print(self, *objects: Any, **options: Any) -> None:
-            """As rich's, without markup in strings; ends of lines are kept."""
+            """As rich's, without markup in strings; line ends are kept."""
             super().print(*(_visible(one) if isinstance(one, str) else one for one in objects), **options)
 
     return Literal(stderr=to_stderr, markup=False, emoji=False, highlight=False, soft_wrap=soft_wrap, width=width)
 
 
 def stdout() -> Console:
-    """Where results go."""
+    """A console on standard output, where results are printed; progress and warnings go to standard error."""
     return _console(to_stderr=False)
 
 
 def stderr() -> Console:
-    """Where everything else goes."""
+    """A console on standard error, for everything but results."""
     return _console(to_stderr=True)
 
 
@@ -74,19 +74,19 @@ def coloured(text: object, colour: str) -> Text:
 
 
 def headed(head: str, colour: str, text: object) -> Text:
-    """One line: a coloured word and a plain text."""
+    """One line: a coloured word followed by plain text."""
     from rich.text import Text
 
     return Text.assemble((head, colour), f" {literal(text)}")
 
 
 def warn(text: str) -> None:
-    """One line that something is not as it should be."""
+    """Print one line of warning on standard error."""
     stderr().print(headed("warning:", "yellow", text))
 
 
 def note(text: str) -> None:
-    """One line that is worth knowing."""
+    """Print one line of information on standard error."""
     stderr().print(headed("note:", "yellow", text))
 
 
@@ -101,7 +101,7 @@ def json_text(document: dict[str, Any], indent: int | None = None) -> str:
 
 
 def print_json(document: dict[str, Any]) -> None:
-    """One document, its schema version first."""
+    """Print one JSON document with its schema version first."""
     sys.stdout.write(json_text({"schema_version": SCHEMA_VERSION, **document}, indent=2) + "\n")
 
 
@@ -125,7 +125,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], ri
 
 
 def print_error(error: EdgevitError) -> None:
-    """Three lines: what, where, what to do."""
+    """Print an error in three lines: what, where, what to do."""
     console = stderr()
     console.print(headed("error:", "bold red", error.message))
     for line in error.where.splitlines():
@@ -147,13 +147,13 @@ def say_runtime(runtime: str, quiet: bool) -> None:
 
 
 def error_document(error: EdgevitError) -> dict[str, Any]:
-    """An error as plain values."""
+    """An error as a dictionary, for ``--json``."""
     return {"code": error.code, "message": error.message, "where": error.where, "cure": error.cure}
 
 
 @contextmanager
 def counted(total: int | None, title: str, quiet: bool) -> Iterator[Any]:
-    """A progress bar on a terminal; yields a function that advances it."""
+    """Context manager: a progress bar on a terminal; yields a function that advances it."""
     console = stderr()
     if quiet or not console.is_terminal:
         yield lambda done: None
@@ -167,7 +167,7 @@ def counted(total: int | None, title: str, quiet: bool) -> Iterator[Any]:
 
 
 def quantity(value: float, unit: str = "") -> str:
-    """12345678 as 12.3 M; nothing for 0."""
+    """A count in short form: 12345678 as ``12.3 M``, empty for 0."""
     if not value:
         return "–"
     for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
@@ -177,5 +177,5 @@ def quantity(value: float, unit: str = "") -> str:
 
 
 def size_text(count: int) -> str:
-    """Bytes for people."""
+    """A number of bytes in kB or MB (powers of ten) with one decimal, e.g. ``1.5 MB``."""
     return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"

@@ -13,7 +13,7 @@ from edgevit.errors import UsageError
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the command ``devices`` to the command line."""
     app.command(epilog=examples("devices", "devices ssh://pi@raspberrypi.local --clean"))(devices)
 
 
@@ -40,8 +40,8 @@ def devices(
             else:
                 stdout().print(f"removed {size_text(freed)} from {uri}", markup=False)
             return
-        said = device.probe(imports=True) if isinstance(device, ShellDevice) else device.probe()
-    _describe(uri, said, json)
+        events = device.probe(imports=True) if isinstance(device, ShellDevice) else device.probe()
+    _describe(uri, events, json)
 
 
 def _list(json: bool) -> None:
@@ -54,9 +54,9 @@ def _list(json: bool) -> None:
     print_table(["device", "state", "what", "to mend it"], [[one.uri, one.state, one.what, one.cure] for one in found])
 
 
-def _describe(uri: str, said: list[dict[str, Any]], json: bool) -> None:
-    host = next((event for event in said if event["event"] == "host"), {})
-    found = next((event for event in said if event["event"] == "runtimes"), {})
+def _describe(uri: str, events: list[dict[str, Any]], json: bool) -> None:
+    host = next((event for event in events if event["event"] == "host"), {})
+    found = next((event for event in events if event["event"] == "runtimes"), {})
     facts = {key: value for key, value in host.items() if key not in ("event", "protocol", "instructions")}
     if json:
         document = {
@@ -80,7 +80,7 @@ def _describe(uri: str, said: list[dict[str, Any]], json: bool) -> None:
 
 
 def runtime_lines(host: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    """What a device has to run bundles with, for people.
+    """Lines that say which runtimes a device has.
 
     Args:
         host: the event of the same name.

@@ -8,7 +8,7 @@ from edgevit.cli.console import Json, coloured, examples, print_json, print_tabl
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the command ``doctor`` to the command line."""
     app.command(epilog=examples("doctor", "doctor --json"))(doctor)
 
 

@@ -16,7 +16,7 @@ from edgevit.errors import UsageError
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the command ``evaluate`` to the command line."""
     app.command(
         epilog=examples(
             "evaluate build/tinyvit_digits/onnx-fp32 digits:test",

@@ -33,7 +33,7 @@ LEAST_DELEGATED = 0.95
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the command ``export`` to the command line."""
     app.command(
         epilog=examples(
             "export tinyvit_digits -t coreml -t litert -t executorch -t onnx",

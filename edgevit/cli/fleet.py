@@ -34,15 +34,15 @@ if TYPE_CHECKING:
     from edgevit.fleet.running import FleetOptions, RunningFleet
 
 
-class Transport(StrEnum):
-    """Of a secured connection."""
+class FleetTransport(StrEnum):
+    """The protocol of a connection that certificates secure."""
 
     QUIC = "quic"
     TLS = "tls"
 
 
 class Wire(StrEnum):
-    """How images travel."""
+    """How images are encoded between coordinator and members."""
 
     JPEG = "jpeg"
     PNG = "png"
@@ -68,7 +68,7 @@ CertsOption = Annotated[
     Path | None, typer.Option("--certs", metavar="DIR", help="Mutual TLS with this role's files of `fleet certs`.")
 ]
 TransportOption = Annotated[
-    Transport, typer.Option("--transport", help="With --certs; TLS over TCP may not notice a partition.")
+    FleetTransport, typer.Option("--transport", help="With --certs; TLS over TCP may not notice a partition.")
 ]
 InsecureOption = Annotated[
     bool, typer.Option("--insecure", help="Plain connections beyond this machine: anyone on the network can listen.")
@@ -89,10 +89,10 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="fleet")
 
 
-def _security(certs: Path | None, transport: Transport, insecure: bool) -> Security:
+def _security(certs: Path | None, transport: FleetTransport, insecure: bool) -> Security:
     from edgevit.fleet.config import Security
 
-    if certs is not None and transport == Transport.TLS:
+    if certs is not None and transport == FleetTransport.TLS:
         warn("TLS over TCP may not notice that a member was cut off; QUIC does in 2 s")
     if insecure and certs is None:
         warn("nothing protects the connections: anyone on the network can listen and answer")
@@ -115,7 +115,7 @@ def serve(
     member: Annotated[str, typer.Option("--member", "-m", metavar="NAME", help="Which member this device is.")],
     connect: ConnectOption = None,
     certs: CertsOption = None,
-    transport: TransportOption = Transport.QUIC,
+    transport: TransportOption = FleetTransport.QUIC,
     insecure: InsecureOption = False,
     fleet: FleetFile = None,
     quiet: Quiet = False,
@@ -154,7 +154,7 @@ def run(
         str | None, typer.Option("--listen", metavar="HOST:PORT", help="Where members dial, in place of the plan's.")
     ] = None,
     certs: CertsOption = None,
-    transport: TransportOption = Transport.QUIC,
+    transport: TransportOption = FleetTransport.QUIC,
     insecure: InsecureOption = False,
     fleet: FleetFile = None,
     deadline: Annotated[
@@ -234,9 +234,9 @@ def _run_client(plan: Path, options: FleetOptions, source: str, top: int, limit:
     address = options.address or fleet.listen
     check_address(address, options.security)
     skipped = Skipped()
-    with FleetClient(fleet, address, options.security, plan=options.fleet or plan) as door:
+    with FleetClient(fleet, address, options.security, plan=options.fleet or plan) as client:
         for frame in islice(frames(source, rule, options.encoding, skipped.add), limit):
-            document = door.ask(frame.payload, frame.encoding, fleet.deadline_ms / 1e3 + 5)
+            document = client.ask(frame.payload, frame.encoding, fleet.deadline_ms / 1e3 + 5)
             _say({**document, "image": frame.name, "classes": document["classes"][:top]}, json)
     skipped.leave()
 
@@ -280,7 +280,7 @@ def status(
     plan: PlanArgument,
     connect: ConnectOption = None,
     certs: CertsOption = None,
-    transport: TransportOption = Transport.QUIC,
+    transport: TransportOption = FleetTransport.QUIC,
     insecure: InsecureOption = False,
     fleet: FleetFile = None,
     wait: Annotated[float, typer.Option("--wait", metavar="S", help="For members to come.")] = 3,

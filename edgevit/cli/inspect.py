@@ -11,7 +11,7 @@ from edgevit.cli.console import Json, coloured, examples, literal, print_json, p
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the command ``inspect`` to the command line."""
     app.command(epilog=examples("inspect tiny_vit_5m_224", "inspect model.tflite --json"))(inspect)
 
 

@@ -25,7 +25,7 @@ class SortKey(StrEnum):
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the command ``models`` to the command line."""
     app.command(epilog=examples("models 'tiny*' --sort macs", "models --max-macs 1000 --min-top1 75 --json"))(models)
 
 

@@ -1,4 +1,4 @@
-"""Options that several commands share, with one wording each."""
+"""Options that several commands share, so that their wording is the same."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edgevit.pipeline.options import ExportOptions
 
 
 class PrecisionName(StrEnum):
-    """Precisions that export takes."""
+    """The values of ``--precision`` for an export."""
 
     FP32 = "fp32"
     FP16 = "fp16"

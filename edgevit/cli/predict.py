@@ -13,7 +13,7 @@ from edgevit.errors import BadFile
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the command ``predict`` to the command line."""
     app.command(
         epilog=examples(
             "predict build/tinyvit_digits/onnx-fp32 seven.png",

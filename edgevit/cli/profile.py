@@ -50,7 +50,7 @@ _WRITERS = (".html", ".md", ".json")
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the command ``profile`` to the command line."""
     app.command(
         epilog=examples(
             "profile build/tinyvit_digits/litert-fp32 -d ssh://pi@raspberrypi.local --install-runtime",
@@ -168,7 +168,7 @@ def _on_device(
     settings: Settings,
     quiet: bool,
 ) -> tuple[list[Profile], list[EdgevitError]]:
-    """Every bundle on one device; one that fails leaves the others alone, a lost connection ends it."""
+    """Profile every bundle on one device; a failure leaves the others alone, a lost connection ends the loop."""
     from edgevit.devices.base import place_name
     from edgevit.errors import DeviceFailed, DeviceUnreachable
     from edgevit.profiling.measure import profile as run_profile
@@ -246,7 +246,7 @@ def _write(path: Path, profiles: list[Profile], quiet: bool) -> None:
 
 
 def _leave(profiles: list[Profile], errors: list[EdgevitError], allow_noisy: bool) -> None:
-    """The worst of what happened decides: a device that failed, then a wrong answer, then noise."""
+    """End with the status of the worst result: a failed device, then a wrong answer, then noise."""
     if errors or any(one.status == "partial" for one in profiles):
         raise typer.Exit(max([error.exit_code for error in errors], default=6))
     if any(one.status == "wrong" for one in profiles):

@@ -1,4 +1,4 @@
-"""Progress of an export: live on a terminal, one line a step elsewhere."""
+"""Progress of an export: live on a terminal, one line for each step elsewhere."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ENDED = ("done", "cached", "rejected", "failed")
 
 @contextmanager
 def listening(quiet: bool) -> Iterator[Listener]:
-    """A listener that shows what each target is doing."""
+    """Context manager: a listener that shows the progress of each target."""
     console = stderr()
     if quiet:
         yield ignore

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the command ``quantize`` to the command line."""
     app.command(
         epilog=examples(
             "quantize tinyvit_digits --calib digits:train --evaluate digits:test -o tinyvit.json",
@@ -117,7 +117,7 @@ def quantize(
 
 @contextmanager
 def following(quiet: bool) -> Iterator[Progress]:
-    """Shows how far the work is: a bar on a terminal, one line a stage elsewhere."""
+    """Context manager: shows progress as a bar on a terminal, one line for each stage elsewhere."""
     console = stderr()
     if quiet:
         yield lambda stage, done, total: None

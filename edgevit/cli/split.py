@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Partition(StrEnum):
-    """Which classes go together."""
+    """The values of ``--partition``: how classes are grouped."""
 
     BALANCED = "balanced"
     TOGETHER = "together"
@@ -27,14 +27,14 @@ class Partition(StrEnum):
 
 
 class Assign(StrEnum):
-    """How sub-models find members."""
+    """The values of ``--assign``: how sub-models are assigned to members."""
 
     EXACT = "exact"
     GREEDY = "greedy"
 
 
 class Score(StrEnum):
-    """Importance of a unit."""
+    """The values of ``--score``: how the importance of a unit is measured."""
 
     FISHER = "fisher"
     KL = "kl"
@@ -42,7 +42,7 @@ class Score(StrEnum):
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the command ``split`` to the command line."""
     app.command(
         epilog=examples(
             "split deit_digits --parts 5 --keep 1/3 --data digits:train:6 --evaluate digits:test -o plan",
@@ -192,7 +192,7 @@ def _fleet(file: Path | None, parts: int) -> Fleet:
 
 
 def draft_document(draft: Draft) -> dict[str, Any]:
-    """A draft as plain values."""
+    """A draft as a dictionary, for ``--json``."""
     members = draft.problem.fleet.member
     return {
         "original": draft.original.model_dump(mode="json"),
@@ -217,7 +217,7 @@ def draft_document(draft: Draft) -> dict[str, Any]:
 
 
 def latency(predicted: dict[str, Predicted]) -> dict[str, float | None]:
-    """The slowest member, with and without the network; None where a member's speed is not known."""
+    """The latency of the slowest member, with and without the network; None where a member's speed is unknown."""
     compute = [one.compute_ms for one in predicted.values()]
     known = [one for one in compute if one is not None]
     whole = [one.network_ms + (one.compute_ms or 0.0) for one in predicted.values()]

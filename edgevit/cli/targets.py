@@ -10,7 +10,7 @@ from edgevit.cli.console import Json, examples, print_json, print_table, stdout
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the command ``targets`` to the command line."""
     app.command(epilog=examples("targets", "targets raspberry-pi-5 --json"))(targets)
 
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the command ``verify`` to the command line."""
     app.command(
         epilog=examples(
             "verify build/tinyvit_digits/coreml-fp16 --hazards",
@@ -98,7 +98,7 @@ def verify(
 def _export_options(
     weights: str, num_classes: int | None, labels: Path | None, size: int | None, seed: int
 ) -> list[str]:
-    """What of this command `export` must be given again, to make the same model."""
+    """The options that `export` needs to make the same model again."""
     given: dict[str, Any] = {"--weights": weights if weights != "pretrained" else None, "--num-classes": num_classes}
     given |= {"--labels": labels, "--size": size, "--seed": seed or None}
     return [part for name, value in given.items() if value is not None for part in (name, str(value))]
@@ -114,7 +114,7 @@ def _all_features(artifacts: list[Path]) -> bool:
 
 @dataclass(frozen=True)
 class _Checked:
-    """One artifact: where it lies, what its bundle says, its verdict, and its hazards where they were asked for."""
+    """The result for one artifact: path, manifest, verdict, and hazards if they were requested."""
 
     path: Path
     model: str
@@ -211,7 +211,7 @@ def export_again(
     given: list[str],
     labels: Path | None = None,
 ) -> list[str]:
-    """The command that makes the same model with more of it in fp32.
+    """The export command that makes the same model with more of it in fp32.
 
     Args:
         model: its name.
@@ -239,7 +239,7 @@ def export_again(
 
 
 def _own_head(model: str, manifest: Manifest, labels: Path | None) -> list[str]:
-    """What gives a model the bundle's classes, where they are not the model's usual ones."""
+    """The options that give a model the bundle's classes, where they are not its usual ones."""
     from edgevit.errors import EdgevitError
     from edgevit.models.registry import find_model
 
@@ -253,7 +253,7 @@ def _own_head(model: str, manifest: Manifest, labels: Path | None) -> list[str]:
 
 
 def _own_size(model: str) -> tuple[int, int] | None:
-    """The size of a model's input where nobody asked for another; None where nothing says it."""
+    """The default input size (H, W) of a model in pixels; None where the name is not known."""
     from edgevit.errors import EdgevitError
     from edgevit.models.registry import find_model
 

@@ -1,1 +1,1 @@
-"""Making a model smaller before it is exported."""
+"""Makes a model smaller before it is exported."""

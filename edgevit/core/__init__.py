@@ -1,1 +1,1 @@
-"""Pure values: specs, targets, manifests, digests. Imports only `edgevit.errors`."""
+"""Tools without domain knowledge: digests, files, binary readers, progress. Imports only `edgevit.errors`."""

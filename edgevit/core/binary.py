@@ -38,12 +38,12 @@ class Table:
         return default if at is None else _unsigned(self.data, at, width)
 
     def table(self, number: int) -> Table | None:
-        """A sub-table, or None where it is absent."""
+        """A sub-table field, or None where it is absent."""
         at = self._field(number)
         return None if at is None else Table(self.data, at + _unsigned(self.data, at))
 
     def raw(self, number: int) -> bytes | None:
-        """A string or a vector of bytes."""
+        """The bytes of a string or byte vector."""
         at = self._field(number)
         if at is None:
             return None
@@ -65,11 +65,11 @@ class Table:
         return tuple(_unsigned(self.data, start + 4 + width * index, width) for index in range(count))
 
     def text(self, number: int) -> str:
-        """A string, empty where it is absent."""
+        """A string field, empty where it is absent."""
         return (self.raw(number) or b"").decode("utf-8", "replace")
 
     def tables(self, number: int) -> Iterator[Table]:
-        """A vector of tables."""
+        """The elements of a vector of tables."""
         at = self._field(number)
         if at is None:
             return
@@ -83,7 +83,7 @@ class Table:
 
 
 def item(values: Sequence[T], index: int) -> T:
-    """One element by an index that came out of a file.
+    """The element at an index that came from a file.
 
     Raises:
         BadFile: there is no such element.
@@ -150,14 +150,14 @@ def fields(data: Buffer) -> Iterator[tuple[int, int | memoryview]]:
 
 
 def messages(data: Buffer, number: int) -> Iterator[memoryview]:
-    """Every length-delimited field of that number."""
+    """All length-delimited fields with a number, in file order."""
     for found, value in fields(data):
         if found == number and isinstance(value, memoryview):
             yield value
 
 
 def string(data: Buffer, number: int) -> str:
-    """The last string field of that number, empty where there is none."""
+    """The last string field with a number, empty where it is absent."""
     found = b""
     for value in messages(data, number):
         found = bytes(value)
@@ -165,12 +165,12 @@ def string(data: Buffer, number: int) -> str:
 
 
 def string_map(data: Buffer, number: int) -> dict[str, str]:
-    """A ``map<string, string>`` or repeated key/value messages."""
+    """A field of type ``map<string, string>``, or of repeated key/value messages, as a dictionary."""
     return {string(entry, 1): string(entry, 2) for entry in messages(data, number)}
 
 
 def varints(data: Buffer, number: int) -> list[int]:
-    """A repeated signed integer field, packed or not."""
+    """A repeated signed integer field, packed or not, as a list."""
     found: list[int] = []
     for key, value in fields(data):
         if key != number:

@@ -21,7 +21,7 @@ class Issued:
     key: Any
 
     def write(self, certificate: Path, key: Path) -> None:
-        """As PEM, each file whole or as it was before; only the owner can read the key."""
+        """Write certificate and key as PEM, atomically; only the owner can read the key."""
         from cryptography.hazmat.primitives import serialization
 
         secret = self.key.private_bytes(
@@ -33,7 +33,7 @@ class Issued:
 
 
 def _write_with_mode(path: Path, data: bytes, mode: int) -> None:
-    """A new file in place of what is there: one that others may read must not keep that with a new key inside."""
+    """Write a new file with its own mode: an old file that others may read must not receive a new key."""
     scratch = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
         with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
@@ -60,12 +60,12 @@ def issue(
     Args:
         subject: common name.
         names: host names and addresses that it is valid for.
-        valid: until so long from now; never longer than the issuer's own certificate.
-        purpose: for the error, what needs it.
-        extra: for the error, what installs it.
-        issuer: who signs; None signs itself.
-        authority: whether it may sign others.
-        early: valid from so long before now, for clocks that are slow.
+        valid: end of validity, counted from now; never later than the issuer's own.
+        purpose: what needs the certificate, for the error message.
+        extra: the extra that installs cryptography, for the error message.
+        issuer: the signing certificate; None for a self-signed one.
+        authority: whether it may sign other certificates.
+        early: how long before now its validity starts, for machines whose clocks are slow.
         now: None for this machine's clock.
 
     Raises:
@@ -128,7 +128,7 @@ def _usage(x509: Any, authority: bool) -> Any:
 
 
 def read_issued(certificate: Path, key: Path) -> Issued:
-    """What `Issued.write` wrote.
+    """Read the certificate and key that `Issued.write` wrote.
 
     Raises:
         ValueError: not PEM of that kind.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 _CHUNK = 1 << 20
+"""Bytes read at a time (1 MiB), so that a large file is never held in memory."""
 
 
 def sha256_file(path: Path) -> str:
@@ -42,7 +43,7 @@ def tree_digest(root: Path) -> str:
 
 
 def package_versions(names: tuple[str, ...]) -> dict[str, str]:
-    """Installed versions by distribution name; absent ones are left out."""
+    """Installed versions by distribution name; distributions that are not installed are left out."""
     found = {}
     for name in names:
         try:

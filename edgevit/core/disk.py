@@ -1,4 +1,4 @@
-"""A disk without space, told as such whoever noticed it: Python, a native library, or a process that crashed."""
+"""Recognises a full disk wherever it shows: in Python, a native library, or a process that crashed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _NO_SPACE = 1 << 20
 
 
 def disk_full(where: Path | str) -> EnvironmentIncomplete:
-    """The error for a disk without space."""
+    """The error for a disk without free space."""
     return EnvironmentIncomplete("the disk is full", where=str(where), cure="free some space or choose another -o DIR")
 
 
@@ -37,7 +37,7 @@ def says_disk_full(text: str) -> bool:
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Whether an error, or one that it came from, is that of a disk without space or of a quota that is used up."""
+    """Whether an error, or its cause, means a full disk or an exhausted quota."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in _FULL:
             return True
@@ -48,7 +48,7 @@ def is_disk_full(error: BaseException | None) -> bool:
 
 
 def has_no_space(folder: Path) -> bool:
-    """Whether next to nothing is free where a folder lies."""
+    """Whether almost no space is free on the disk of a folder."""
     with suppress(OSError):
         return shutil.disk_usage(folder).free < _NO_SPACE
     return False
@@ -56,7 +56,7 @@ def has_no_space(folder: Path) -> bool:
 
 @contextmanager
 def explained_disk_errors(where: Path) -> Iterator[None]:
-    """Turn a full or read-only disk into one clear message.
+    """Context manager: turns a full or read-only disk into one clear error.
 
     Raises:
         EnvironmentIncomplete: the disk is full.

@@ -1,4 +1,4 @@
-"""Where edgevit finds what it ships beside its code, and keeps what it can make again; files written whole."""
+"""Paths of shipped data and of the cache; atomic file writes."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ _SCRATCH = re.compile(r"\..+\.edgevit-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)")
 
 
 def is_system_litter(name: str) -> bool:
-    """Whether a file of that name is what macOS, Windows or Linux desktops leave in folders that they show."""
+    """Whether a file name is one of those that macOS, Windows or Linux desktops leave in folders."""
     return name.startswith("._") or name.lower() in _LITTER
 
 
 def _host() -> str:
-    """This machine or container: a process's number means nothing on another one that shares the disk."""
+    """An identifier of this machine or container: process numbers have no meaning on another that shares the disk."""
     return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 
 
 def scratch_name(name: str) -> str:
-    """A name beside ``name`` for what this process has not finished writing."""
+    """A name beside ``name`` for a file that this process has not finished writing."""
     return f".{name}.edgevit-{_host()}-{os.getpid()}"
 
 
 def is_orphan(name: str) -> bool:
-    """Whether a name is a `scratch_name` of a process of this machine that has ended."""
+    """Whether a name is a `scratch_name` of a process on this machine that has ended."""
     import psutil
 
     match = _SCRATCH.fullmatch(name)
@@ -51,12 +51,12 @@ def shipped_folder(name: str) -> Path:
 
 
 def targets_folder() -> Path:
-    """``targets/``."""
+    """The folder ``targets/``, which holds target descriptions and the runners for devices."""
     return shipped_folder("targets")
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it is either complete or as it was before.
+    """Write a file atomically: it is either complete or as it was before.
 
     A link is followed: what it points to is written. A pipe, a terminal or ``/dev/stdout`` is written to as it is.
 

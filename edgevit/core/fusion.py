@@ -1,4 +1,4 @@
-"""The fusion head in numpy: what a fleet computes once the features are there, with or without all of them."""
+"""The fusion head in numpy: class probabilities from the features of all sub-models, or of those that answered."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class FusionHead:
-    """One hidden layer over all features and a flag for each sub-model that answered.
+    """One hidden layer over all features and a presence flag for each sub-model.
 
     Attributes:
-        mean: [F] of the features over the training pictures.
+        mean: [F], mean of the features over the training pictures.
         scale: [F], their standard deviation.
         hidden_weight: [H, F + N], the flags last.
         hidden_bias: [H].
@@ -41,11 +41,11 @@ class FusionHead:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Features of each sub-model."""
+        """The number of features of each sub-model."""
         return tuple(weight.shape[1] for weight, _ in self.heads)
 
     def fuse(self, features: Sequence[Floats | None]) -> Floats:
-        """Class probabilities from the features that came.
+        """Class probabilities from the features that arrived.
 
         Args:
             features: by sub-model [B, F_i], None where one did not answer.
@@ -61,7 +61,8 @@ class FusionHead:
 
     @cached_property
     def _parts(self) -> tuple[tuple[Floats, Floats], ...]:
-        """What each sub-model adds inside: [F_i, H] with its standardisation in it, and [H] with its flag.
+        """The contribution of each sub-model to the hidden layer: [F_i, H] with its standardisation, and [H] with its
+        flag.
 
         One that is missing adds nothing, as zeros do.
         """
@@ -100,7 +101,7 @@ class FusionHead:
 
 
 def as_sent(features: Floats) -> NDArray[np.float16]:
-    """Features as a member sends them: rounded to float16, of any shape; what is finite stays finite.
+    """Features rounded to float16 as a member sends them, of any shape; finite values stay finite.
 
     A few hundred features then fit one packet, whose loss is noticed by the next.
     """
@@ -113,13 +114,13 @@ def as_sent(features: Floats) -> NDArray[np.float16]:
 
 
 def gelu(values: Floats) -> Floats:
-    """The tanh form of GELU, as it was trained with."""
+    """The tanh form of GELU, with which the head was trained."""
     inner = np.float32(np.sqrt(2 / np.pi)) * (values + np.float32(0.044715) * values**3)
     return np.float32(0.5) * values * (1 + np.tanh(inner))
 
 
 def softmax(logits: Floats) -> Floats:
-    """Over the last axis."""
+    """Softmax over the last axis."""
     shares = np.exp(logits - logits.max(-1, keepdims=True))
     return shares / shares.sum(-1, keepdims=True)
 
@@ -138,7 +139,7 @@ def save_head(head: FusionHead, path: Path) -> None:
 
 
 def read_head(path: Path, classes: Sequence[Sequence[int]]) -> FusionHead:
-    """What `save_head` wrote.
+    """Read a head that `save_head` wrote.
 
     Args:
         path: the file.

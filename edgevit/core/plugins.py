@@ -1,4 +1,4 @@
-"""What packages announce as entry points: edgevit's own parts, and those of others."""
+"""Finds plugins: objects that installed packages announce as entry points, edgevit's own among them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from typing import Any
 
 
 def announced(group: str) -> dict[str, Any]:
-    """Everything announced in a group, loaded, by name in the alphabet's order."""
+    """All objects announced in an entry-point group, loaded, by name in alphabetical order."""
     points = sorted(metadata.entry_points(group=group), key=lambda point: point.name)
     return {point.name: point.load() for point in points}

@@ -1,4 +1,4 @@
-"""What a long piece of work reports while it runs."""
+"""Progress events that long-running work reports."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ Stage = Literal["waiting", "loading", "lowering", "judging", "done", "cached", "
 
 @dataclass(frozen=True)
 class Event:
-    """One step of one target.
+    """One progress event of one target.
 
     Attributes:
         target: the bundle's folder name, or the model's name for what all targets share.
-        stage: what is happening now; ``note`` is no step, but something that a person should know.
-        detail: one line for people.
+        stage: what is happening now; ``note`` is no step, but something that the user should know.
+        detail: one line of text to show.
     """
 
     target: str
@@ -28,4 +28,4 @@ Listener = Callable[[Event], None]
 
 
 def ignore(event: Event) -> None:
-    """Listen to nothing."""
+    """A listener that discards every event: the default where no progress is shown."""

@@ -1,1 +1,1 @@
-"""Images in: preprocessing, image folders, the digits."""
+"""Reads and preprocesses images: pictures, folders, streams and the bundled digits."""

@@ -1,4 +1,4 @@
-"""Where pictures come from: a folder, a picture, a camera, a video, or standard input."""
+"""Reads pictures from a source: a folder, a picture, a camera, a video, or standard input."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ VIDEO = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v"})
 MAX_HEADER = 1 << 18
 """Bytes at a JPEG's start that its index of further images is looked for in."""
 _CAMERA_SIZE = (640, 480)
+"""(width, height) in pixels asked of a camera; pictures are then resized to the model's input."""
 
 
 def is_live(source: str) -> bool:
-    """Whether images come at their own pace, so that a late one is worth less than the next."""
+    """Whether a source delivers images at its own pace, so that a late one is worth less than the next."""
     return source.partition(":")[0] == "camera"
 
 
@@ -36,7 +37,7 @@ def captured_pictures(source: str, skip: Skip = refuse) -> Iterator[tuple[str, P
         source: a folder, a picture, a video file, ``camera``, ``camera:1``, or ``-``: paths one a line, a stream of
             JPEG frames as ``rpicam-vid --codec mjpeg -o -`` writes it, or any picture file. A camera is read with
             picamera2 where that is installed (Raspberry Pi OS), otherwise with OpenCV (V4L2).
-        skip: is told about pictures that cannot be read; without it the first one is an error.
+        skip: called for pictures that cannot be read; without it the first one is an error.
 
     Raises:
         BadFile: it cannot be read.
@@ -80,7 +81,7 @@ def _is_other_picture(start: bytes) -> bool:
 
 
 def _or_skipped(name: str, read: Callable[[str], Picture], skip: Skip) -> Iterator[tuple[str, Picture]]:
-    """One picture with its name; none where it cannot be read."""
+    """Yields one picture with its name, or nothing where it cannot be read."""
     try:
         picture = read(name)
     except BadFile as error:
@@ -90,17 +91,17 @@ def _or_skipped(name: str, read: Callable[[str], Picture], skip: Skip) -> Iterat
 
 
 class _Joined(io.RawIOBase):
-    """A stream with the bytes already read put back before it."""
+    """A stream with bytes that were read already put back in front."""
 
     def __init__(self, start: bytes, rest: IO[bytes]) -> None:
         self._start, self._rest = start, rest
 
     def readable(self) -> bool:
-        """Always."""
+        """Always True, as the stream interface of `io` demands."""
         return True
 
     def readinto(self, buffer: object) -> int:
-        """As `io.RawIOBase` has it."""
+        """Fill a buffer, as `io.RawIOBase` demands."""
         view = memoryview(buffer)  # type: ignore[arg-type]
         data, self._start = (self._start, b"") if self._start else (self._rest.readline(len(view)), b"")
         view[: len(data)] = data
@@ -108,7 +109,7 @@ class _Joined(io.RawIOBase):
 
 
 def _stream(start: bytes, stream: IO[bytes], skip: Skip) -> Iterator[tuple[str, Picture]]:
-    """The frames of a stream; further images inside one file (MPF: gain maps, other views) are none of their own."""
+    """The frames of a stream; further images inside one file (MPF: gain maps, other views) are passed over."""
     inner = 0
     for number, frame in enumerate(pictures_in(start, stream)):
         if inner:
@@ -123,7 +124,7 @@ def _stream(start: bytes, stream: IO[bytes], skip: Skip) -> Iterator[tuple[str, 
 
 
 def _further_images(frame: bytes) -> int:
-    """How many images follow a JPEG in the same file, as its multi-picture index says."""
+    """The number of images that follow a JPEG in the same file, by its multi-picture index."""
     if b"MPF\0" not in frame[:MAX_HEADER]:
         return 0
     from PIL import Image
@@ -148,7 +149,10 @@ def _camera(source: str) -> Iterator[tuple[str, Picture]]:
 
 
 def _pi_camera(number: int, name: str) -> Iterator[tuple[str, Picture]]:
-    """Raspberry Pi OS's own way to its camera modules. Not run on a real one by us: a stand-in has the same calls."""
+    """Frames of a camera module through picamera2.
+
+    Tested with a stand-in that has the same calls, not on a real camera.
+    """
     from picamera2 import Picamera2
     from PIL import Image
 

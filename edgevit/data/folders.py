@@ -1,4 +1,4 @@
-"""Folders of pictures, and folders with one sub-folder a class."""
+"""Folders of pictures, and labelled folders with one sub-folder for each class."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ def is_litter(name: str) -> bool:
 
 
 def refuse(name: str, error: BadFile) -> None:  # noqa: ARG001
-    """A `Skip` that leaves nothing out: it raises the error."""
+    """A `Skip` that raises the error, so that no picture is left out."""
     raise error
 
 
 def _no_synsets(labels: tuple[str, ...]) -> dict[str, int]:  # noqa: ARG001
-    """For models that have nothing to do with ImageNet."""
+    """The `Synsets` of models without ImageNet's classes: none."""
     return {}
 
 
 def picture_paths(folder: Path) -> list[Path]:
-    """Everything below a folder that is a picture by its name, in order.
+    """All files below a folder that have a picture's suffix, in order.
 
     That takes in pictures that cannot be decoded on this machine: reading them says so. Hidden files and folders, and
     what operating systems leave behind, are left out.
@@ -70,7 +70,7 @@ def picture_paths(folder: Path) -> list[Path]:
 
 
 def ignore(name: str, error: BadFile) -> None:
-    """A `Skip` that tells nobody."""
+    """A `Skip` that does nothing."""
 
 
 def readable_pictures(folder: Path, skip: Skip = refuse) -> Iterator[tuple[Path, Picture]]:
@@ -78,7 +78,7 @@ def readable_pictures(folder: Path, skip: Skip = refuse) -> Iterator[tuple[Path,
 
     Args:
         folder: searched with its sub-folders.
-        skip: is told about the others.
+        skip: called for the others.
 
     Raises:
         BadFile: there is no such folder, or not one picture in it can be read.
@@ -109,7 +109,7 @@ def labelled_folder(
     Args:
         folder: hidden sub-folders are none.
         labels: the model's.
-        skip: is told about pictures that lie beside the sub-folders, and so are of no class.
+        skip: called for pictures that lie beside the sub-folders, and so are of no class.
         synsets: asked where all sub-folders are named by synsets.
 
     Raises:
@@ -154,7 +154,7 @@ def _class_of(names: Sequence[str], labels: tuple[str, ...], folder: Path, synse
 
 
 def _plain(name: str) -> str:
-    """A name without what differs between systems and people: Unicode form, capitals, spaces and punctuation."""
+    """A name without case, Unicode form, spaces and punctuation, for comparison."""
     plain = unicodedata.normalize("NFKC", name).casefold()
     return re.sub(r"[\W_]+", " ", plain).strip() or plain
 
@@ -177,7 +177,7 @@ def _by_label(names: Sequence[str], labels: tuple[str, ...]) -> dict[str, int]:
 def _stranger(
     names: Sequence[str], labels: tuple[str, ...], folder: Path, by_label: dict[str, int], by_index: dict[str, int]
 ) -> BadFile:
-    """The refusal: it names the sub-folder that fits least with the others."""
+    """The error that names the sub-folder that fits least with the others."""
     known = by_index if len(by_index) > len(by_label) else by_label
     strangers = [name for name in names if name not in known]
     if not strangers:  # 1 and 01 are one index

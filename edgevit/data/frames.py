@@ -1,4 +1,4 @@
-"""A stream of pictures in one file: where each JPEG or PNG begins and ends."""
+"""Finds where each JPEG or PNG begins and ends in a stream of pictures."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from edgevit.errors import BadFile
 MAX_FRAME = 64 << 20
 """Bytes of one picture; a stream without an end is given up."""
 _CHUNK = 1 << 16
+"""Most bytes taken from a stream at once (64 KiB)."""
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 _EOI, _SOI, _SOS, _TEM = 0xD9, 0xD8, 0xDA, 0x01
 _RESTARTS = range(0xD0, 0xD8)
@@ -19,7 +20,7 @@ class CutOff(BadFile):
     """A picture that ends before its own end marker.
 
     Attributes:
-        used: how many bytes belonged to it.
+        used: number of bytes that belonged to it.
     """
 
     def __init__(self, message: str, used: int) -> None:
@@ -28,13 +29,13 @@ class CutOff(BadFile):
 
 
 class _Buffer:
-    """A stream whose bytes are looked at before they are taken."""
+    """A stream with look-ahead."""
 
     def __init__(self, start: bytes, stream: IO[bytes]) -> None:
         self.data, self._stream, self._ended = bytearray(start), stream, False
 
     def has(self, count: int) -> bool:
-        """Read on until so many bytes are there; False where the stream ends before."""
+        """Read ahead until ``count`` bytes are available; False where the stream ends before."""
         while len(self.data) < count and not self._ended:
             if len(self.data) > MAX_FRAME:
                 raise CutOff(f"it has no end within {MAX_FRAME >> 20} MiB", len(self.data))
@@ -45,19 +46,19 @@ class _Buffer:
         return len(self.data) >= count
 
     def take(self, count: int) -> bytes:
-        """The next bytes, which are there."""
+        """Remove and return the next bytes, which must be available."""
         taken = bytes(self.data[:count])
         del self.data[:count]
         return taken
 
     def need(self, count: int) -> None:
-        """As `has`, where less is an error."""
+        """Like `has`, but raises an error at the end of the stream."""
         if not self.has(count):
             raise CutOff("the stream ends in the middle of it", len(self.data))
 
 
 def pictures_in(start: bytes, stream: IO[bytes]) -> Iterator[bytes | CutOff]:
-    """One JPEG or PNG after the other, whole, as soon as its last byte has come.
+    """The pictures of a stream of JPEGs and PNGs, each as soon as its last byte has arrived.
 
     Markers are followed segment by segment: the thumbnail inside a JPEG has an end marker too. Bytes between pictures,
     such as a multipart stream's headers, are passed over.
@@ -81,7 +82,7 @@ def pictures_in(start: bytes, stream: IO[bytes]) -> Iterator[bytes | CutOff]:
 
 
 def _find_start(buffer: _Buffer) -> bool:
-    """Pass over what comes before the next picture; False at the stream's end."""
+    """Skip to the start of the next picture; False at the end of the stream."""
     while buffer.has(len(_PNG)) or buffer.has(len(_JPEG)):
         starts = [at for at in (buffer.data.find(_JPEG), buffer.data.find(_PNG)) if at >= 0]
         if starts:
@@ -127,7 +128,7 @@ def _jpeg_length(buffer: _Buffer) -> int:
 
 
 def _scan_end(buffer: _Buffer, at: int) -> int:
-    """Where the marker after a scan's compressed data stands."""
+    """The position of the marker after a scan's compressed data."""
     while True:
         buffer.need(at + 2)
         at = buffer.data.find(0xFF, at)

@@ -1,4 +1,4 @@
-"""Turn pictures into exactly what a model takes: resize, crop, lay out."""
+"""Turns pictures into a model's exact input: resize, crop, layout."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _resized(size: tuple[int, int], rule: Preprocessing) -> tuple[int, int]:
 
 
 def _centre(pixels: Pixels, rule: Preprocessing) -> Pixels:
-    """Crop the centre; what is missing is padded with the model's mean colour (border) or black."""
+    """Crop the centre; missing pixels are filled with the model's mean colour (border) or black."""
     height, width = rule.size
     short = [max(0, goal - have) for goal, have in zip((height, width), pixels.shape[:2], strict=True)]
     if any(short):

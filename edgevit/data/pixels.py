@@ -1,4 +1,4 @@
-"""Whatever holds one picture (a file, bytes, a Pillow image, an array) as upright 8-bit RGB."""
+"""Reads one picture from a file, bytes, a Pillow image or an array as upright 8-bit RGB."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
 MAX_MEGAPIXELS = 40.0
+"""Pictures with more are refused before they are decoded; part of the input contract (docs/input-contract.md)."""
 
 _FORMATS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
@@ -39,6 +40,7 @@ PICTURE_SUFFIXES = frozenset({suffix for suffixes in _FORMATS.values() for suffi
 
 _SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
 _ORIENTATION = 0x0112
+"""The EXIF tag that says how a picture must be turned."""
 _UPRIGHT = {
     2: "FLIP_LEFT_RIGHT",
     3: "ROTATE_180",
@@ -61,7 +63,7 @@ def _pillow() -> Any:
 
 @lru_cache(maxsize=1)
 def _decodable() -> tuple[str, ...]:
-    """The formats of `_FORMATS` that Pillow can decode on this machine, the usual ones first."""
+    """Those of `_FORMATS` that Pillow can decode on this machine, the usual ones first."""
     from PIL import features
 
     image = _pillow()
@@ -77,7 +79,7 @@ def readable_suffixes() -> frozenset[str]:
 
 
 def _opened(stream: IO[bytes]) -> Picture:
-    """A picture whose header is read and whose pixels are not.
+    """An opened picture: its header is read, its pixels are not.
 
     `PIL.Image.open` compares the size with a limit of the whole process and warns, which is the host's to decide;
     here the caller looks at the size.
@@ -201,7 +203,7 @@ def _upright(picture: Picture) -> Picture:
 
 
 def _eight_bits(picture: Picture, name: str) -> Picture:
-    """A picture of 16 bits a pixel by its upper eight; Pillow itself would clip it to white."""
+    """A 16-bit grey picture reduced to its upper eight bits; Pillow itself would clip it to white."""
     # what Pillow reads as 32-bit integers from a PNG or PGM has 16 bits in the file
     if picture.mode in _SIXTEEN_BITS or (picture.mode == "I" and picture.format in ("PNG", "PPM")):
         values = np.asarray(picture).astype(np.int64)

@@ -1,1 +1,1 @@
-"""Places that run a model: how to reach them, put files there, and start edgevit's runner."""
+"""Devices that run models: how to reach them, copy files there, and start edgevit's runner."""

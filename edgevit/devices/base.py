@@ -1,4 +1,4 @@
-"""What a device is, and how one is found by its URI."""
+"""The interface of a device, and how one is opened by its URI."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from edgevit.core.plugins import announced
 from edgevit.errors import UnknownName, UsageError
 
 GROUP = "edgevit.devices"
-Event = dict[str, Any]
+RunnerEvent = dict[str, Any]
 """One line of a runner: see docs/profiling.md."""
-Events = Generator[Event, None, None]
+RunnerEvents = Generator[RunnerEvent, None, None]
 """A runner's lines as they come; to close them ends the runner."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """What a device is asked to do.
+class MeasurementJob:
+    """One measurement that a device is asked for.
 
     Attributes:
         model: the model file.
-        runtime: that runs it: ``litert``, ``onnxruntime`` or ``executorch``.
+        runtime: the runtime that executes the model: ``litert``, ``onnxruntime`` or ``executorch``.
         inputs: the golden inputs, a safetensors file.
         settings: further fields of the runner's job: threads, durations, and so on.
-        deadline_s: after which the device itself gives up, in seconds.
+        deadline_s: seconds after which the device itself gives up.
     """
 
     model: Path
@@ -39,21 +39,21 @@ class Job:
 
 
 class Turns(Protocol):
-    """A loaded model that runs when told to."""
+    """A loaded model whose runs alternate with those of another model."""
 
-    def start(self) -> list[Event]:
-        """Load and warm up; what the runner said until it was ready."""
+    def start(self) -> list[RunnerEvent]:
+        """Load the model and warm up; returns the runner's events until it was ready."""
 
     def turn(self, runs: int) -> list[int]:
-        """Run so often; each run's time in nanoseconds."""
+        """Run the model ``runs`` times; returns each run's time in nanoseconds."""
 
-    def end(self) -> list[Event]:
-        """Stop it; what it said at last."""
+    def end(self) -> list[RunnerEvent]:
+        """Stop the runner; returns its last events."""
 
 
 @runtime_checkable
-class Device(Protocol):
-    """A place that runs models. Close it when done.
+class ConnectedDevice(Protocol):
+    """A connected device that runs models; close it when done.
 
     Every method raises `DeviceUnreachable` when the device does not answer, or cannot do what it is asked.
     """
@@ -61,39 +61,39 @@ class Device(Protocol):
     uri: str
     kind: str
 
-    def probe(self) -> list[Event]:
-        """What the machine and its runtimes are: events ``host`` and ``runtimes``."""
+    def probe(self) -> list[RunnerEvent]:
+        """Events ``host`` and ``runtimes``: what the machine is and which runtimes it has."""
 
-    def profile(self, job: Job) -> Events:
-        """Measure one model."""
+    def profile(self, job: MeasurementJob) -> RunnerEvents:
+        """Measure one model's latency, memory and answers; yields the runner's events as they arrive."""
 
-    def operators(self, job: Job) -> Events:
-        """Time one model's operators, in a process of its own."""
+    def operators(self, job: MeasurementJob) -> RunnerEvents:
+        """Time one model's operators in a process of its own; yields the runner's events."""
 
-    def turns(self, job: Job) -> Turns:
-        """Load a model that runs in turns with another."""
+    def turns(self, job: MeasurementJob) -> Turns:
+        """Load a model whose runs alternate with those of another."""
 
     def clean(self) -> int:
-        """Remove what edgevit put there; how many bytes that were, or 0 where the device does not say."""
+        """Remove edgevit's files from the device; returns their size in bytes, 0 where the device does not say."""
 
     def close(self) -> None:
-        """Let go of the device."""
+        """Close the connection to the device."""
 
 
 @runtime_checkable
 class Prepares(Protocol):
-    """A device that needs something for a runtime before anybody is asked to do anything."""
+    """A device that must fetch something for a runtime before the user is asked to act."""
 
     def prepare(self, runtime: str) -> None:
-        """Fetch or refuse it.
+        """Fetch what the runtime needs, or refuse.
 
         Raises:
-            DeviceUnreachable: it is not there, and may not be fetched.
+            DeviceUnreachable: it is missing here, and may not be fetched.
         """
 
 
-def prepare(device: Device, runtime: str) -> None:
-    """Let a device fetch what a runtime needs, or refuse, before a person opens a link for nothing."""
+def prepare(device: ConnectedDevice, runtime: str) -> None:
+    """Let a device fetch what a runtime needs, or refuse, before the user is asked to open a link."""
     if isinstance(device, Prepares):
         device.prepare(runtime)
 
@@ -113,8 +113,8 @@ class Reach:
         accelerator: ``cpu`` or ``webgpu``, for browsers.
         lan: for browsers, listen on the local network.
         wait_s: how long to wait for a person to open the page, in seconds.
-        announce: told what takes time.
-        ask: told what the person has to do.
+        announce: called with one line about each step that takes time.
+        ask: called with what the user has to do.
     """
 
     install_runtime: bool = False
@@ -128,7 +128,7 @@ class Reach:
 
 @dataclass(frozen=True)
 class Found:
-    """A device that is there, or why one of a kind cannot be."""
+    """One discovered device, or the reason why this kind cannot be used here."""
 
     uri: str
     state: str
@@ -138,18 +138,18 @@ class Found:
 
 @dataclass(frozen=True)
 class Kind:
-    """One way to reach devices; its name is the scheme of their URIs.
+    """One way to reach devices; its name is the scheme of its URIs.
 
     Attributes:
-        title: for people.
-        pattern: of the URI.
-        open: connects.
-        discover: what is there now, quickly.
+        title: what such devices are called in messages.
+        pattern: how their URIs are written.
+        open: connects to the device of a URI.
+        discover: lists the devices that are present now; must be quick.
     """
 
     title: str
     pattern: str
-    open: Callable[[str, Reach], Device]
+    open: Callable[[str, Reach], ConnectedDevice]
     discover: Callable[[], list[Found]]
 
 
@@ -159,7 +159,7 @@ def kinds() -> dict[str, Kind]:
     return announced(GROUP)
 
 
-def open_device(uri: str, reach: Reach) -> Device:
+def open_device(uri: str, reach: Reach) -> ConnectedDevice:
     """Connect to a device.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A started runner: its lines as events, its end explained."""
+"""A runner process: its lines as events, its exit explained."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from pathlib import Path
 from types import MappingProxyType
 
 from edgevit.core.files import targets_folder
-from edgevit.devices.base import Event
+from edgevit.devices.base import RunnerEvent
 from edgevit.errors import DeviceFailed, DeviceUnreachable, EdgevitError
 
 _GRACE_S = 20.0
+"""Seconds after the runner's own deadline until it is killed from here, so that its own report comes first."""
 _LONGEST_LINE = 64 << 20
+"""Bytes of the longest accepted line (64 MiB), so that a runaway program cannot fill memory."""
 _ENDS_S = 10.0
+"""Seconds that a runner has to end once its standard input is closed, or its last output to arrive."""
 DEADLINE, CLOSED = 142, 143
 """Exit statuses of edgevit's runner: its own deadline, and its standard input closed."""
 
@@ -30,7 +33,7 @@ def runner_file(*parts: str) -> Path:
 
 
 class RunnerProcess:
-    """A runner that was started, here or through a program that carries its standard streams.
+    """A started runner, here or behind a program that carries its standard streams.
 
     Args:
         command: program and arguments.
@@ -57,7 +60,7 @@ class RunnerProcess:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env
         )
-        self._said: list[str] = []
+        self._output: list[str] = []
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
         self._timer = threading.Timer(deadline_s + _GRACE_S, self._overdue)
@@ -67,18 +70,18 @@ class RunnerProcess:
     def _listen(self) -> None:
         assert self._process.stderr is not None
         for line in self._process.stderr:
-            self._said = [*self._said[-200:], line.decode("utf-8", "replace")]
+            self._output = [*self._output[-200:], line.decode("utf-8", "replace")]
 
     def _overdue(self) -> None:
         self._late.set()
         self._process.kill()
 
-    def events(self) -> Iterator[Event]:
-        """The runner's lines until it ends.
+    def events(self) -> Iterator[RunnerEvent]:
+        """The runner's events until it ends.
 
         Raises:
             DeviceUnreachable: the connection broke, or the runner ended before it was done.
-            DeviceFailed: it refused the job, or said something that is not an event.
+            DeviceFailed: it refused the job, or wrote something that is not an event.
         """
         assert self._process.stdout is not None
         done = False
@@ -106,20 +109,20 @@ class RunnerProcess:
     def _ending(self) -> EdgevitError:
         code = self._process.wait()
         self._listener.join(_ENDS_S)
-        said = "".join(self._said)
+        output = "".join(self._output)
         if self._after and code != 255:  # ssh's own
-            return no_commands(self._greeting.decode("utf-8", "replace") or said)
+            return no_commands(self._greeting.decode("utf-8", "replace") or output)
         if self._late.is_set() or code in (DEADLINE, 124):
             return DeviceFailed(
                 f"the model was stopped on the device at its limit of {self._deadline:.0f} s",
-                where=last_line(said),
+                where=last_line(output),
                 cure="give it longer with --deadline, or measure less: --seconds, --runs",
             )
-        known = self._explain(code, said)
-        return known or crashed(code, said)
+        known = self._explain(code, output)
+        return known or crashed(code, output)
 
     def say(self, line: str) -> None:
-        """Write a line to the runner.
+        """Write a line to the runner's standard input.
 
         Raises:
             DeviceUnreachable: it is gone.
@@ -132,7 +135,7 @@ class RunnerProcess:
             raise self._ending() from None
 
     def close(self) -> None:
-        """Close its standard input, which ends it, and wait."""
+        """Close its standard input, which ends it, and wait for the end."""
         self._timer.cancel()
         assert self._process.stdin is not None and self._process.stdout is not None
         with contextlib.suppress(OSError):
@@ -145,8 +148,8 @@ class RunnerProcess:
         self._process.stdout.close()
 
 
-def parse_line(line: bytes) -> Event:
-    """One line of a runner.
+def parse_line(line: bytes) -> RunnerEvent:
+    """The event in one line of a runner.
 
     Raises:
         DeviceFailed: it is not an event.
@@ -161,13 +164,13 @@ def parse_line(line: bytes) -> Event:
     return event
 
 
-def turn_times(said: list[Event], runs: int) -> list[int]:
-    """The times of a turn, from what was said until it was over; nanoseconds each.
+def turn_times(events: list[RunnerEvent], runs: int) -> list[int]:
+    """The times of one turn in nanoseconds, from the runner's events until the turn was over.
 
     Raises:
         DeviceFailed: there are not as many as were asked for.
     """
-    taken = said[-1].get("ns") if said else None
+    taken = events[-1].get("ns") if events else None
     if not isinstance(taken, list) or len(taken) != runs:
         raise DeviceFailed("the device said what edgevit's runner does not say", where=str(taken)[:100])
     return [int(ns) for ns in taken]
@@ -182,11 +185,11 @@ _CURES = {
 }
 
 
-def refusal(event: Event, cures: Mapping[str, str] = _NO_CURES) -> DeviceFailed:
-    """A runner's own error.
+def refusal(event: RunnerEvent, cures: Mapping[str, str] = _NO_CURES) -> DeviceFailed:
+    """The error that a runner reports in its last event.
 
     Args:
-        event: its last one.
+        event: the runner's last one.
         cures: by kind of error, where they differ from those of a device that is reached from here.
     """
     kind, message = str(event.get("kind", "")), str(event.get("message", "")).strip()
@@ -194,10 +197,10 @@ def refusal(event: Event, cures: Mapping[str, str] = _NO_CURES) -> DeviceFailed:
     return DeviceFailed(first, where=rest[:500], cure=cures.get(kind, _CURES.get(kind, "")))
 
 
-def crashed(code: int, said: str) -> EdgevitError:
-    """A runner that ended without a word: what its exit status tells."""
+def crashed(code: int, output: str) -> EdgevitError:
+    """The error for a runner that ended without an event: what its exit status tells."""
     number = -code if code < 0 else code - 128
-    where = last_line(said)
+    where = last_line(output)
     if number == signal.SIGILL:
         return DeviceFailed(
             "the runtime uses instructions that the device's processor does not have (SIGILL)",
@@ -220,19 +223,19 @@ def crashed(code: int, said: str) -> EdgevitError:
     return DeviceUnreachable(f"the runner ended early with status {code}", where=where)
 
 
-def no_commands(said: str) -> DeviceFailed:
-    """A login that ran something else than the command, e.g. a start-up file of the shell that ends it.
+def no_commands(output: str) -> DeviceFailed:
+    """The error for a login that ran something else than the command, e.g. a shell's start-up file that ends it.
 
     Args:
-        said: what the login printed.
+        output: output of the login.
     """
     return DeviceFailed(
         "the login on the device does not run commands: its shell, or a start-up file of it, ends before",
-        where=f"it says: {last_line(said)}" if said.strip() else "",
+        where=f"it says: {last_line(output)}" if output.strip() else "",
         cure="at the top of ~/.bashrc there: case $- in *i*) ;; *) return ;; esac",
     )
 
 
 def last_line(text: str) -> str:
-    """The last line that is not empty."""
+    """The last non-empty line of a text."""
     return next((line.strip()[:300] for line in reversed(text.splitlines()) if line.strip()), "")

@@ -1,1 +1,1 @@
-"""A plan at work: members that answer for their sub-models, and a coordinator that fuses what comes in time."""
+"""Runs a plan: members that compute features, and a coordinator that fuses what arrives before the deadline."""

@@ -18,6 +18,7 @@ from edgevit.fleet.trust import SOON, certificate_host, clock, moment, signed_by
 from edgevit.schema.plan import Fleet
 
 AUTHORITY_DAYS = 3650
+"""Ten years: the authority is never replaced in a folder, and no certificate outlives it."""
 _EARLY = datetime.timedelta(days=31)
 """Valid from so long ago: a Raspberry Pi has no battery for a clock and starts with the hour of its last shutdown,
 until the network tells it the time. One that was off for some weeks while its certificate was made is let in; nothing
@@ -26,15 +27,15 @@ is risked, as the key did not exist before."""
 
 @dataclass(frozen=True)
 class Certificate:
-    """One file of the folder.
+    """One certificate file and its validity.
 
     Attributes:
         name: the role or member.
         path: of the certificate; the key lies beside it.
-        since: when it begins.
-        until: when it ends.
-        made: whether it was made now.
-        note: what is to be known about it, one line, or empty.
+        since: start of its validity.
+        until: end of its validity.
+        made: whether it was made by this call.
+        note: one line that the user should read, or empty.
     """
 
     name: str
@@ -54,7 +55,7 @@ def make_certificates(
     hosts: Sequence[str] = (),
     now: datetime.datetime | None = None,
 ) -> list[Certificate]:
-    """Make what is missing: the authority, the coordinator, a client and every member.
+    """Make missing certificates: the authority, the coordinator, a client and every member.
 
     Certificates that are there stay, unless they could not be used or end within two weeks, or everything is to be
     renewed; the authority is never replaced, so that members with older certificates stay in the fleet. No
@@ -66,7 +67,7 @@ def make_certificates(
         days: how long a certificate is valid.
         renew: make all certificates again.
         hosts: further names and addresses under which members dial the coordinator.
-        now: None for this machine's clock.
+        now: the current time; None for this machine's clock.
 
     Raises:
         MissingDependency: cryptography is not installed.
@@ -102,13 +103,13 @@ def make_certificates(
 
 
 def _names(fleet: Fleet, role: str, hosts: Sequence[str]) -> list[str]:
-    """Names and addresses that a role's certificate is for."""
+    """Host names and addresses that a role's certificate is valid for."""
     own = [certificate_host(fleet), *hosts] if role == COORDINATOR else []
     return [name for name in dict.fromkeys([role, "localhost", "127.0.0.1", *own]) if name]
 
 
 def _names_before(path: Path) -> list[str]:
-    """What the certificate that is there is for: a renewal must not forget a ``--host`` of an earlier time."""
+    """Host names and addresses of the existing certificate: a renewal keeps earlier ``--host`` values."""
     from cryptography import x509
 
     try:
@@ -135,7 +136,7 @@ def _listed(name: str, folder: Path, issued: Issued, made: bool, days: int, now:
 
 
 def _authority(fleet: Fleet, folder: Path, now: datetime.datetime) -> tuple[Issued, bool]:
-    """The authority that is there, or a new one that is not written yet."""
+    """The existing authority, or a new one that is not written yet."""
     certificate, key = folder / "ca.pem", folder / "ca.key"
     if certificate.is_file() != key.is_file():
         raise BadFile(
@@ -164,7 +165,7 @@ def _authority(fleet: Fleet, folder: Path, now: datetime.datetime) -> tuple[Issu
 
 
 def _check_authority(authority: Issued, folder: Path, now: datetime.datetime) -> None:
-    """Refuse to sign what nobody would accept."""
+    """Refuse an authority whose signatures other machines would not accept."""
     since, until = authority.certificate.not_valid_before_utc, authority.certificate.not_valid_after_utc
     here = f"this machine's clock says {moment(now)}"
     if authority.key.public_key() != authority.certificate.public_key():
@@ -185,7 +186,7 @@ def _check_authority(authority: Issued, folder: Path, now: datetime.datetime) ->
 
 
 def _check_own(path: Path, key: Path, authority: Issued, fresh: bool) -> None:
-    """Refuse to replace a certificate that this authority did not issue, or a key that was there before a fresh one."""
+    """Refuse to replace a certificate of another authority, or a key that existed before a fresh authority."""
     from cryptography import x509
 
     if not path.exists() and not (fresh and key.exists()):
@@ -205,7 +206,7 @@ def _check_own(path: Path, key: Path, authority: Issued, fresh: bool) -> None:
 def _still_good(
     path: Path, key: Path, name: str, names: Sequence[str], authority: Issued, now: datetime.datetime
 ) -> Issued | None:
-    """The certificate that is there, where the other side would accept it and it is not about to end."""
+    """The existing certificate, if the other side would accept it and it does not end soon."""
     from cryptography import x509
 
     try:

@@ -1,4 +1,4 @@
-"""The door of a running fleet: a client asks its coordinator how the members are, or about one image.
+"""Client access to a running coordinator: status and single-image inference.
 
 Members are asked by the coordinator only; a client never talks to them.
 """
@@ -17,10 +17,10 @@ from edgevit.data.images import MAX_MEGAPIXELS
 from edgevit.errors import DeviceUnreachable, EdgevitError, UsageError
 from edgevit.fleet.config import CLIENT, Security, client_config, leave, open_session
 from edgevit.fleet.frames import Frame
-from edgevit.fleet.health import State
+from edgevit.fleet.health import MemberState
 from edgevit.fleet.reach import why_not_connected
 from edgevit.fleet.trust import check_role
-from edgevit.fleet.wire import Encoding, Malformed, digest_of, door_key, status_key
+from edgevit.fleet.wire import Encoding, Malformed, client_key, digest_of, status_key
 from edgevit.schema.plan import Fleet
 
 if TYPE_CHECKING:
@@ -28,27 +28,29 @@ if TYPE_CHECKING:
     from edgevit.fleet.running import RunningFleet
 
 _ASK_S = 1.0
+"""Seconds that a member has to report its status; all members are asked at once."""
 _STATUS_S = 10.0
+"""Seconds that the coordinator has for a client's status query; it asks its members meanwhile, `_ASK_S` each."""
 _HEADER = struct.Struct("<4s8s16s")
 _KIND = b"EVc1"
 
 
 @dataclass(frozen=True)
 class MemberStatus:
-    """One member of a plan.
+    """The state of one member of a plan.
 
     Attributes:
         member: its name.
-        state: ``healthy``, ``absent``, ``another plan``, or ``suspect``: there, and does not answer.
-        round_trip_ms: of the question how it is.
-        latency_ms: of its last answer about an image, as the coordinator saw it.
+        state: ``healthy``, ``absent``, ``another plan``, or ``suspect``: present, but not answering.
+        round_trip_ms: of the status query, in milliseconds.
+        latency_ms: of its last answer about an image, as the coordinator measured it.
         rejoined: how often it came back.
-        said: what it says of itself.
-        why: where it is not healthy, why not, as far as the coordinator can know; or that it runs twice.
+        said: its own status report.
+        why: reason why it is not healthy, as far as the coordinator can know; or that it runs twice.
     """
 
     member: str
-    state: State
+    state: MemberState
     round_trip_ms: float | None = None
     latency_ms: float | None = None
     rejoined: int = 0
@@ -57,16 +59,16 @@ class MemberStatus:
 
 
 def member_states(running: RunningFleet) -> list[MemberStatus]:
-    """Ask every member that is there how it is, in parallel."""
+    """Query the status of every present member, in parallel."""
     there = [name for name, one in running.health.items() if one.state != "absent"]
     with ThreadPoolExecutor(max(1, len(there))) as pool:
-        said = dict(
+        reports = dict(
             zip(there, pool.map(lambda name: _ask(running.session, running.fleet.name, name), there), strict=True)
         )
     found, absences = [], running.absences()
     for name, health in running.health.items():
-        took, document, twice = said.get(name, (None, {}, ""))
-        state: State = "suspect" if health.state == "healthy" and took is None else health.state
+        took, document, twice = reports.get(name, (None, {}, ""))
+        state: MemberState = "suspect" if health.state == "healthy" and took is None else health.state
         latency = None if health.latency is None else round(health.latency * 1e3, 3)
         found.append(
             MemberStatus(name, state, took, latency, health.rejoined, document, twice or absences.get(name, ""))
@@ -75,27 +77,27 @@ def member_states(running: RunningFleet) -> list[MemberStatus]:
 
 
 def _ask(session: Any, fleet: str, member: str) -> tuple[float | None, dict[str, Any], str]:
-    """How long a member took to say how it is, what it said, and whether several answer to its name."""
+    """Query one member: (round trip in milliseconds, its report, a note where several answer to its name)."""
     import zenoh
 
-    start, took, heard = time.monotonic(), None, []
+    start, took, reports = time.monotonic(), None, []
     every = {"target": zenoh.QueryTarget.ALL, "consolidation": zenoh.ConsolidationMode.NONE}
     for reply in session.get(status_key(fleet, member), timeout=_ASK_S, **every):
         if reply.ok is not None:
             took = took or round((time.monotonic() - start) * 1e3, 3)
             try:
-                said = json.loads(bytes(reply.ok.payload))
+                report = json.loads(bytes(reply.ok.payload))
             except ValueError:
                 continue
-            if isinstance(said, dict):
-                heard.append(said)
-    places = {f"{one.get('host', '')} (process {one.get('pid', '')})" for one in heard}
+            if isinstance(report, dict):
+                reports.append(report)
+    places = {f"{one.get('host', '')} (process {one.get('pid', '')})" for one in reports}
     twice = f"{member}: runs more than once, on {' and '.join(sorted(places))}: stop one" if len(places) > 1 else ""
-    return (took, heard[0], twice) if heard else (None, {}, "")
+    return (took, reports[0], twice) if reports else (None, {}, "")
 
 
 def answer_document(running: RunningFleet, name: str, answer: Answer, top: int) -> dict[str, Any]:
-    """One answer as plain values; times in milliseconds."""
+    """One answer as a dictionary for JSON; times in milliseconds."""
     return {
         "image": name,
         "classes": [
@@ -113,8 +115,8 @@ def _milliseconds(seconds: dict[str, float]) -> dict[str, float]:
     return {member: round(value * 1e3, 3) for member, value in seconds.items()}
 
 
-class Door:
-    """Answers clients of a running fleet."""
+class ClientEndpoint:
+    """The coordinator's endpoint for clients: answers status queries and single images."""
 
     def __init__(self, running: RunningFleet) -> None:
         import zenoh
@@ -122,8 +124,8 @@ class Door:
         self._running, self._pool = running, ThreadPoolExecutor(2, "door")
         fleet, callback = running.fleet.name, zenoh.handlers.Callback
         self._held = [
-            running.session.declare_queryable(door_key(fleet, "status"), callback(self._status, indirect=False)),
-            running.session.declare_queryable(door_key(fleet, "infer"), callback(self._infer, indirect=False)),
+            running.session.declare_queryable(client_key(fleet, "status"), callback(self._status, indirect=False)),
+            running.session.declare_queryable(client_key(fleet, "infer"), callback(self._infer, indirect=False)),
         ]
 
     def _status(self, query: Any) -> None:
@@ -134,10 +136,10 @@ class Door:
             tally = self._running.tally
             members = [asdict(one) for one in member_states(self._running)]
             document = {"members": members, "tally": tally.document()}
-            query.reply(door_key(self._running.fleet.name, "status"), json.dumps(document).encode())
+            query.reply(client_key(self._running.fleet.name, "status"), json.dumps(document).encode())
 
     def _infer(self, query: Any) -> None:
-        """On the engine's thread: hand over, and reply when the answer is there."""
+        """Handle an image query on the engine's thread: hand it over, and reply once the answer is there."""
         try:
             frame = _frame(bytes(query.payload or b""), bytes(query.attachment or b""))
         except Malformed as error:
@@ -156,10 +158,10 @@ class Door:
         with query:
             top = len(self._running.plan.labels)
             document = answer_document(self._running, "", answer, top)
-            query.reply(door_key(self._running.fleet.name, "infer"), json.dumps(document).encode())
+            query.reply(client_key(self._running.fleet.name, "infer"), json.dumps(document).encode())
 
     def close(self) -> None:
-        """Ask no more."""
+        """Stop serving clients: withdraw the endpoints and drop requests that wait."""
         for one in self._held:
             one.undeclare()
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -179,24 +181,24 @@ def _frame(payload: bytes, attachment: bytes) -> Frame:
 
 
 class FleetClient:
-    """Asks a fleet that another process runs; use it as a context manager.
+    """Connects to a fleet that another process runs; use it as a context manager.
 
     Raises:
         BadFile: the client's certificate would not be accepted.
-        DeviceUnreachable: nobody listens there, or the certificates are refused.
+        DeviceUnreachable: nothing listens there, or the certificates are refused.
     """
 
     def __init__(
         self, fleet: Fleet, address: str, security: Security, *, plan: Path | None = None, explain: bool = True
     ) -> None:
-        """Connect.
+        """Connect to the coordinator.
 
         Args:
-            fleet: its name counts.
+            fleet: only its name is used.
             address: HOST:PORT of the coordinator.
             security: certificates, transport, or neither.
             plan: for what is said about certificates.
-            explain: whether to find out why nobody could be reached, which takes two seconds more.
+            explain: whether to find out why the connection fails, which takes two seconds more.
         """
         self._fleet, self._address = fleet.name, address
         if security.certs is not None:
@@ -212,7 +214,7 @@ class FleetClient:
             ) from error
 
     def status(self) -> dict[str, Any]:
-        """Members and counts.
+        """States of all members, and counts of requests.
 
         Raises:
             DeviceUnreachable: the coordinator does not answer.
@@ -229,7 +231,7 @@ class FleetClient:
         return self._get("infer", timeout, payload=payload, attachment=header)
 
     def _get(self, what: str, timeout: float, **further: Any) -> dict[str, Any]:
-        for reply in self._session.get(door_key(self._fleet, what), timeout=timeout, **further):
+        for reply in self._session.get(client_key(self._fleet, what), timeout=timeout, **further):
             if reply.ok is not None:
                 return json.loads(bytes(reply.ok.payload))
             raise EdgevitError(f"the coordinator refused: {bytes(reply.err.payload).decode(errors='replace')}")
@@ -238,7 +240,7 @@ class FleetClient:
         )
 
     def close(self) -> None:
-        """Leave."""
+        """Close the connection to the fleet."""
         leave(self._session.close)
 
     def __enter__(self) -> FleetClient:

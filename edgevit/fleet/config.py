@@ -1,4 +1,4 @@
-"""Configuration of the engine for each role; measured choices, see docs/fleet.md.
+"""Zenoh configuration for each role; measured choices, see docs/fleet.md.
 
 Members dial the coordinator, and only they dial. Requests are dropped rather than blocked, so that one frozen member
 cannot hold the others; the queue is large enough that the window never fills it. Shared memory is off: its promotion
@@ -18,15 +18,18 @@ from typing import Any, Literal
 
 from edgevit.errors import MissingDependency, UsageError
 from edgevit.fleet.trust import check_files
-from edgevit.fleet.wire import door_key, nudge_key
+from edgevit.fleet.wire import client_key, nudge_key
 from edgevit.schema.plan import Fleet
 
-Transport = Literal["quic", "tls"]
+SecureTransport = Literal["quic", "tls"]
 COORDINATOR, CLIENT = "coordinator", "client"
 _RESERVED = (COORDINATOR, CLIENT, "ca")
 _LEASE_MS, _KEEP_ALIVE = 2000, 4
+"""Milliseconds of silence after which a link counts as broken, and keep-alive messages in that time."""
 CLOSE_S = 3.0
+"""Seconds to wait for a session to close in order; over a bad link zenoh takes longer."""
 _RETRY = {"period_init_ms": 200, "period_max_ms": 400, "period_increase_factor": 1.5}
+"""Milliseconds between attempts to dial: at first, at most, and the factor from one to the next."""
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):\d{1,5}")
 _OPEN_MS = 1000
 """An attempt that began while the link was down backs off for seconds; a fresh one gets through at once."""
@@ -43,7 +46,7 @@ class Security:
     """
 
     certs: Path | None = None
-    transport: Transport = "quic"
+    transport: SecureTransport = "quic"
     insecure: bool = False
 
 
@@ -55,10 +58,10 @@ def _is_loopback(host: str) -> bool:
 
 
 def check_address(address: str, security: Security) -> None:
-    """Refuse what is no address, and a plain connection that leaves this machine, unless it was asked for.
+    """Refuse an invalid address, and an unprotected connection that leaves this machine unless it is allowed.
 
     Raises:
-        UsageError: it is none, or would leave.
+        UsageError: it is no address, or an unprotected connection would leave this machine.
     """
     if not _ADDRESS.fullmatch(address) or not 0 < int(address.rpartition(":")[2]) < 1 << 16:
         raise UsageError(f"{address!r} is no address", cure="write HOST:PORT, e.g. 192.168.1.10:7447 or [::1]:7447")
@@ -71,7 +74,7 @@ def check_address(address: str, security: Security) -> None:
 
 
 def check_names(fleet: Fleet) -> None:
-    """Refuse members whose names are roles.
+    """Refuse members that are named like a role.
 
     Raises:
         UsageError: one is.
@@ -122,7 +125,7 @@ def _protocol(security: Security) -> str:
 
 
 def over_quic(security: Security) -> bool:
-    """Whether connections repair losses by QUIC's rules, and not the kernel by TCP's."""
+    """Whether QUIC repairs packet losses, rather than the kernel's TCP."""
     return _protocol(security) == "quic"
 
 
@@ -136,7 +139,7 @@ def _connect(address: str, protocol: str, wait_ms: int) -> dict[str, Any]:
 
 
 def member_config(fleet: Fleet, name: str, address: str, security: Security) -> dict[str, Any]:
-    """A member: dials the coordinator for ever, listens nowhere, takes queries from the coordinator only."""
+    """Configuration of a member: dials the coordinator for ever, never listens, and takes queries from it only."""
     protocol = _protocol(security)
     config = {
         **_base(name, security, protocol),
@@ -158,7 +161,7 @@ def member_config(fleet: Fleet, name: str, address: str, security: Security) -> 
 
 
 def coordinator_config(fleet: Fleet, address: str, security: Security) -> dict[str, Any]:
-    """The coordinator: listens; a member may answer for its own sub-models only, a client may only ask."""
+    """Configuration of the coordinator: listens; members answer for their own sub-models, clients only ask."""
     protocol = _protocol(security)
     config = {
         **_base(COORDINATOR, security, protocol),
@@ -168,13 +171,13 @@ def coordinator_config(fleet: Fleet, address: str, security: Security) -> dict[s
     }
     if security.certs is not None:
         watch = ["declare_liveliness_subscriber", "liveliness_query"]
-        door = [door_key(fleet.name, what) for what in ("status", "infer")]
+        client_keys = [client_key(fleet.name, what) for what in ("status", "infer")]
         rules = [
             _rule("watch", ["egress"], watch, _alive(fleet)),
             _rule("nudge", ["egress"], ["put"], [nudge_key(fleet.name)]),
             _rule("nudgeable", ["ingress"], ["declare_subscriber"], [nudge_key(fleet.name)]),
-            _rule("client-asks", ["ingress"], ["query"], door),
-            _rule("client-hears", ["egress"], ["reply", "declare_queryable"], door),
+            _rule("client-asks", ["ingress"], ["query"], client_keys),
+            _rule("client-hears", ["egress"], ["reply", "declare_queryable"], client_keys),
         ]
         subjects = {CLIENT: ["client-asks", "client-hears"]}
         for member in fleet.member:
@@ -190,7 +193,7 @@ def coordinator_config(fleet: Fleet, address: str, security: Security) -> dict[s
 
 
 def client_config(address: str, security: Security) -> dict[str, Any]:
-    """Somebody who asks a running coordinator."""
+    """Configuration of a client of a running coordinator."""
     protocol = _protocol(security)
     return {
         **_base(CLIENT, security, protocol),
@@ -201,7 +204,7 @@ def client_config(address: str, security: Security) -> dict[str, Any]:
 
 
 def local_config() -> dict[str, Any]:
-    """The whole fleet in one process: no socket at all."""
+    """Configuration of the whole fleet in one process, without sockets."""
     return {**_base("local", Security(), "tcp"), "listen": {"endpoints": []}, "connect": {"endpoints": []}}
 
 
@@ -228,7 +231,7 @@ def _access(rules: list[dict[str, Any]], subjects: dict[str, list[str]]) -> dict
 
 
 def leave(*calls: Callable[[], None]) -> None:
-    """Say goodbye, in order. The engine may take seconds for it over a bad link: it is not waited for long."""
+    """Close a session in order, waiting a limited time: over a bad link the engine may take seconds."""
 
     def say() -> None:
         for call in calls:
@@ -240,7 +243,7 @@ def leave(*calls: Callable[[], None]) -> None:
 
 
 def import_zenoh() -> Any:
-    """The engine.
+    """Import zenoh, or say which extra installs it.
 
     Raises:
         MissingDependency: it is not installed.
@@ -253,7 +256,7 @@ def import_zenoh() -> Any:
 
 
 def open_session(config: dict[str, Any], what: str) -> Any:
-    """Open a session of the engine.
+    """Open a zenoh session.
 
     Args:
         config: from this module.
@@ -268,20 +271,20 @@ def open_session(config: dict[str, Any], what: str) -> Any:
     try:
         return zenoh.open(zenoh.Config.from_json5(json.dumps(config)))
     except zenoh.ZError as error:
-        said = plain_reason(str(error))
-        raise UsageError(f"{what} failed", where=said, cure=_listening_cure(said)) from error
+        reason = plain_reason(str(error))
+        raise UsageError(f"{what} failed", where=reason, cure=_listening_cure(reason)) from error
 
 
 def plain_reason(text: str) -> str:
-    """What the engine says, without the places in its own source."""
+    """The engine's error message without the places in its own source."""
     return re.sub(r"\s+at /\S+\.rs:\d+\.*", "", text).strip()[:300]
 
 
-def _listening_cure(said: str) -> str:
-    if re.search("in use", said, re.IGNORECASE):
+def _listening_cure(reason: str) -> str:
+    if re.search("in use", reason, re.IGNORECASE):
         return "another program listens there, a coordinator perhaps: edgevit fleet status PLAN asks it; or --listen"
-    if re.search("cannot assign|not available|lookup", said, re.IGNORECASE):
+    if re.search("cannot assign|not available|lookup", reason, re.IGNORECASE):
         return "--listen takes an address of this machine, as `hostname -I` shows them, or 0.0.0.0:PORT for all"
-    if re.search("permission", said, re.IGNORECASE):
+    if re.search("permission", reason, re.IGNORECASE):
         return "take a port above 1023: --listen HOST:PORT"
     return "another address? another program on that port?"

@@ -1,4 +1,4 @@
-"""Scatter an image, gather features until a deadline, fuse what came, and account for every member.
+"""Sends an image to all members, gathers features until a deadline, fuses them, and accounts for every member.
 
 Policy only: framing, delivery, membership and security are the engine's. All of it runs on one event loop; the
 engine's threads hand over and nothing else.
@@ -40,17 +40,21 @@ from edgevit.fleet.wire import (
 from edgevit.schema.plan import Plan
 
 WINDOW = 4
+"""Images in progress at once. docs/fleet.md measures 98.6 % of what the slowest member can compute with it."""
 _LEAST_PROBE_S = 1.0
+"""Seconds that a probe of a suspect may take at least, even where an image's deadline is shorter."""
 _REPAIR_S, _LOSSY_S = 0.01, 30.0
+"""Seconds beyond twice the usual time that show a repaired loss, and for which the link then counts as lossy."""
 _NOT_ASKED: dict[str, Outcome] = {"absent": "absent", "another plan": "another plan", "suspect": "suspect"}
 _SERVICE_WEIGHT = 0.1
+"""Weight of the newest measurement in the moving averages of service time and of each member's network time."""
 _CAUTION = 0.75
 """Share of the time left that a request may be expected to take."""
 
 
 @dataclass
 class _Flight:
-    """One request in the air."""
+    """One request in progress."""
 
     number: int
     sent: float
@@ -63,23 +67,23 @@ class _Flight:
     waited: dict[str, float] = field(default_factory=dict)
 
     def settle(self, member: str, outcome: Outcome) -> None:
-        """What became of a member; the last one ends the request."""
+        """Record the outcome of one member; the last one ends the request."""
         self.outcomes[member] = outcome
         self.waiting.discard(member)
         if not self.waiting:
             self.end()
 
     def end(self) -> None:
-        """Whatever came, it is over."""
+        """End the request with whatever has arrived."""
         if not self.done.done():
             self.done.set_result(None)
 
 
 class Coordinator:
-    """Asks the members of a plan through one session of the engine.
+    """Queries the members of a plan through one zenoh session.
 
     Attributes:
-        health: of each member, live.
+        health: of each member, updated with every request.
         tally: of all requests so far.
     """
 
@@ -127,7 +131,7 @@ class Coordinator:
         return self._session.liveliness().declare_subscriber(all_alive(self._fleet), handler, history=True)
 
     def _hand_over(self, call: Callable[..., None], *values: Any) -> None:
-        """From any thread to the event loop, which is woken once for all that arrives together."""
+        """Pass a message from any thread to the event loop, which is woken once per batch."""
         self._inbox.append((call, values))
         if self._woken:
             return
@@ -168,7 +172,7 @@ class Coordinator:
                     flight.settle(member, "gone")
 
     async def wait_for(self, members: int, timeout: float) -> bool:
-        """Wait until so many members are there; False where the time is over first."""
+        """Wait until ``members`` members are present; False where the time is over first."""
         ends = time.monotonic() + timeout
         while sum(one.state == "healthy" for one in self.health.values()) < members:
             self._arrived.clear()
@@ -269,7 +273,7 @@ class Coordinator:
             self._send(member, flight.number, payload, header, budget)
 
     def _watch_link(self, member: str, now: float, network: float) -> None:
-        """Take a message that was far slower than the member's usual ones for a loss that was repaired."""
+        """Treat a message that was far slower than the member's usual ones as a repaired packet loss."""
         usual = self._usual.setdefault(member, network)
         if self._quic and network > 2 * usual + _REPAIR_S:
             self._lossy_until = now + _LOSSY_S
@@ -280,7 +284,7 @@ class Coordinator:
         return flight.sent < self._lossy_until
 
     def _nudge(self) -> None:
-        """A packet behind an image, see `FOLLOW_S`."""
+        """Send a packet behind an image, see `FOLLOW_S`."""
         import zenoh
 
         self._session.put(self._nudge_key, b"", congestion_control=zenoh.CongestionControl.DROP, express=True)
@@ -290,20 +294,20 @@ class Coordinator:
 
         sent = time.monotonic()
 
-        def heard(reply: Any) -> None:
-            said = reply.ok
-            if said is None:
+        def on_reply(reply: Any) -> None:
+            sample = reply.ok
+            if sample is None:
                 self._hand_over(self._on_error, member, number, bytes(reply.err.payload))
             else:
-                extra = bytes(said.attachment) if said.attachment is not None else b""
-                found = bytes(said.payload)
+                extra = bytes(sample.attachment) if sample.attachment is not None else b""
+                found = bytes(sample.payload)
                 if extra or found:  # nothing at all is a packet that follows an answer
                     self._hand_over(self._on_reply, member, number, found, extra, sent, budget)
 
         try:
             self._session.get(
                 infer_key(self._fleet, member),
-                zenoh.handlers.Callback(heard, indirect=False),
+                zenoh.handlers.Callback(on_reply, indirect=False),
                 payload=payload,
                 attachment=header,
                 timeout=max(budget, 1e-3),
@@ -340,11 +344,11 @@ class Coordinator:
         flight.compute[member], flight.waited[member] = reply.compute, reply.waited
         flight.settle(member, "answered")
 
-    def _on_error(self, member: str, number: int, said: bytes) -> None:
+    def _on_error(self, member: str, number: int, error: bytes) -> None:
         kinds: dict[bytes, Outcome] = {BUSY: "busy", EXPIRED: "expired", OTHER_PLAN: "another plan"}
-        if said in (b"", b"Timeout") or b"imeout" in said:
+        if error in (b"", b"Timeout") or b"imeout" in error:
             return  # the deadline settles it
-        self._failed(member, self._flights.get(number), kinds.get(said, "failed"))
+        self._failed(member, self._flights.get(number), kinds.get(error, "failed"))
 
     def _failed(self, member: str, flight: _Flight | None, outcome: Outcome) -> None:
         if flight is None or member not in flight.waiting:
@@ -369,7 +373,7 @@ class Coordinator:
         )
 
     def _shares(self, features: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
-        """[1, classes] from the features of the members that answered."""
+        """Class probabilities [1, classes] from the features of the members that answered."""
         at = dict.fromkeys(self.health, 0)
         given: list[NDArray[np.float32] | None] = []
         for one in self._plan.sub_models:

@@ -1,4 +1,4 @@
-"""Images on their way to the members: at the model's size, encoded."""
+"""Images as they are sent to members: at the model's size, encoded."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
 _QUALITY = 95
+"""JPEG quality, without chroma subsampling: the default encoding of docs/fleet.md."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One image on its way.
+    """One encoded image.
 
     Attributes:
-        name: of the file, or the number of a frame.
-        payload: as it travels.
+        name: of the file, or the number of a video frame.
+        payload: the encoded bytes.
         encoding: of the payload.
     """
 
@@ -35,7 +36,7 @@ class Frame:
 
 
 def encode(picture: Picture, rule: Preprocessing, encoding: Encoding) -> bytes:
-    """A picture at the model's size, as it travels: JPEG at quality 95 without chroma subsampling, PNG or raw."""
+    """Encode a picture at the model's size: JPEG at quality 95 without chroma subsampling, PNG or raw."""
     from PIL import Image
 
     pixels = to_model_size(picture, rule)
@@ -51,13 +52,13 @@ def encode(picture: Picture, rule: Preprocessing, encoding: Encoding) -> bytes:
 
 
 def frames(source: str, rule: Preprocessing, encoding: Encoding, skip: Skip = refuse) -> Iterator[Frame]:
-    """All images of a source, as they travel.
+    """All images of a source, encoded for sending.
 
     Args:
         source: as for `captured_pictures`.
         rule: the model's size.
         encoding: how images travel.
-        skip: is told about pictures that cannot be read; without it the first one is an error.
+        skip: called for pictures that cannot be read; without it the first one is an error.
 
     Raises:
         EdgevitError: as for `captured_pictures`.

@@ -1,4 +1,4 @@
-"""One member of a fleet: answers for its own sub-models, and says when it cannot.
+"""A member of a fleet: computes features with its own sub-models, and reports when it cannot.
 
 Needs numpy, Pillow, the runtime of its bundle and the engine: no torch.
 """
@@ -52,18 +52,19 @@ from edgevit.schema.model import Preprocessing
 from edgevit.schema.plan import Plan, SubModel
 from edgevit.verify.judge import judge, why_not_here
 
-Compute = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+ComputeFeatures = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """[H, W, 3] uint8 at the model's size to the features of all of a member's sub-models, one after another."""
 QUEUE = 8
+"""Images that may wait at a member, twice the coordinator's default window; further ones are refused as ``busy``."""
 
 
-def load_compute(folder: Path, plan: Plan, member: str) -> Compute:
+def load_compute(folder: Path, plan: Plan, member: str) -> ComputeFeatures:
     """Load a member's bundles, check every digest, and run their golden inputs.
 
     Args:
         folder: the plan's; other members' bundles need not be there.
-        plan: what it says.
-        member: whose.
+        plan: its description.
+        member: name of the member.
 
     Raises:
         UnknownName: the plan has no such member.
@@ -79,7 +80,7 @@ def load_compute(folder: Path, plan: Plan, member: str) -> Compute:
     return lambda pixels: np.concatenate([runner(pixels) for runner in runners])
 
 
-def _load(folder: Path, sub_model: SubModel) -> Compute:
+def _load(folder: Path, sub_model: SubModel) -> ComputeFeatures:
     bundle = read_bundle(folder / sub_model.bundle)
     if sha256_file(bundle.path / MANIFEST) != sub_model.bundle_sha256:
         raise CheckFailed(
@@ -106,7 +107,7 @@ def _load(folder: Path, sub_model: SubModel) -> Compute:
 
 
 def _runner(backend: str, entry: Path) -> Callable[[NDArray[Any]], NDArray[np.float32]]:
-    """Load a model.
+    """Load a bundle's model into its runtime.
 
     Raises:
         EnvironmentIncomplete: its runtime is missing; on a 32-bit system it cannot be had.
@@ -124,10 +125,10 @@ def _runner(backend: str, entry: Path) -> Callable[[NDArray[Any]], NDArray[np.fl
 
 
 def decode(payload: bytes, encoding: Encoding, rule: Preprocessing) -> NDArray[np.uint8]:
-    """An image as it came over the network, at the model's size: [H, W, 3] uint8.
+    """Decode an image received over the network, at the model's size: [H, W, 3] uint8.
 
     Raises:
-        Malformed: it is no such image.
+        Malformed: it cannot be decoded, or has another size.
     """
     height, width = rule.size
     if encoding == "raw":
@@ -148,7 +149,7 @@ def decode(payload: bytes, encoding: Encoding, rule: Preprocessing) -> NDArray[n
 
 @dataclass
 class Counts:
-    """What a member did since it started."""
+    """What a member has counted since it started."""
 
     answered: int = 0
     busy: int = 0
@@ -165,7 +166,7 @@ class _Work:
 
 @dataclass
 class Serving:
-    """A member at work in an open session; `serve` makes one.
+    """A member that answers queries in an open session; made by `serve`.
 
     Attributes:
         session: of the engine.
@@ -174,7 +175,7 @@ class Serving:
         digest: of its bundles.
         rule: size and normalisation of images.
         compute: the sub-models.
-        notice: is told in one line about what happens.
+        notice: called with one line about each event.
     """
 
     session: Any
@@ -182,7 +183,7 @@ class Serving:
     member: str
     digest: bytes
     rule: Preprocessing
-    compute: Compute
+    compute: ComputeFeatures
     notice: Callable[[str], None] = lambda text: None
     counts: Counts = field(default_factory=Counts)
     started: float = field(default_factory=time.time)
@@ -193,7 +194,7 @@ class Serving:
     _threads: list[threading.Thread] = field(default_factory=list)
 
     def open(self) -> None:
-        """Start to answer; returns at once."""
+        """Start answering; returns at once."""
         import zenoh
 
         self._threads = [
@@ -213,7 +214,7 @@ class Serving:
         ]
 
     def close(self) -> None:
-        """Take back the token and stop after what is being computed; queries that wait are finished unanswered."""
+        """Withdraw the token and stop after the current computation; waiting queries end unanswered."""
         for one in reversed(self._held):
             one.undeclare()
         self._held = []
@@ -228,7 +229,7 @@ class Serving:
         self._threads = []
 
     def _asked(self, query: Any) -> None:
-        """On the engine's thread: only enqueue."""
+        """Enqueue a query; runs on the engine's thread."""
         if self._jobs.qsize() < QUEUE:
             self._jobs.put(_Work(query, time.perf_counter()))
             return
@@ -260,16 +261,16 @@ class Serving:
 
         first, last = FOLLOW_S
         while (one := self._answered.get()) is not None:
-            query, said = one
-            time.sleep(max(0.0, said + first - time.perf_counter()))
+            query, answered_at = one
+            time.sleep(max(0.0, answered_at + first - time.perf_counter()))
             if self._answered.empty():  # otherwise another answer followed already
                 with suppress(zenoh.ZError):  # who asked is gone
                     query.reply(infer_key(self.fleet, self.member), b"", express=True)
-                time.sleep(max(0.0, said + last - time.perf_counter()))
+                time.sleep(max(0.0, answered_at + last - time.perf_counter()))
             query.drop()
 
     def _answer(self, query: Any, arrived: float) -> bool:
-        """Answer or refuse a query, and say whether packets should follow; who calls ends the query."""
+        """Answer or refuse a query, and return whether packets should follow; the caller ends the query."""
         payload = bytes(query.payload) if query.payload is not None else b""
         attachment = bytes(query.attachment) if query.attachment is not None else b""
         request = read_request(attachment, payload)
@@ -295,7 +296,7 @@ class Serving:
             query.reply(status_key(self.fleet, self.member), json.dumps(self.status()).encode())
 
     def status(self) -> dict[str, Any]:
-        """How it is, as plain values."""
+        """The status report as a dictionary for JSON."""
         return {
             "member": self.member,
             "edgevit": metadata.version("edgevit"),
@@ -310,6 +311,6 @@ class Serving:
         }
 
 
-def serving(session: Any, fleet: str, plan: Plan, member: str, compute: Compute, **further: Any) -> Serving:
-    """A member of a plan in an open session, not yet answering."""
+def serving(session: Any, fleet: str, plan: Plan, member: str, compute: ComputeFeatures, **further: Any) -> Serving:
+    """A member of a plan in an open session that does not answer yet."""
     return Serving(session, fleet, member, member_digest(plan, member), plan.preprocess.rule(), compute, **further)

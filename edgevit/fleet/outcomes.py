@@ -1,4 +1,4 @@
-"""What became of each image: answers, and counts in which every request stands once for every member."""
+"""The outcome of each image: answers, and counts in which every request appears once for every member."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Answer:
         number: of the request.
         shares: [classes] probabilities; None where no member answered.
         method: ``fused`` by the trained head, by the members' own ``scores``, or ``none``.
-        members: what became of each.
+        members: the outcome of each member.
         latency: seconds from asking to the answer.
         compute: seconds that each member says it computed.
         waited: seconds that the image waited at each member before that.
@@ -46,13 +46,13 @@ class Answer:
 
 @dataclass
 class Tally:
-    """Counts that add up: every request is in ``requests`` once, and in ``members`` once for every member.
+    """Counts of outcomes: each request counts once in ``requests``, and once in ``members`` for every member.
 
     Attributes:
-        requests: how many were asked, those shed included.
+        requests: number of requests, those shed included.
         complete: answered by every member of the plan.
-        partial: answered by some.
-        none: answered by no one.
+        partial: answered by some members.
+        none: answered by no member.
         shed: refused at once, because they could not have been answered in time.
         members: by member and outcome.
         late: answers that came after their request was over, by member; none was used.
@@ -67,7 +67,7 @@ class Tally:
     late: Counter[str] = field(default_factory=Counter)
 
     def count(self, answer: Answer) -> None:
-        """Take in one answer."""
+        """Add one answer to the counts."""
         self.requests += 1
         outcomes = list(answer.members.values())
         if "shed" in outcomes:
@@ -82,7 +82,7 @@ class Tally:
             self.members.setdefault(name, Counter())[outcome] += 1
 
     def document(self) -> dict[str, Any]:
-        """As plain values."""
+        """The counts as a dictionary for JSON, under the names that the command line prints."""
         return {
             "images": self.requests,
             "complete": self.complete,
@@ -94,6 +94,6 @@ class Tally:
         }
 
     def adds_up(self) -> bool:
-        """Whether nothing was lost or counted twice."""
+        """Whether each request was counted exactly once."""
         whole = self.complete + self.partial + self.none + self.shed == self.requests
         return whole and all(sum(one.values()) == self.requests for one in self.members.values())

@@ -1,4 +1,4 @@
-"""Whether a session is connected, and why it is not.
+"""Watches whether a session is connected, and finds out why it is not.
 
 The engine dials for ever without a word. Why it fails is in its log only, which goes to the standard output of a
 process and can be set up once in its life: so the question is asked by a process of its own, which dials once.
@@ -19,6 +19,7 @@ from typing import Any
 from edgevit.fleet.config import plain_reason
 
 _ONCE_MS, _ASK_S = 1500, 15.0
+"""Milliseconds for the one attempt to dial, and seconds for the process that makes it."""
 _LOG = "zenoh::net::runtime::orchestrator=debug"
 _DIAL = (
     "import sys, zenoh; zenoh.init_log_from_env_or('off'); "
@@ -88,7 +89,7 @@ def why_not_connected(config: dict[str, Any]) -> str:
 
 
 def reason(log: str, endpoint: str) -> str:
-    """What the engine's log of failed attempts means.
+    """The meaning of the engine's log of failed attempts, in one line.
 
     Args:
         log: with lines of the engine's orchestrator.
@@ -98,25 +99,25 @@ def reason(log: str, endpoint: str) -> str:
     host, _, port = address.rpartition(":")
     words = {"host": host.strip("[]"), "port": port, "kind": "UDP" if protocol == "quic" else "TCP"}
     attempts = re.findall(r"Unable to connect to configured peer \S+! (.*)", log)
-    said = next((one for one in attempts if "deadline has elapsed" not in one), "")
+    attempt = next((one for one in attempts if "deadline has elapsed" not in one), "")
     for pattern, meaning in _REASONS:
-        if re.search(pattern, said, re.IGNORECASE):
+        if re.search(pattern, attempt, re.IGNORECASE):
             return meaning.format(**words)
-    if said:
-        return plain_reason(said).partition(". Retry in")[0]
+    if attempt:
+        return plain_reason(attempt).partition(". Retry in")[0]
     return _SILENT.format(**words)
 
 
 @dataclass
 class Connection:
-    """Watches a session that dials: says when it is connected, when no more, and after a while why not.
+    """Watches a session that dials: reports connection, loss, and after a while the reason of failure.
 
     Attributes:
         session: of the engine.
         address: that it dials.
         config: of the session, to find out why it is not connected.
         ready: what to say first when it is connected.
-        notice: is told in one line about what happens.
+        notice: called with one line about each event.
     """
 
     session: Any
@@ -132,7 +133,7 @@ class Connection:
     _listener: Any = None
 
     def open(self, now: float) -> None:
-        """Begin to watch; `look` then has to be called now and then."""
+        """Start watching; `look` must then be called regularly."""
         import zenoh
 
         def seen(event: Any) -> None:
@@ -145,7 +146,7 @@ class Connection:
             self.notice(f"not connected yet: dialling the coordinator at {self.address}")
 
     def close(self) -> None:
-        """Watch no more."""
+        """Stop watching the session."""
         if self._listener is not None:
             self._listener.undeclare()
             self._listener = None

@@ -1,4 +1,4 @@
-"""A fleet that runs: its coordinator on an event loop of its own, for programs that have none."""
+"""A running fleet: the coordinator on an event loop of its own, for synchronous programs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgevit.bundle.loaded import Prediction
 from edgevit.core.fusion import read_head
 from edgevit.data.pixels import as_picture
 from edgevit.errors import DeviceUnreachable
-from edgevit.fleet.clients import Door
+from edgevit.fleet.clients import ClientEndpoint
 from edgevit.fleet.config import (
     CLOSE_S,
     COORDINATOR,
@@ -30,14 +30,14 @@ from edgevit.fleet.config import (
 )
 from edgevit.fleet.coordinator import WINDOW, Coordinator
 from edgevit.fleet.frames import Frame, encode
-from edgevit.fleet.health import Health, State
+from edgevit.fleet.health import Health, MemberState
 from edgevit.fleet.member import Serving, load_compute, serving
 from edgevit.fleet.outcomes import Answer, Tally
 from edgevit.fleet.trust import Credentials, check_role, clock, not_covered, why_refused
 from edgevit.fleet.wire import Encoding
 from edgevit.schema.plan import FLEET, FUSION, Fleet, Plan, read_fleet, read_plan
 
-Role = Literal["coordinator", "local"]
+FleetRole = Literal["coordinator", "local"]
 T = TypeVar("T")
 _LOOK_S = 60.0
 """A clock may be set while a fleet runs: how long it takes at most to be seen."""
@@ -45,21 +45,21 @@ _LOOK_S = 60.0
 
 @dataclass(frozen=True)
 class FleetOptions:
-    """How a fleet is reached and asked.
+    """How a fleet is reached and queried.
 
     Attributes:
         role: ``coordinator`` listens for the members; ``local`` is the whole fleet in this process.
         address: HOST:PORT, None for the fleet's file's.
         deadline: seconds for one image, None for the fleet's file's.
-        window: images in the air at once.
+        window: number of images in progress at once.
         shed: refuse images that could not be answered in time.
         method: ``fused`` by the trained head, or by the members' own ``scores``.
-        encoding: how images travel.
+        encoding: how images are encoded for sending.
         security: certificates, transport, or neither.
-        fleet: the fleet's file, None for the plan's own.
+        fleet: path of a fleet file, None for the plan's own.
     """
 
-    role: Role = "coordinator"
+    role: FleetRole = "coordinator"
     address: str | None = None
     deadline: float | None = None
     window: int = WINDOW
@@ -71,18 +71,18 @@ class FleetOptions:
 
 
 def read_fleet_of(folder: Path, other: Path | None) -> Fleet:
-    """The fleet's file of a plan, or another."""
+    """The fleet file of a plan, or another one."""
     fleet = read_fleet(other or folder / FLEET)
     check_names(fleet)
     return fleet
 
 
 class RunningFleet:
-    """A plan's fleet, ready to be asked; use it as a context manager.
+    """A plan's fleet, ready for images; use it as a context manager.
 
     Attributes:
-        plan: what runs.
-        fleet: where.
+        plan: the plan that runs.
+        fleet: members and addresses.
         options: how.
         rule: how a picture becomes a member's input.
         session: of the engine.
@@ -115,7 +115,7 @@ class RunningFleet:
         self.coordinator = self.call(self._start())
         if self._trusted is not None:
             self._submit(self._watch_certificates(self._trusted))
-        self._door = Door(self) if options.role == "coordinator" else None
+        self._endpoint = ClientEndpoint(self) if options.role == "coordinator" else None
 
     def _local(self) -> tuple[str, ...]:
         return self.plan.members() if self.options.role == "local" else ()
@@ -160,21 +160,21 @@ class RunningFleet:
 
     @property
     def deadline(self) -> float:
-        """Seconds for one image."""
+        """Seconds that one image may take."""
         return self.options.deadline or self.fleet.deadline_ms / 1e3
 
     @property
     def health(self) -> dict[str, Health]:
-        """Of each member, live."""
+        """The record of each member, updated with every request."""
         return self.coordinator.health
 
     @property
     def tally(self) -> Tally:
-        """Of all images so far."""
+        """Counts of all images so far."""
         return self.coordinator.tally
 
     def wait_for(self, members: int, timeout: float) -> bool:
-        """Wait until so many members are there; False where the time is over first."""
+        """Wait until ``members`` members are present; False where the time is over first."""
         return self.call(self.coordinator.wait_for(members, timeout))
 
     def gather(self, seconds: float) -> list[str]:
@@ -195,23 +195,26 @@ class RunningFleet:
         return missing
 
     def absences(self) -> dict[str, str]:
-        """Why each member that is not healthy is not, as far as that can be known here; one line each."""
+        """For each member that is not healthy, one line with the reason, as far as it can be known here."""
         linked = {link.auth_identifier for link in self.session.info.links()}
         certs = self.options.security.certs
         found = {}
         for name, one in self.health.items():
             if one.state != "healthy":
-                found[name] = f"{name}: {_absence(name, one.state, name in linked, certs)}"
+                found[name] = f"{name}: {_absence_reason(name, one.state, name in linked, certs)}"
         return found
 
     def ask(self, frame: Frame) -> Future[Answer]:
-        """Ask about one image; the future is done by the deadline, and waits first where the window is full."""
+        """Submit one image; the future ends by the deadline.
+
+        Where the window is full, the call waits first.
+        """
         return self._submit(
             self.coordinator.infer(frame.payload, frame.encoding, self.deadline, shed=self.options.shed)
         )
 
     def stream(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, Answer]]:
-        """Ask about many, several at once; answers come in the images' order."""
+        """Submit many images, several at once; answers come in the images' order."""
         flying: deque[tuple[Frame, Future[Answer]]] = deque()
         for frame in frames:
             flying.append((frame, self.ask(frame)))
@@ -243,11 +246,11 @@ class RunningFleet:
         return [Prediction(int(i), self.plan.labels[int(i)], float(answer.shares[i])) for i in order]
 
     def close(self) -> None:
-        """Leave the fleet; futures of images still in the air are cancelled."""
+        """Leave the fleet; futures of images in progress are cancelled."""
         if self._loop.is_closed():
             return
-        if self._door is not None:
-            self._door.close()
+        if self._endpoint is not None:
+            self._endpoint.close()
         self.call(_cancel_others())
         self.call(self.coordinator.close())
         for member in self._members:
@@ -264,8 +267,8 @@ class RunningFleet:
         self.close()
 
 
-def _absence(name: str, state: State, linked: bool, certs: Path | None) -> str:
-    """Why a member is not there, in one line."""
+def _absence_reason(name: str, state: MemberState, linked: bool, certs: Path | None) -> str:
+    """The reason why a member is absent, in one line."""
     if state == "another plan":
         return "is there with bundles of another plan: copy the plan's folder to its device again"
     if state == "suspect":

@@ -1,4 +1,4 @@
-"""`edgevit fleet serve`: one member, until it is told to stop."""
+"""`edgevit fleet serve`: runs one member until it is stopped."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from pathlib import Path
 
 from edgevit.errors import UnknownName, UsageError
 from edgevit.fleet.config import Security, check_address, leave, member_config, open_session
-from edgevit.fleet.member import Compute, Counts, load_compute, serving
+from edgevit.fleet.member import ComputeFeatures, Counts, load_compute, serving
 from edgevit.fleet.reach import Connection
 from edgevit.fleet.running import read_fleet_of
 from edgevit.fleet.trust import Credentials, check_role
 from edgevit.schema.plan import read_plan
 
 _WARN_EVERY_S = 86_400.0
+"""Seconds between two warnings that a certificate ends soon: a day."""
 _LOOK_S = 0.5
 """A signal that one of the engine's threads receives does not wake the thread that waits; it has to look."""
 
@@ -27,7 +28,7 @@ def serve(
     address: str | None = None,
     security: Security | None = None,
     fleet_file: Path | None = None,
-    compute: Compute | None = None,
+    compute: ComputeFeatures | None = None,
     stop: threading.Event | None = None,
     notice: Callable[[str], None] = lambda text: None,
 ) -> None:
@@ -41,9 +42,9 @@ def serve(
         address: HOST:PORT of the coordinator, None for the fleet's file's.
         security: certificates, transport, or neither.
         fleet_file: None for the plan's own.
-        compute: in place of the member's bundles.
+        compute: computes features in place of the member's bundles.
         stop: ends it.
-        notice: is told in one line about what happens.
+        notice: called with one line about each event.
 
     Raises:
         UnknownName: the plan has no such member.
@@ -88,7 +89,7 @@ def _trusted(member: str, security: Security, plan: Path) -> Credentials | None:
 def _stay(
     stop: threading.Event, connection: Connection, trusted: Credentials | None, notice: Callable[[str], None]
 ) -> None:
-    """Until told to stop, or the certificate has ended; warns of its end once a day."""
+    """Wait until stopped or until the certificate has ended; warns of its end once a day."""
     warned = -_WARN_EVERY_S
     while not stop.wait(_LOOK_S):
         now = time.monotonic()

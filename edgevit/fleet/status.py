@@ -1,4 +1,4 @@
-"""`edgevit fleet status`: who is there, with which bundles, how fast and how busy."""
+"""`edgevit fleet status`: which members are present, with which bundles, how fast and how busy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def fleet_status(
     wait: float = 3.0,
     notice: Callable[[str], None] = lambda text: None,
 ) -> list[MemberStatus]:
-    """Ask every member of a plan how it is.
+    """Query the status of every member of a plan.
 
     Goes through the coordinator where one runs; otherwise listens in its place until the members have come.
 
@@ -32,7 +32,7 @@ def fleet_status(
         security: certificates, transport, or neither.
         fleet_file: None for the plan's own.
         wait: seconds for members to come.
-        notice: is told in one line about what happens.
+        notice: called with one line about each event.
 
     Raises:
         BadFile: no plan, or a certificate that would not be accepted.
@@ -55,7 +55,7 @@ def fleet_status(
 
 
 def _in_its_place(folder: Path, options: FleetOptions, address: str, notice: Callable[[str], None]) -> RunningFleet:
-    """A coordinator for a moment, where none lets this client in.
+    """Run a temporary coordinator, where none accepts this client.
 
     Raises:
         DeviceUnreachable: the address is another machine's, or what listens there refuses this client.

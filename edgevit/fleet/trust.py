@@ -1,4 +1,4 @@
-"""Whether this machine's certificate will be accepted: read, signed, named and in time, before anything is dialled.
+"""Checks this machine's certificate before anything is dialled: readable, signed, right name, valid now.
 
 The engine retries for ever and says nothing where a handshake is refused, so what can be known here is checked here.
 """
@@ -22,12 +22,12 @@ _CLOCK = "set this machine's clock, then start again: sudo timedatectl set-ntp t
 
 @dataclass(frozen=True)
 class Credentials:
-    """A role's certificate that was found good.
+    """A role's certificate that passed all checks.
 
     Attributes:
         name: of the role.
         path: of the file that ends first, the certificate or the authority.
-        ends: when that is.
+        ends: end of its validity.
         renew: the command that makes new ones.
     """
 
@@ -37,11 +37,11 @@ class Credentials:
     renew: str
 
     def ended(self, now: datetime.datetime | None = None) -> bool:
-        """Whether it is over."""
+        """Whether its validity is over."""
         return (now or clock()) >= self.ends
 
     def warning(self, now: datetime.datetime | None = None) -> str:
-        """What to say of one that ends soon or has ended, one line; empty for all others."""
+        """One line about a certificate that ends soon or has ended; empty for all others."""
         left = self.ends - (now or clock())
         if left > SOON:
             return ""
@@ -52,17 +52,17 @@ class Credentials:
 
 
 def clock() -> datetime.datetime:
-    """This machine's clock."""
+    """The current time in UTC by this machine's clock, which decides whether a certificate is valid."""
     return datetime.datetime.now(datetime.UTC)
 
 
 def moment(when: datetime.datetime) -> str:
-    """A date for people."""
+    """A date and time as shown in messages."""
     return f"{when:%Y-%m-%d %H:%M} UTC"
 
 
 def renewal(folder: Path, name: str, plan: Path | None) -> str:
-    """The command that makes a role's files again, and where it has to be typed."""
+    """The command that renews a role's files, and the machine to run it on."""
     which = shlex.quote(str(plan)) if plan else "PLAN"
     if (folder / "ca.key").is_file():
         return f"edgevit fleet certs {which} --out {shlex.quote(str(folder))} --renew"
@@ -107,13 +107,13 @@ def _end(one: tuple[Any, Path, str]) -> datetime.datetime:
 
 
 def new_authority(plan: Path | None) -> str:
-    """What to do where the authority itself is over: nothing that it signs is accepted."""
+    """The cure where the authority itself has expired: nothing that it signs is accepted."""
     which = shlex.quote(str(plan)) if plan else "PLAN"
     return f"edgevit fleet certs {which} --out new-certs makes a new authority; every device needs its new files"
 
 
 def check_files(folder: Path, name: str) -> None:
-    """Refuse a folder without a role's files.
+    """Refuse a folder that lacks a role's files.
 
     Raises:
         BadFile: one is missing.
@@ -147,10 +147,10 @@ def _certificate(path: Path) -> Any:
 def _check_owner(folder: Path, name: str, own: Any, plan: Path | None) -> None:
     from cryptography.x509.oid import NameOID
 
-    said = [str(one.value) for one in own.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
-    if said != [name]:
+    subjects = [str(one.value) for one in own.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    if subjects != [name]:
         raise BadFile(
-            f"{name}.pem is the certificate of {', '.join(said) or 'nobody'}, not of {name}",
+            f"{name}.pem is the certificate of {', '.join(subjects) or 'nobody'}, not of {name}",
             where=str(folder / f"{name}.pem"),
             cure=f"copy {name}.pem and {name}.key from the folder that made them, or {renewal(folder, name, plan)}",
         )
@@ -215,7 +215,7 @@ def _check_dates(path: Path, certificate: Any, now: datetime.datetime, renew: st
 
 
 def why_refused(folder: Path, name: str, now: datetime.datetime | None = None) -> str:
-    """What a copy of a member's certificate tells of why it cannot connect; empty where there is no copy or no fault.
+    """The reason why a member cannot connect, from a copy of its certificate; empty without a copy or a fault.
 
     The coordinator sees that a handshake failed and not whose it was; the folder that made the certificates often
     lies beside it.
@@ -232,7 +232,7 @@ def why_refused(folder: Path, name: str, now: datetime.datetime | None = None) -
 
 
 def not_covered(folder: Path, address: str) -> str:
-    """What to say where the coordinator's certificate is not for the host that members dial; empty where it is."""
+    """The warning that the coordinator's certificate does not cover the host that members dial; else empty."""
     from cryptography import x509
 
     host = address.rpartition(":")[0].strip("[]")
@@ -250,7 +250,7 @@ def not_covered(folder: Path, address: str) -> str:
 
 
 def is_wildcard(host: str) -> bool:
-    """Whether it stands for all addresses of a machine, so that nobody dials it."""
+    """Whether a host stands for all addresses of a machine, so that nobody can dial it."""
     try:
         return ipaddress.ip_address(host).is_unspecified
     except ValueError:
@@ -258,6 +258,6 @@ def is_wildcard(host: str) -> bool:
 
 
 def certificate_host(fleet: Fleet) -> str:
-    """The host of a fleet's file that members dial, or an empty string where it stands for all addresses."""
+    """The host of a fleet file that members dial, or an empty string for a wildcard address."""
     host = fleet.listen.rpartition(":")[0].strip("[]")
     return "" if is_wildcard(host) else host

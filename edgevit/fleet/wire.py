@@ -1,4 +1,4 @@
-"""What travels: key expressions, and the few bytes beside each image and each feature vector.
+"""The wire format: key expressions, and the headers beside each image and each feature vector.
 
 The engine frames and delivers; these headers say which request a message belongs to, which bundle computed it, how
 much time is left, and carry a digest of the payload.
@@ -19,6 +19,7 @@ from edgevit.schema.plan import Plan
 Encoding = Literal["raw", "jpeg", "png"]
 _ENCODINGS: tuple[Encoding, ...] = ("raw", "jpeg", "png")
 _DIGEST: Final = 16
+"""Bytes of the BLAKE2b digests in headers and in the keys of liveliness tokens."""
 _REQUEST = struct.Struct("<4sQdB?16s16s")
 _REPLY = struct.Struct("<4sQdd16s16s")
 _ASK, _SAY = b"EVq2", b"EVr2"
@@ -30,52 +31,52 @@ BUSY, EXPIRED, OTHER_PLAN, BAD_REQUEST = b"busy", b"expired", b"another plan", b
 
 
 class Malformed(ValueError):
-    """A message that is not what it should be."""
+    """A message of the wrong length, kind or content."""
 
 
 def infer_key(fleet: str, member: str) -> str:
-    """Where a member is asked for features."""
+    """Key expression for feature queries to a member."""
     return f"edgevit/{fleet}/{member}/infer"
 
 
 def status_key(fleet: str, member: str) -> str:
-    """Where a member is asked how it is."""
+    """Key expression for status queries to a member."""
     return f"edgevit/{fleet}/{member}/status"
 
 
 def alive_key(fleet: str, member: str, digest: str) -> str:
-    """The token of a member that is there; says which bundles it has."""
+    """Key expression of a member's liveliness token; it includes the digest of its bundles."""
     return f"edgevit/{fleet}/{member}/alive/{digest}"
 
 
-def door_key(fleet: str, what: str) -> str:
-    """Where a client asks the coordinator."""
+def client_key(fleet: str, what: str) -> str:
+    """Key expression for client requests to the coordinator."""
     return f"edgevit/{fleet}/coordinator/{what}"
 
 
 def nudge_key(fleet: str) -> str:
-    """What the coordinator says after an image, for nothing but being a packet."""
+    """Key expression of the empty packet that the coordinator sends behind an image."""
     return f"edgevit/{fleet}/nudge"
 
 
 def all_alive(fleet: str) -> str:
-    """The tokens of all members."""
+    """Key expression that matches the tokens of all members."""
     return alive_key(fleet, "*", "*")
 
 
 def read_alive(key: str) -> tuple[str, str]:
-    """The member and the digest of a token's key."""
+    """The member name and bundle digest in a token's key."""
     parts = key.split("/")
     return parts[2], parts[4]
 
 
 def member_digest(plan: Plan, member: str) -> bytes:
-    """16 bytes that stand for a member's bundles and their order."""
+    """16 bytes that identify a member's bundles and their order."""
     return digest_of("\n".join(one.bundle_sha256 for one in plan.of(member)).encode())
 
 
 def digest_of(data: bytes) -> bytes:
-    """16 bytes of BLAKE2b."""
+    """BLAKE2b digest of 16 bytes."""
     return hashlib.blake2b(data, digest_size=_DIGEST).digest()
 
 
@@ -85,7 +86,7 @@ class Request:
 
     Attributes:
         number: of the request, unique for one coordinator.
-        budget: seconds left when it was sent; a member does not start what nobody waits for.
+        budget: seconds left when it was sent; a member does not start a request that is over.
         encoding: of the image.
         member: `member_digest` that the coordinator expects.
         lossy: whether the link lost packets lately, so that some should follow the answer.
@@ -98,7 +99,7 @@ class Request:
     lossy: bool = False
 
     def pack(self, payload_digest: bytes) -> bytes:
-        """The attachment of a query."""
+        """The header as bytes, the attachment of a query."""
         encoding = _ENCODINGS.index(self.encoding)
         return _REQUEST.pack(_ASK, self.number, self.budget, encoding, self.lossy, self.member, payload_digest)
 
@@ -137,7 +138,7 @@ class Reply:
     member: bytes
 
     def pack(self, payload: bytes) -> bytes:
-        """The attachment of a reply."""
+        """The header as bytes, the attachment of a reply."""
         return _REPLY.pack(_SAY, self.number, self.compute, self.waited, self.member, digest_of(payload))
 
 

@@ -1,1 +1,1 @@
-"""From a module to a program: capture, exact rewrites, preprocessing inside."""
+"""From a PyTorch module to the program that a backend lowers: capture, exact rewrites, preprocessing inside."""

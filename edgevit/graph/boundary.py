@@ -1,4 +1,4 @@
-"""Compose what a backend lowers: preprocessing, the rewritten core and the output activation."""
+"""Composes the program that a backend lowers: preprocessing, the rewritten model graph and the output activation."""
 
 from __future__ import annotations
 

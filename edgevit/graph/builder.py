@@ -13,7 +13,7 @@ from edgevit.graph.fx import GUARDED, LEAVES_GUARD, add_constant, aten, calls, f
 
 
 def abstract(node: Node) -> Any:
-    """What a node holds without its numbers: a tensor on the meta device with its shape, strides and dtype."""
+    """A node's value as a meta tensor: shape, strides and dtype, without data."""
     value = node.meta.get("val")
     if not isinstance(value, torch.Tensor):
         return value
@@ -24,17 +24,17 @@ _INHERITED = ("nn_module_stack", "custom", GUARDED)
 
 
 def take_place(old: Node, new: Node) -> None:
-    """Let every user of ``old`` read ``new``, which leaves a guarded region where ``old`` did."""
+    """Replace ``old`` by ``new`` for all its users, and move the mark "leaves the fp32 region" along."""
     if LEAVES_GUARD in old.meta:
         new.meta[LEAVES_GUARD] = old.meta[LEAVES_GUARD]
     replace(old, new)
 
 
 class Builder:
-    """Puts operators before a node; equal constants exist once.
+    """Inserts ATen operators before one node of a graph; equal constants are stored once.
 
     Attributes:
-        node: what the next operators are put before; they take its place in the module tree.
+        node: new operators are inserted before it and inherit its module path.
     """
 
     def __init__(self, graph_module: GraphModule) -> None:
@@ -43,12 +43,12 @@ class Builder:
         self._constants: dict[tuple[tuple[int, ...], torch.dtype, bytes], str] = {}
 
     def at(self, node: Node) -> Builder:
-        """The same, putting operators before ``node`` from now on."""
+        """This builder, with ``node`` as the new insertion point."""
         self.node = node
         return self
 
     def call(self, target: Any, *args: Any, **kwargs: Any) -> Node:
-        """One operator."""
+        """Insert one call of an ATen operator; its result's shape and dtype are computed on the meta device."""
         with self.node.graph.inserting_before(self.node):
             made = self.node.graph.call_function(target, args, kwargs)
         made.meta = {key: self.node.meta[key] for key in _INHERITED if key in self.node.meta}
@@ -56,7 +56,7 @@ class Builder:
         return made
 
     def constant(self, value: torch.Tensor) -> Node:
-        """A tensor of the program; equal ones are one."""
+        """A ``get_attr`` node for a constant tensor; equal tensors share one buffer."""
         value = in_plain_order(value)
         key = (tuple(value.shape), value.dtype, value.numpy().tobytes())
         if key not in self._constants:
@@ -69,27 +69,27 @@ class Builder:
         return again
 
     def table(self, size: Sequence[int], value: float) -> Node:
-        """A float32 constant of one value."""
+        """A float32 constant of the given shape, filled with one value."""
         return self.constant(torch.full(tuple(size), value))
 
     def reshape(self, x: Node, size: Sequence[int]) -> Node:
-        """``x`` in another shape, or itself where it has that already."""
+        """``x`` reshaped to ``size``, or ``x`` itself where it has that shape already."""
         return x if shape(x) == tuple(size) else self.call(aten.reshape.default, x, list(size))
 
     def permute(self, x: Node, order: Sequence[int]) -> Node:
-        """``x`` with its axes in another order, or itself where they are in that already."""
+        """``x`` with its axes permuted, or ``x`` itself where ``order`` is the identity."""
         return x if list(order) == sorted(order) else self.call(aten.permute.default, x, list(order))
 
 
-Form = Callable[[Builder, Node], "Node | None"]
+Replacement = Callable[[Builder, Node], "Node | None"]
 
 
-def replace_calls(graph_module: GraphModule, forms: Mapping[Any, Form]) -> int:
-    """Put another form in place of every call that has one; returns how many did.
+def replace_calls(graph_module: GraphModule, forms: Mapping[Any, Replacement]) -> int:
+    """Replace each call for which its operator's function builds a replacement; returns how many were replaced.
 
     Args:
         graph_module: edited in place.
-        forms: for each operator, what builds the other form before the call, or None where it has none.
+        forms: for each operator, a function that builds the replacement before the call, or returns None to keep it.
     """
     builder, done = Builder(graph_module), 0
     for node in calls(graph_module, *forms):

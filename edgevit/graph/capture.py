@@ -1,4 +1,4 @@
-"""One `torch.export` per model: the program that every backend starts from."""
+"""Captures a model once with `torch.export`: the program that every backend starts from."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def reparameterize(model: nn.Module) -> nn.Module:
 
     Uses timm's own `reparameterize_model`, on a copy: the model passed in is left as it was.
     """
-    from edgevit.models.torchvision_fix import mend_torchvision
+    from edgevit.models.torchvision_fix import fix_torchvision_import
 
-    mend_torchvision()
+    fix_torchvision_import()
     from timm.utils.model import reparameterize_model
 
     return reparameterize_model(model.eval(), inplace=False)
@@ -36,7 +36,7 @@ def reparameterize(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def in_plain_memory(module: nn.Module) -> nn.Module:
-    """Lay every parameter and buffer out with its last axis fastest, in place; shared ones stay shared.
+    """Make every parameter and buffer contiguous (last axis fastest), in place; shared tensors stay shared.
 
     ExecuTorch reads the bytes of a permuted or channels-last weight as if it were neither, without an error.
     """

@@ -1,4 +1,4 @@
-"""What a model costs: parameters, multiply-accumulates and the memory of its activations."""
+"""The cost of a model: parameters, multiply-accumulates and the memory of its activations."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one image.
+    """The cost of one image (batch size 1).
 
     Attributes:
-        parameters: how many.
+        parameters: number of parameters.
         macs: multiply-accumulates of convolutions, linear layers and attention products (half of what torch's
             FLOP counter counts).
         activation_bytes: in float32, the most that any one layer reads and writes; a runtime that plans its memory
@@ -27,7 +27,7 @@ class Cost:
 
 
 def measure_cost(model: nn.Module, size: tuple[int, int]) -> Cost:
-    """Count what one image costs.
+    """Count parameters, multiply-accumulates and activation memory for one image.
 
     Args:
         model: in eval mode, without gradients (torch's counter stumbles over them).

@@ -256,7 +256,7 @@ def _replace(graph_module: GraphModule, memory: _Memory, write: Node, stale: lis
 
 
 def _is_shared(base: Node) -> bool:
-    """Whether memory must not be written whoever reads it: a weight, an input, or a copy that may become a view.
+    """Whether memory must never be overwritten: a weight, an input, or a copy that may become a view.
 
     A reshape copies where strides ask for it; a rewrite that changes the strides before it makes it a view.
     """

@@ -33,7 +33,7 @@ def is_call(node: Any, *targets: Any) -> TypeGuard[Node]:
 
 
 def operand(node: Node, index: int = 0) -> Node:
-    """A positional argument that is itself a node, the first if no index is given."""
+    """A positional argument that is itself a node; by default the first."""
     found = node.args[index]
     assert isinstance(found, Node), f"{node} takes {found!r}"
     return found
@@ -84,7 +84,7 @@ def add_constant(graph_module: GraphModule, before: Node, value: torch.Tensor) -
 
 
 def in_plain_order(value: torch.Tensor) -> torch.Tensor:
-    """A copy of a tensor with the strides of a freshly made one, the last axis fastest.
+    """A contiguous copy of a tensor with the strides of a freshly allocated one, the last axis fastest.
 
     ``contiguous()`` is not enough: it returns a permuted tensor with axes of size 1 as it is, strides and all. From
     strides such as (1, 1, 16, 1) for [1, 1, 16, 16] ExecuTorch concludes that the tensor is channels-last, and reads
@@ -94,12 +94,12 @@ def in_plain_order(value: torch.Tensor) -> torch.Tensor:
 
 
 def has_plain_order(value: torch.Tensor) -> bool:
-    """Whether a tensor has the strides of a freshly made one."""
+    """Whether a tensor has the strides of a freshly allocated one."""
     return value.stride() == torch.empty(tuple(value.shape), device="meta").stride()
 
 
 def first_output(answer: Any) -> Any:
-    """What a captured graph gives, of several results the first."""
+    """The result of a captured graph; of several results the first."""
     return answer[0] if isinstance(answer, (tuple, list)) else answer
 
 
@@ -125,7 +125,7 @@ def module_path(node: Node) -> str:
 
 
 def sole_user(node: Node) -> Node | None:
-    """The one user of a node, or None where there are several or none, or where it reads the node more than once."""
+    """The only user of a node, or None where it has none or several users, or one that reads it more than once."""
     if len(node.users) != 1:
         return None
     user, reads = next(iter(node.users)), list[Node]()
@@ -134,13 +134,13 @@ def sole_user(node: Node) -> Node | None:
 
 
 def is_float32(*nodes: Any) -> bool:
-    """Whether every one of these nodes holds a tensor in float32, the precision that programs are captured in."""
+    """Whether every one of these nodes holds a float32 tensor, the precision that programs are captured in."""
     values = [node.meta.get("val") if isinstance(node, Node) else None for node in nodes]
     return all(isinstance(value, torch.Tensor) and value.dtype == torch.float32 for value in values)
 
 
 def replace(node: Node, by: Node) -> None:
-    """Let every user of ``node`` read ``by`` instead and erase it (dropout is never 'dead')."""
+    """Replace ``node`` by ``by`` for all its users and erase it (dropout is never 'dead')."""
     node.replace_all_uses_with(by)
     node.graph.erase_node(node)
 
@@ -176,6 +176,6 @@ class RuleInterpreter(torch.fx.Interpreter):
         self._rules = rules
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """One call, by its rule where there is one."""
+        """Execute one call, by its replacement function where there is one."""
         rule = self._rules.get(target)
         return rule(*args, **kwargs) if rule else super().call_function(target, args, kwargs)

@@ -34,14 +34,14 @@ _CASTS = (aten.to.dtype, aten._to_copy.default, aten.to.device, aten.to.dtype_la
 
 
 def names_of(node: Node) -> tuple[str, ...]:
-    """What a pattern can call an operation by: its operator's type, its own name, its module's path."""
+    """The names by which a pattern can refer to an operation: operator type, node name, module path."""
     target = str(node.target)
     kind = target.split(".")[1] if target.count(".") > 1 else target
     return kind.lower(), target, node.name, module_path(node)
 
 
 def matches(node: Node, pattern: str) -> bool:
-    """Whether a glob names an operation; a module's pattern takes the modules inside it too."""
+    """Whether a glob matches an operation; a module's pattern includes all modules inside it."""
     return any(
         fnmatchcase(name, one) or fnmatchcase(name, f"{one}.*")
         for name in names_of(node)
@@ -66,10 +66,10 @@ def kept_nodes(core: GraphModule, patterns: Sequence[str]) -> set[Node]:
 
 
 def check_patterns(core: GraphModule, patterns: Sequence[str]) -> None:
-    """Refuse patterns that name nothing in a graph.
+    """Refuse patterns that match no operation of a graph.
 
     Raises:
-        UsageError: one does not.
+        UsageError: a pattern matches nothing.
     """
     operations = [node for node in core.graph.nodes if node.op == "call_function"]
     for pattern in patterns:
@@ -78,7 +78,7 @@ def check_patterns(core: GraphModule, patterns: Sequence[str]) -> None:
 
 
 def all_but_products(core: GraphModule) -> tuple[str, ...]:
-    """What ``--keep-fp32`` takes to compute in fp32 all that is no product of matrices.
+    """The ``--keep-fp32`` patterns that keep everything but matrix products in fp32.
 
     Products (linear layers, ``matmul`` and convolutions of one tap) have most of the weights and of the work, and
     toolchains add them up in fp32 or exactly enough; what lies between is rounded after every step.
@@ -106,7 +106,9 @@ def _taps(convolution: Node) -> tuple[int, ...]:
 
 
 def halve_constants(core: GraphModule, kept: Iterable[Node]) -> None:
-    """Turn every float32 weight and constant of a graph into float16, in place; what only kept operations read stays.
+    """Turn float32 weights and constants of a graph into float16, in place.
+
+    Those that only operations kept in fp32 read stay as they are.
 
     Raises:
         UsageError: a weight is too large for fp16.
@@ -163,20 +165,20 @@ def _cast(values: Any, source: torch.dtype, goal: torch.dtype) -> Any:
 
 
 class HalfInterpreter(RuleInterpreter):
-    """Runs a graph of half-precision constants on a half-precision input, some operations in float32."""
+    """Runs a graph with fp16 constants on an fp16 input, with some operations in float32."""
 
     def __init__(self, core: GraphModule, rules: Mapping[Any, Callable[..., Any]], kept: set[Node]) -> None:
         super().__init__(core, dict(rules))
         self._kept = kept
 
     def run_node(self, n: Node) -> Any:
-        """One node, its operands in the precision that it computes in."""
+        """Execute one node with its operands in the precision that it computes in."""
         if is_check(n):
             return None  # it names the dtype that the program was captured in
         return super().run_node(n)
 
     def fetch_args_kwargs_from_env(self, n: Node) -> tuple[Any, Any]:
-        """The operands of a node, as `torch.fx.Interpreter` has it."""
+        """The operands of a node, cast for `run_node`; overrides `torch.fx.Interpreter`."""
         if n.op != "call_function":
             return super().fetch_args_kwargs_from_env(n)
         keeps = n in self._kept

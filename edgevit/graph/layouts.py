@@ -1,4 +1,4 @@
-"""Chains of operators that only move values: what one does, as one reshape, permutation and reshape.
+"""Chains of layout operators (views, permutations), each written as one reshape, permutation and reshape.
 
 A move is traced on a tensor of positions, so that views, transpositions, splits and selections need no
 algebra of their own.
@@ -56,7 +56,7 @@ _ANY_LAYOUT = {aten.view.default: aten.reshape.default, aten._unsafe_view.defaul
 
 @dataclass(frozen=True)
 class Move:
-    """``x.reshape(split).permute(order).reshape(size)``."""
+    """A reordering of a tensor's values: ``x.reshape(split).permute(order).reshape(size)``."""
 
     split: tuple[int, ...]
     order: tuple[int, ...]
@@ -64,25 +64,25 @@ class Move:
 
     @property
     def is_view(self) -> bool:
-        """Whether it leaves every value where it is in memory."""
+        """Whether the order of values in memory stays the same."""
         return list(self.order) == sorted(self.order)
 
     def calls(self, start: tuple[int, ...]) -> int:
-        """How many operators it takes from a value of a given shape."""
+        """The number of operators that the move needs on a value of shape ``start``."""
         if self.is_view:
             return int(start != self.size)
         moved = tuple(self.split[axis] for axis in self.order)
         return int(start != self.split) + 1 + int(moved != self.size)
 
     def emit(self, builder: Builder, x: Node) -> Node:
-        """Its operators."""
+        """Insert the move's operators on ``x`` and return the last one."""
         if not self.is_view:
             x = builder.permute(builder.reshape(x, self.split), self.order)
         return builder.reshape(x, self.size)
 
 
 def permutation(node: Node, rank: int) -> list[int]:
-    """The permutation of a permute or a transposition of ``rank`` axes."""
+    """The axis order of a permute or transpose call on a tensor of ``rank`` axes."""
     if node.target is aten.permute.default:
         return [axis % rank for axis in argument(node, "dims")]
     first, second = (0, 1) if node.target is aten.t.default else (argument(node, "dim0"), argument(node, "dim1"))
@@ -92,13 +92,13 @@ def permutation(node: Node, rank: int) -> list[int]:
 
 
 def traced(node: Node, positions: Any) -> Any:
-    """What a move or a part does to its input's positions."""
+    """Apply a layout or slicing operator to a tensor of positions."""
     target: Any = node.target
     return _ANY_LAYOUT.get(target, target)(positions, *node.args[1:], **node.kwargs)
 
 
 def _run(values: torch.Tensor) -> tuple[int, int]:
-    """The longest evenly spaced run that every stretch of its length starts with: (length, step)."""
+    """Longest prefix with constant stride that tiles the whole index list: (length, stride); (0, 0) without one."""
     total = values.numel()
     step = int(values[1] - values[0])
     longest = int((values == values[0] + step * torch.arange(total)).long().cumprod(0).sum())
@@ -117,7 +117,9 @@ _Digit = tuple[int, int]
 
 
 def _digits(positions: torch.Tensor) -> list[_Digit] | None:
-    """The fewest axes between which positions are permuted, in the order of the result."""
+    """Factor a permutation of positions into the fewest axes: (size, stride) each, in the result's order; None if it
+    has none.
+    """
     values, digits = positions.flatten(), list[_Digit]()
     while values.numel() > 1:
         length, step = _run(values)
@@ -134,7 +136,7 @@ def _digits(positions: torch.Tensor) -> list[_Digit] | None:
 
 
 def _refined(digits: list[_Digit], sizes: tuple[int, ...]) -> list[_Digit] | None:
-    """Digits split so that each is one axis of ``sizes``; None where an axis takes more than one."""
+    """Split digits so that each lies within one axis of ``sizes``; None where an axis would need several digits."""
     left, found = list(digits), list[_Digit]()
     for size in sizes:
         if size == 1:
@@ -150,7 +152,7 @@ def _refined(digits: list[_Digit], sizes: tuple[int, ...]) -> list[_Digit] | Non
 
 
 def _split_alike(digits: list[_Digit], finer: list[_Digit]) -> list[_Digit]:
-    """Digits split as ``finer``, in another order, splits them; its axes of one come first."""
+    """Split ``digits`` where ``finer``, the same axes in another order, is split; axes of size 1 come first."""
     units = [digit for digit in finer if digit[0] == 1]
     rest = [digit for digit in finer if digit[0] > 1]
     return units + [
@@ -171,7 +173,7 @@ def _as_move(source_order: list[_Digit], result_order: list[_Digit], size: tuple
 
 
 def as_move(positions: torch.Tensor, start: tuple[int, ...]) -> Move | None:
-    """The move that puts value number ``positions[i]`` at place i, or None where no permutation of axes does.
+    """The move that puts input value number ``positions[i]`` at place i; None where no permutation of axes does that.
 
     Of the forms with the fewest operators, the one that ends in its permutation is taken: runtimes merge
     that with the layout of the operator that follows.
@@ -197,19 +199,19 @@ def as_move(positions: torch.Tensor, start: tuple[int, ...]) -> Move | None:
 
 
 def _passes_on(node: object) -> bool:
-    """Whether a move's input is for that move alone, and in its precision."""
+    """Whether a value has one reader only and is not the last of a region guarded from half precision."""
     return isinstance(node, Node) and len(node.users) == 1 and not node.meta.get(LEAVES_GUARD)
 
 
 def source(node: Node) -> Node:
-    """What a node reads through moves that nothing else reads."""
+    """The value that a chain of layout operators starts from; each step has one reader only."""
     while is_call(node, *MOVES) and _passes_on(node.args[0]):
         node = operand(node)
     return node
 
 
 def chain_to(node: Node) -> list[Node]:
-    """The longest run of moves that ends in ``node``, in order, where only the last has several readers."""
+    """The longest chain of layout operators that ends in ``node``, in order; only the last may have several readers."""
     chain = [node]
     while is_call(chain[0].args[0], *MOVES) and _passes_on(chain[0].args[0]):
         chain.insert(0, operand(chain[0]))
@@ -217,7 +219,7 @@ def chain_to(node: Node) -> list[Node]:
 
 
 def move_of(chain: list[Node]) -> Move | None:
-    """A whole chain as one move."""
+    """A whole chain of layout operators as one move."""
     size = shape(chain[0].args[0])
     if size is None or prod(size) < 2:
         return None
@@ -228,5 +230,5 @@ def move_of(chain: list[Node]) -> Move | None:
 
 
 def copies(chain: list[Node]) -> int:
-    """How many of a chain's operators copy."""
+    """How many operators of a chain copy data."""
     return sum(node.target not in VIEWS for node in chain)

@@ -1,4 +1,4 @@
-"""What rounding alone does to a model: its captured program in float64, and with every value rounded to fp16.
+"""The effect of rounding alone on a model: its captured program in float64, and with every value rounded to fp16.
 
 The difference between a model in float32 and the same program in float64 predicts the error of a right artifact
 within a factor of three, so it is what a verdict measures errors by.
@@ -45,17 +45,17 @@ class Overflow:
 
     @property
     def keep(self) -> str:
-        """What ``--keep-fp32`` takes to compute it in fp32: its module, where it has one."""
+        """The ``--keep-fp32`` pattern that keeps it in fp32: its module, or its own name where it has none."""
         return self.module or self.operation
 
     def sentence(self) -> str:
-        """One line for people, as for the hazards of a Core ML file."""
+        """One line that reports the overflow, worded as for the hazards of a Core ML file."""
         place = f"{self.operator} {self.operation}" + (f" in {self.module}" if self.module else "")
         return f"{place} reaches {self.value:.3g}, fp16 ends at {LARGEST:,.0f}"
 
 
 def _open_graph(program: Any) -> GraphModule:
-    """A captured program's graph, the regions that the model guards from half precision laid open."""
+    """A captured program's graph with the regions that the model guards from half precision inlined."""
     core = graph_of(program)
     for rewrite in rewrites():
         if rewrite.name == _REGIONS and rewrite.edit:
@@ -64,10 +64,10 @@ def _open_graph(program: Any) -> GraphModule:
 
 
 class _Exact(torch.fx.Interpreter):
-    """Runs a graph captured in float32 in float64."""
+    """Runs a graph that was captured in float32 in float64."""
 
     def run_node(self, n: Node) -> Any:
-        """One node, its result in float64."""
+        """Execute one node; its result is float64."""
         return None if is_check(n) else _widened(super().run_node(n))
 
     def fetch_args_kwargs_from_env(self, n: Node) -> tuple[Any, Any]:
@@ -93,7 +93,7 @@ def exact(program: Any) -> Function:
 
 
 def exact_graph(core: GraphModule) -> Function:
-    """The same of a program's graph."""
+    """The same as `exact`, for a program's graph."""
 
     @torch.no_grad()
     def run(inputs: torch.Tensor) -> torch.Tensor:
@@ -110,7 +110,7 @@ class _Rounded(torch.fx.Interpreter):
         self._all, self._kept = rounding == "values", kept
 
     def run_node(self, n: Node) -> Any:
-        """One node, its result as fp16 would hold it."""
+        """Execute one node and round its result to fp16."""
         if is_check(n):
             return None
         made = super().run_node(n)
@@ -150,7 +150,7 @@ def rounded(program: Any, rounding: Rounding, keep_fp32: tuple[str, ...] = ()) -
 def rounded_forms(
     program: Any, precision: str, halves: Iterable[Rounding], keep_fp32: tuple[str, ...]
 ) -> dict[str, Function]:
-    """The forms of a captured program that differ from the model by rounding alone, by name.
+    """The variants of a captured program that differ from the model only by rounding, by name.
 
     Args:
         program: as captured.
@@ -168,7 +168,7 @@ def rounded_forms(
 
 @torch.no_grad()
 def overflows(core: GraphModule, inputs: torch.Tensor, keep_fp32: tuple[str, ...] = ()) -> list[Overflow]:
-    """The operations at which a program leaves the range of fp16, where each begins.
+    """The operations at which a program first exceeds the range of fp16.
 
     Args:
         core: the graph as it is lowered: rewritten, for ``--keep-fp32`` names what is there.
@@ -200,7 +200,7 @@ class _Observed(torch.fx.Interpreter):
         self.largest: dict[Node, float] = {}
 
     def run_node(self, n: Node) -> Any:
-        """One node, its largest magnitude noted."""
+        """Execute one node and record the largest magnitude of its result."""
         made = None if is_check(n) else super().run_node(n)
         if n.op == "call_function" and isinstance(made, torch.Tensor) and made.dtype == torch.float32 and made.numel():
             self.largest[n] = float(made.abs().max())

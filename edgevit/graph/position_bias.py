@@ -1,4 +1,4 @@
-"""Constants with few different values: relative position biases, stored expanded.
+"""Relative position biases: constants with few distinct values, found in their expanded form.
 
 A bias [H, N, M] over tokens of a grid takes one value for each offset between two places. Its columns
 over H repeat, and which column stands where is the same in every layer of a stage.
@@ -62,7 +62,7 @@ def indexed(value: torch.Tensor) -> Indexed:
 
 
 def _grids(tokens: int) -> Iterator[tuple[int, int]]:
-    """Heights and widths of a grid of so many tokens, the squarest first."""
+    """Heights and widths of a grid of ``tokens`` tokens, the squarest first."""
     widths = [width for width in range(1, tokens + 1) if tokens % width == 0]
     yield from ((tokens // width, width) for width in sorted(widths, key=lambda width: abs(width - isqrt(tokens))))
 
@@ -89,7 +89,7 @@ def separable(value: torch.Tensor) -> Separable | None:
 
 
 def replace_tables(graph_module: GraphModule, expand: Callable[[Builder, torch.Tensor], Node | None]) -> int:
-    """Put operators in place of every large constant that something adds; returns how many.
+    """Replace every large constant that is added to a value by smaller constants and operators; returns how many.
 
     Args:
         graph_module: edited in place.

@@ -1,4 +1,4 @@
-"""Apply the rewrites that one backend wants to a captured program."""
+"""Applies the rewrites that one backend wants to a captured program."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ FUNCTIONAL = "functional"
 
 @dataclass(frozen=True)
 class Prepared:
-    """A program ready to be lowered.
+    """A program that is ready to be lowered, and the rewrites that were applied.
 
     Attributes:
-        program: takes and gives what its interface says.
-        rewrites: how often each rewrite matched, those that never did left out.
+        program: takes inputs and gives outputs as its interface says.
+        rewrites: how often each rewrite matched; rewrites without a match are left out.
     """
 
     program: ExportedProgram
@@ -40,7 +40,7 @@ class Prepared:
 
 
 def graph_of(program: ExportedProgram) -> GraphModule:
-    """A program's graph with its weights as attributes, free to edit: nothing in it is overwritten and read again."""
+    """A program's graph with its weights as attributes, free to edit: no value is overwritten and then read again."""
     core = program.module(check_guards=False)
     core.meta[FUNCTIONAL] = make_functional(core)
     return core
@@ -83,7 +83,7 @@ def prepare(
 
 
 def finished(core: GraphModule, interface: Interface, chosen: Iterable[Rewrite], taps: Sequence[str] = ()) -> Prepared:
-    """The same from a graph, which is edited in place; arguments as for `prepare`."""
+    """The same as `prepare` from a graph, which is edited in place; arguments as there."""
     chosen = tuple(chosen)
     matched = apply_rewrites(core, chosen)
     if taps:

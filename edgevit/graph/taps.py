@@ -1,4 +1,4 @@
-"""Look inside a program: let it answer with chosen intermediate values instead of its logits."""
+"""Makes a program return chosen intermediate values ("taps") instead of its logits."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _SHAPE_ONLY = (
 
 @dataclass(frozen=True)
 class Tap:
-    """One value that can be looked at.
+    """One intermediate value that can be returned.
 
     Attributes:
         node: its name in the graph.
         operator: the ATen operator that makes it.
         module: dotted path of the module it comes from, or an empty string.
-        numel: how many numbers.
+        numel: number of elements.
     """
 
     node: str
@@ -43,7 +43,7 @@ class Tap:
 
 
 def tappable(core: GraphModule) -> list[Tap]:
-    """Every floating-point value that an operator computes, in order; plain reshapes left out."""
+    """All floating-point values that operators compute, in graph order, without plain reshapes."""
     found = []
     for node in core.graph.nodes:
         value = node.meta.get("val")
@@ -55,7 +55,7 @@ def tappable(core: GraphModule) -> list[Tap]:
 
 
 def tap(core: GraphModule, names: Sequence[str]) -> None:
-    """Make the graph answer with the named values, flattened and joined to [1, total]; in place."""
+    """Make the graph return the named values, flattened and joined to [1, total], in place."""
     graph = core.graph
     wanted = {node.name: node for node in graph.nodes if node.name in set(names)}
     output = next(node for node in graph.nodes if node.op == "output")

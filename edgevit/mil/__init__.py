@@ -1,4 +1,4 @@
-"""Execute Core ML's ML Programs from the saved package, operator by operator, without Core ML.
+"""Executes Core ML's ML Programs from the saved package, operator by operator, without Core ML.
 
 What is read is what lies on disk: the specification and the weight file of an ``.mlpackage``, never
 the converter's program in memory. torch does the arithmetic in float32 and every result is rounded

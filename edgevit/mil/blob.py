@@ -1,4 +1,4 @@
-"""The weight file of an ML Program.
+"""Reads the weight file of an ML Program.
 
 Layout (MIL blob storage, version 2, little-endian): a 64-byte header (uint32 count, uint32 version),
 then records, each a 64-byte header (uint32 sentinel 0xDEADBEEF, uint32 type, uint64 bytes, uint64
@@ -24,7 +24,7 @@ _VERSION = 2
 
 
 class WeightFile:
-    """A weight file, mapped into memory; every place in it is checked before it is read."""
+    """A memory-mapped weight file; every offset is checked before it is read."""
 
     def __init__(self, path: Path) -> None:
         """Open a weight file.

@@ -57,7 +57,7 @@ class DType:
 
     @property
     def held_exactly(self) -> bool:
-        """Whether the torch type has the same values, so that arithmetic in it wraps as it should."""
+        """Whether the torch type has exactly the same values, so that arithmetic in it wraps as it should."""
         return np.dtype(self.storage).name == self.holder and np.dtype(self.storage).itemsize * 8 == self.bits
 
     @cached_property
@@ -94,7 +94,7 @@ BY_BLOB = {one.blob: one for one in _TABLE if one.blob}
 
 
 def dtype_of(number: int) -> DType:
-    """The type of that number.
+    """The data type with a number of MIL's enumeration.
 
     Raises:
         BadFile: ML Programs have no such type, or it is one that no exported model uses.
@@ -105,7 +105,7 @@ def dtype_of(number: int) -> DType:
 
 
 def unpack(raw: bytes | memoryview, bits: int, count: int, *, signed: bool) -> NDArray[np.integer]:
-    """Integers of fewer than eight bits, packed from the least significant bit upwards.
+    """Unpack integers of fewer than eight bits, packed from the least significant bit upwards.
 
     Args:
         raw: the packed bytes.
@@ -130,7 +130,7 @@ def unpack(raw: bytes | memoryview, bits: int, count: int, *, signed: bool) -> N
 
 
 def decode(raw: bytes | memoryview, dtype: DType, shape: tuple[int, ...]) -> NDArray[np.generic]:
-    """A stored tensor.
+    """Decode a stored tensor.
 
     Args:
         raw: little-endian elements in row-major order; more bytes than needed are padding.

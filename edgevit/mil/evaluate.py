@@ -1,4 +1,4 @@
-"""Load a package's program once, then run it as often as asked."""
+"""Loads a package's program once, then runs it any number of times."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _KNOWN = operators.__name__  # importing the package fills OPERATORS
 
 
 class Arithmetic(Enum):
-    """How results are rounded: as the program declares, not at all, or every real number to fp16."""
+    """How results are rounded: to the declared type, not at all, or every real number to fp16."""
 
     DECLARED = "declared"
     EXACT = "exact"
@@ -33,11 +33,11 @@ class Arithmetic(Enum):
 
 @dataclass(frozen=True)
 class Step:
-    """One operation made ready: its constants converted, its variables named.
+    """One operation prepared for execution: constants converted, variables named.
 
     Attributes:
-        operation: as the program has it.
-        operator: what executes it.
+        operation: as read from the program.
+        operator: the function that executes it.
         constants: parameters whose values are known.
         variables: parameters that other operations produce.
         finished: values that no later step uses.
@@ -51,18 +51,18 @@ class Step:
 
     @property
     def reads(self) -> list[str]:
-        """Names of the values that it takes from other operations."""
+        """Names of the values that it reads from other operations."""
         return [one.name for bound in self.variables.values() for one in bound if isinstance(one, Name)]
 
 
 @dataclass(frozen=True)
 class Program:
-    """A program ready to run.
+    """A loaded program, ready to run.
 
     Attributes:
-        package: where it came from.
+        package: the package that it was read from.
         constants: weights, decompressed, and results of operations on constants alone.
-        steps: in order.
+        steps: in the order of execution.
     """
 
     package: Package
@@ -81,14 +81,14 @@ class Program:
 
 @dataclass(frozen=True)
 class Observation:
-    """One floating-point result.
+    """One floating-point result during a run.
 
     Attributes:
-        step: what gave it.
-        output: which of its results.
-        arguments: what the operator was given.
+        step: the step that computed it.
+        output: which of the step's results.
+        arguments: arguments of the operator.
         computed: before rounding.
-        settled: after it.
+        settled: after rounding.
     """
 
     step: Step
@@ -102,7 +102,7 @@ Observer = Callable[[Observation], None]
 
 
 def settle(value: Tensor, dtype: DType, arithmetic: Arithmetic = Arithmetic.DECLARED) -> Tensor:
-    """A computed value as its declared type holds it.
+    """Convert a computed value to its declared type, with that type's rounding.
 
     Real numbers stay float32 in memory and are rounded to fp16 where that is declared (more than
     65,504 becomes infinity from 65,520 on, as IEEE 754 has it). Integers wrap around; a real number
@@ -141,7 +141,7 @@ def _as_torch(value: Any) -> Any:
 
 
 class _Loader:
-    """Turns a package's operations into steps; weights are read as they are met."""
+    """Turns a package's operations into steps; reads weights when they are first needed."""
 
     def __init__(self, package: Package) -> None:
         self.package = package
@@ -150,7 +150,7 @@ class _Loader:
         self._files: dict[str, WeightFile] = {}
 
     def constant(self, value: Any) -> Any:
-        """A value of the program as torch has it; weights are read from their file."""
+        """A constant of the program as a torch or Python value; weights are read from their file."""
         if isinstance(value, InFile):
             if value.file not in self._files:
                 self._files[value.file] = WeightFile(self.package.weight_file(value.file))
@@ -158,7 +158,7 @@ class _Loader:
         return _as_torch(value)
 
     def load(self) -> Program:
-        """All operations, those on constants alone already executed."""
+        """The program with all operations as steps; those on constants alone are executed already."""
         steps = []
         for operation in self.package.function.operations:
             if operation.type == "const":
@@ -179,7 +179,7 @@ class _Loader:
         return Program(self.package, self.constants, _with_ends(steps, self.package.function.outputs))
 
     def step(self, operation: Operation) -> Step:
-        """One operation made ready."""
+        """One operation prepared for execution."""
         if operation.type not in OPERATORS or operation.blocks:
             raise UsageError(
                 f"edgevit cannot execute the operator {operation.type!r}",
@@ -234,7 +234,7 @@ def _convert(operator: Operator, key: str, values: tuple[Any, ...]) -> Any:
 
 
 def _with_ends(steps: list[Step], outputs: tuple[str, ...]) -> tuple[Step, ...]:
-    """The steps with, at each, the values that may be forgotten after it."""
+    """The steps with, for each, the values that no later step reads."""
     seen = set(outputs)
     ended = []
     for step in reversed(steps):
@@ -246,7 +246,7 @@ def _with_ends(steps: list[Step], outputs: tuple[str, ...]) -> tuple[Step, ...]:
 
 
 def _execute(step: Step, values: Mapping[str, Any], arithmetic: Arithmetic, observe: Observer | None) -> dict[str, Any]:
-    """One step's results by name, each of the shape and type that the program declares."""
+    """Execute one step; its results by name, checked against the declared shape and type."""
     arguments = dict(step.constants)
     try:
         for key, bound in step.variables.items():
@@ -275,7 +275,7 @@ def _execute(step: Step, values: Mapping[str, Any], arithmetic: Arithmetic, obse
 
 
 def load_program(path: Path) -> Program:
-    """Read a package and make its program ready; compressed weights are decompressed once.
+    """Read a package and prepare its program; compressed weights are decompressed once.
 
     Args:
         path: of an ``.mlpackage``.
@@ -300,7 +300,7 @@ def run(
         program: loaded.
         inputs: by name, of the shapes that the program declares; any numeric dtype.
         arithmetic: how results are rounded.
-        observe: is told of every floating-point result.
+        observe: called with every floating-point result.
 
     Returns:
         The outputs by name: tensors, and for a classifier the label and a dictionary of probabilities.

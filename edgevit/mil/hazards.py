@@ -1,4 +1,4 @@
-"""Where half precision will hurt: found by executing a program twice on the same inputs.
+"""Finds where half precision goes wrong, by executing a program twice on the same inputs.
 
 The first run rounds nothing and shows how large every value really is. The second rounds every
 result to fp16, as the program declares it or, for an fp32 program, as its fp16 version would. Only
@@ -23,15 +23,17 @@ from edgevit.mil.package import MODULES
 from edgevit.mil.runner import predict
 
 LARGEST = 65504.0
+"""The largest finite fp16 number."""
 SMALLEST_NORMAL = 2.0**-14
+"""The smallest normal fp16 number; smaller ones lose precision, or are flushed to zero."""
 _CAST = "_cast_fp16"
 
-Kind = Literal["overflow", "inner overflow", "subnormal", "departure"]
+HazardKind = Literal["overflow", "inner overflow", "subnormal", "departure"]
 
 
 @dataclass(frozen=True)
-class Limits:
-    """From where on something is a hazard.
+class Fp16Limits:
+    """Thresholds from which a result is reported as a hazard.
 
     Attributes:
         subnormal: share of a result's norm that lies below 2^-14, which hardware that flushes
@@ -55,11 +57,11 @@ class Hazard:
         operator: e.g. ``linear``.
         module: dotted path of the PyTorch module it came from, or an empty string.
         value: the largest magnitude, the share lost, or the relative difference.
-        limit: what it may be.
+        limit: the threshold that it exceeds.
         keep: the operations or modules to keep in fp32.
     """
 
-    kind: Kind
+    kind: HazardKind
     operation: str
     operator: str
     module: str
@@ -68,7 +70,7 @@ class Hazard:
     keep: tuple[str, ...]
 
     def sentence(self) -> str:
-        """One line for people."""
+        """One line that describes the hazard and where it is."""
         place = f"{self.operator} {self.operation}" + (f" in {self.module}" if self.module else "")
         what = {
             "overflow": f"reaches {self.value:.3g}, fp16 ends at {self.limit:,.0f}",
@@ -101,7 +103,7 @@ _INNER: dict[str, Callable[[Mapping[str, Any]], float]] = {
 
 @dataclass(frozen=True)
 class _Exact:
-    """What the exact run shows of one result; the worst over the inputs."""
+    """Statistics of one result in the exact run; the worst over the inputs."""
 
     largest: float
     inner: float
@@ -109,7 +111,7 @@ class _Exact:
 
 
 def _lost(values: Tensor) -> float:
-    """The share of a tensor's norm in numbers below fp16's smallest normal one."""
+    """The share of a tensor's norm in numbers below fp16's smallest normal number."""
     norm = float(values.double().norm())
     small = values[values.abs() < SMALLEST_NORMAL]
     return float(small.double().norm()) / norm if norm > 0 else 0.0
@@ -124,7 +126,7 @@ def _difference(found: Tensor, right: Tensor) -> float:
 
 
 class _Survey:
-    """Runs a program on inputs and keeps, for every result, the worst that was seen."""
+    """Runs a program on inputs and keeps the worst statistics of every result."""
 
     def __init__(self, program: Program) -> None:
         self.program = program
@@ -156,18 +158,18 @@ class _Survey:
         self.difference[name] = max(self.difference.get(name, 0.0), found)
 
     def overflows(self, name: str) -> bool:
-        """Whether a result is beyond fp16."""
+        """Whether a result exceeds the range of fp16."""
         return name in self.exact and self.exact[name].largest > LARGEST
 
     def add(self, given: NDArray[Any]) -> None:
-        """One input, batch of one."""
+        """Run one input of batch size 1."""
         predict(self.program, given, Arithmetic.EXACT, self._see_exact)
         predict(self.program, given, self.arithmetic, self._see_rounded)
         self._right.clear()
 
 
 class _Places:
-    """Where operations come from and what to keep in fp32 for their sake."""
+    """The origin of operations, and what to keep in fp32 to cure them."""
 
     def __init__(self, program: Program) -> None:
         modules: dict[str, list[str]] = json.loads(program.package.metadata.get(MODULES, "{}"))
@@ -181,19 +183,19 @@ class _Places:
                 self.readers.setdefault(name, []).append(step)
 
     def pattern(self, step: Step) -> str:
-        """What names an operation on the command line: its module where nothing else is in it."""
+        """The ``--keep-fp32`` pattern of an operation: its module, if nothing else is in that."""
         name = step.operation.name
         module = self.module.get(name, "")
         return module if module and module not in self._parents else name.replace(_CAST, "")
 
     def matters(self, name: str, departs: Callable[[str], bool]) -> bool:
-        """Whether a departure reaches what reads it: a mean near 0 may be far off and change nothing."""
+        """Whether a departure reaches the readers: a mean near 0 may be far off without any effect."""
         if name in self._outputs:
             return True
         return any(departs(output.name) for step in self.readers.get(name, []) for output in step.operation.outputs)
 
     def around(self, names: Iterable[str], spreads: Callable[[str], bool]) -> tuple[str, ...]:
-        """Patterns for what makes and reads values, and on through results to which the trouble spreads."""
+        """Patterns of the operations that compute and read values, and on through results that the error reaches."""
         waiting, seen, steps = list(names), set(), []
         while waiting:
             name = waiting.pop(0)
@@ -206,7 +208,9 @@ class _Places:
         return tuple(dict.fromkeys(self.pattern(step) for step in steps if step.operation.type != "cast"))
 
 
-def find_hazards(program: Program, inputs: Iterable[NDArray[Any]], limits: Limits | None = None) -> tuple[Hazard, ...]:
+def find_hazards(
+    program: Program, inputs: Iterable[NDArray[Any]], limits: Fp16Limits | None = None
+) -> tuple[Hazard, ...]:
     """Execute a program in full and in half precision and report where half precision goes wrong.
 
     Args:
@@ -217,7 +221,7 @@ def find_hazards(program: Program, inputs: Iterable[NDArray[Any]], limits: Limit
     Returns:
         Hazards in the program's order.
     """
-    limits = limits or Limits()
+    limits = limits or Fp16Limits()
     survey, places = _Survey(program), _Places(program)
     with torch.inference_mode():
         for given in inputs:
@@ -230,8 +234,8 @@ def find_hazards(program: Program, inputs: Iterable[NDArray[Any]], limits: Limit
     )
 
 
-def _judge(step: Step, name: str, survey: _Survey, places: _Places, limits: Limits) -> Hazard | None:
-    """The one hazard at a result, the gravest first; None if it is sound or if the trouble came from before."""
+def _judge(step: Step, name: str, survey: _Survey, places: _Places, limits: Fp16Limits) -> Hazard | None:
+    """The gravest hazard at a result; None if it is sound or if the error came from an earlier one."""
     seen, read = survey.exact.get(name), step.reads
     if seen is None:
         return None

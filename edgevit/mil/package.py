@@ -1,4 +1,4 @@
-"""An .mlpackage on disk: its model description and its ML Program."""
+"""Reads an .mlpackage: its model description and its ML Program."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MODULES = "edgevit_modules"
 
 @dataclass(frozen=True)
 class Feature:
-    """One input or output as Core ML's description states it.
+    """One input or output in Core ML's model description.
 
     Attributes:
         name: of the feature.
@@ -43,7 +43,7 @@ class Package:
 
     Attributes:
         path: the package's folder.
-        folder: what ``@model_path`` stands for.
+        folder: the folder that ``@model_path`` stands for.
         inputs: as described.
         outputs: as described.
         label_output: name of the output that is the most likely class, or an empty string.
@@ -62,7 +62,7 @@ class Package:
     function: Function
 
     def only_input(self) -> Feature:
-        """The one input of a classifier.
+        """The single input of a classifier.
 
         Raises:
             UsageError: there are several, or none.
@@ -73,7 +73,7 @@ class Package:
         return self.inputs[0]
 
     def classes(self) -> tuple[str, ...]:
-        """The class names of a classifier, in the order of its probabilities; otherwise none."""
+        """The class names of a classifier, in the order of its probabilities; empty for other models."""
         for operation in self.function.operations:
             if operation.type == "classify":
                 listed = operation.inputs["classes"][0]
@@ -81,7 +81,7 @@ class Package:
         return ()
 
     def weight_file(self, name: str) -> Path:
-        """Where a weight file that the program names lies.
+        """The path of a weight file that the program names.
 
         Raises:
             BadFile: it is not inside the package.
@@ -98,7 +98,7 @@ def _inside(folder: Path, relative: str, package: Path) -> Path:
 
 
 def model_file(path: Path) -> Path:
-    """The specification inside a package, as the package's own Manifest.json names it.
+    """The path of the specification inside a package, from the package's Manifest.json.
 
     Raises:
         BadFile: it is no package, or its manifest is damaged.
@@ -152,7 +152,7 @@ def _metadata(description: Buffer) -> dict[str, str]:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The user-defined texts of a package, without reading its program.
+    """The user-defined metadata of a package, without reading its program.
 
     Raises:
         BadFile: it is no package, is damaged, or holds another kind of model.
@@ -161,7 +161,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def read_package(path: Path) -> Package:
-    """Read a package; weights stay in their file until they are asked for.
+    """Read a package; weights stay in their file until they are needed.
 
     Raises:
         BadFile: it is no package, is damaged, or holds another kind of model.

@@ -1,4 +1,4 @@
-"""An ML Program as it is written in a Core ML specification: read from protobuf, nothing executed.
+"""Parses an ML Program from a Core ML specification (protobuf); nothing is executed.
 
 Field numbers are those of ``MIL.proto`` in coremltools. Reading them here keeps coremltools, whose
 import takes seconds, out of everything that only inspects or evaluates a package.
@@ -24,13 +24,13 @@ Array = NDArray[np.generic]
 
 @dataclass(frozen=True)
 class TensorType:
-    """Element type and shape; a dimension that is not fixed is None."""
+    """Element type and shape of a tensor; a dimension that is not fixed is None."""
 
     dtype: DType
     shape: tuple[int | None, ...]
 
     def holds(self, shape: tuple[int, ...]) -> bool:
-        """Whether a tensor of that shape is of this type."""
+        """Whether a tensor of a shape is of this type."""
         return len(shape) == len(self.shape) and all(
             w is None or g == w for g, w in zip(shape, self.shape, strict=True)
         )
@@ -38,7 +38,7 @@ class TensorType:
 
 @dataclass(frozen=True)
 class InFile:
-    """A constant that lies in the weight file."""
+    """A constant that is stored in the weight file."""
 
     file: str
     offset: int
@@ -76,7 +76,7 @@ class Operation:
         inputs: its parameters; one that takes several values has several bindings.
         outputs: its results.
         attributes: constants that some operators carry instead of inputs; ``name`` among them.
-        blocks: how many nested blocks it has (control flow).
+        blocks: number of nested blocks (control flow).
     """
 
     type: str
@@ -87,13 +87,13 @@ class Operation:
 
     @property
     def name(self) -> str:
-        """Its first result's name, which is what people see."""
+        """The name of its first result, which messages show."""
         return self.outputs[0].name if self.outputs else self.type
 
 
 @dataclass(frozen=True)
 class Function:
-    """A function: what it takes, its operations in order, and the names of what it gives."""
+    """A function: inputs, operations in order, and names of the outputs."""
 
     name: str
     opset: str
@@ -103,7 +103,7 @@ class Function:
 
 
 def _entries(data: Buffer, number: int, read: Callable[[Buffer], T]) -> dict[str, T]:
-    """A ``map<string, message>``."""
+    """A protobuf field of type ``map<string, message>`` as a dictionary of decoded messages."""
     return {string(entry, 1): read(next(messages(entry, 2), memoryview(b""))) for entry in messages(data, number)}
 
 

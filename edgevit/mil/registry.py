@@ -1,4 +1,4 @@
-"""The operator table: one function an operator, found by name, its parameters named as in MIL.
+"""The operator table: one function for each operator, found by name, its parameters named as in MIL.
 
 A function's annotations say what it takes, so that constants are turned into Python values once,
 when a program is loaded: ``Tensor``, ``list[Tensor]`` (operators that take several values),
@@ -47,10 +47,10 @@ _CONVERT: dict[Any, Callable[[Any], Any]] = {
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter of an operator.
+    """One parameter of an operator's function.
 
     Attributes:
-        convert: from a torch tensor, string or list to what the function takes.
+        convert: from a torch tensor, string or list to the type that the function takes.
         several: it takes a list of values.
         required: it has no default.
     """
@@ -73,7 +73,10 @@ OPERATORS: dict[str, Operator] = {}
 
 
 def _kind(annotation: Any) -> Any:
-    """The annotation without its ``| None``."""
+    """A type annotation without its ``
+
+    None``.
+    """
     kinds = [one for one in get_args(annotation) if one is not type(None)]
     if get_origin(annotation) is Union or type(annotation).__name__ == "UnionType":
         return kinds[0]
@@ -103,7 +106,7 @@ def operator(*names: str) -> Callable[[Compute], Compute]:
 
 
 def positive(axis: int, rank: int) -> int:
-    """An axis counted from the front.
+    """An axis counted from the front, for an axis that may be negative.
 
     Raises:
         ValueError: there is no such axis.
@@ -114,7 +117,7 @@ def positive(axis: int, rank: int) -> int:
 
 
 def spread(vector: Tensor, axis: int, rank: int) -> Tensor:
-    """A vector [n] laid along one axis of a tensor of that rank; a scalar is left as it is."""
+    """A vector [n] shaped to broadcast along one axis of a tensor with ``rank`` axes; a scalar is left as it is."""
     if vector.ndim == 0 or rank == 0:
         return vector
     return vector.reshape([-1 if index == axis % rank else 1 for index in range(rank)])

@@ -1,4 +1,4 @@
-"""Predict with a package: pictures or arrays in, scores out."""
+"""Predicts with a package: pictures or arrays in, scores out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgevit.mil.package import Feature, Package
 
 
 def as_input(feature: Feature, given: NDArray[Any]) -> torch.Tensor:
-    """What the program is given for one input.
+    """The program's input tensor for one picture or array.
 
     Args:
         feature: the input as the package describes it.
@@ -49,7 +49,7 @@ def as_input(feature: Feature, given: NDArray[Any]) -> torch.Tensor:
 
 
 def scores(package: Package, outputs: dict[str, Any]) -> NDArray[np.float32]:
-    """The scores among a program's outputs: float32 [1, classes].
+    """The scores [1, classes] among a program's outputs, float32.
 
     Raises:
         UsageError: there is not exactly one output of scores.

@@ -1,1 +1,1 @@
-"""What can be exported: the zoo, checkpoints, and the small trained models."""
+"""Models that can be exported: the zoo, checkpoints, and the small trained models."""

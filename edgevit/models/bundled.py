@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from edgevit.models.torchvision_fix import mend_torchvision
+from edgevit.models.torchvision_fix import fix_torchvision_import
 
 if TYPE_CHECKING:
     from torch import nn
@@ -124,5 +124,5 @@ BUILDERS: dict[str, Callable[[], nn.Module]] = {
 
 def build_bundled(name: str) -> nn.Module:
     """Build a bundled model by name, untrained; weights are loaded by `edgevit.models.load`."""
-    mend_torchvision()
+    fix_torchvision_import()
     return BUILDERS[name]()

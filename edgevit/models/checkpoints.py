@@ -1,4 +1,4 @@
-"""Read the tensors of a checkpoint without ever running code from it.
+"""Reads the tensors of a checkpoint without ever running code from it.
 
 Checkpoints are kept in many ways: plain, inside a dictionary of what training needs (`_WRAPPERS`), with a second,
 averaged copy of the weights (`_AVERAGED`), in several files. What was taken is said in `Checkpoint.taken`.
@@ -30,7 +30,7 @@ from edgevit.models.filekinds import (
 if TYPE_CHECKING:
     import torch
 
-State = dict[str, "torch.Tensor"]
+StateDict = dict[str, "torch.Tensor"]
 
 _ALLOWING = threading.Lock()
 """torch keeps the types that a safe read allows in one list of the process."""
@@ -64,17 +64,17 @@ class Checkpoint:
 
     Attributes:
         tensors: by key, on the CPU.
-        taken: the key under which they lay, such as ``state_dict_ema``; empty for the whole file.
+        taken: the key that they were under, such as ``state_dict_ema``; empty for the whole file.
         averaged: whether these are averaged (EMA or SWA) weights.
     """
 
-    tensors: State
+    tensors: StateDict
     taken: str = ""
     averaged: bool = False
 
 
 def weights_file(path: Path) -> Path:
-    """The file itself, or the one in a folder.
+    """The path of a weights file: as given, or the only one in a folder.
 
     Raises:
         BadFile: the folder holds none, or several.
@@ -83,7 +83,7 @@ def weights_file(path: Path) -> Path:
 
 
 def weights_digest(path: Path) -> str:
-    """SHA-256 of a weights file; of weights in several files, of their digests by name.
+    """SHA-256 of a weights file; for weights in several files, of their digests by name.
 
     Raises:
         BadFile: there is no such file, or it is no checkpoint.
@@ -109,7 +109,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     file = weights_file(path)
     kind = file_kind(file)
     if kind == "shards":
-        tensors: State = {}
+        tensors: StateDict = {}
         for part in shards(file):
             tensors |= _read(part).tensors
         return Checkpoint(tensors)
@@ -123,7 +123,7 @@ def _read(path: Path) -> Checkpoint:
     return _unwrap(_read_torch(path), path)
 
 
-def _read_safetensors(path: Path) -> State:
+def _read_safetensors(path: Path) -> StateDict:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -170,7 +170,7 @@ def _begins_like_torch(path: Path) -> bool:
 
 
 def _no_settings(*_: Any) -> dict[str, Any]:
-    """Stands for a class whose values nobody needs."""
+    """An empty replacement for classes whose values are not needed."""
     return {}
 
 
@@ -233,7 +233,7 @@ def _harmless_globals() -> list[Any]:
 
 
 def _refused(path: Path, text: str) -> BadFile:
-    """The error for a file that torch's safe reader will not read."""
+    """The error for a file that torch's safe reader refuses."""
     if not any(word in text for word in ("Unsupported global", "Unsupported class", "GLOBAL", "allowlisted", "reduce")):
         return damaged(path) if _begins_like_torch(path) else not_a_checkpoint(path)
     names = _foreign_names(path, text)
@@ -270,7 +270,7 @@ _PICKLE_HEAD: Final = 1 << 20
 
 
 def _foreign_names(path: Path, text: str) -> list[str]:
-    """The classes and functions in a file that are not read; of an old pickle only the first."""
+    """The classes and functions in a file that are refused; for an old pickle only the first."""
     import torch
 
     try:
@@ -329,8 +329,8 @@ _TRAINING_STATE: Final = frozenset({"param_groups", "optimizer", "optimizer_stat
 _PART_NAMES: Final = frozenset({"backbone", "encoder", "head", "classifier", "fc", "neck", "decoder"})
 
 
-def _states(loaded: Mapping[Any, Any], name: str = "", depth: int = 0) -> Iterator[tuple[str, State]]:
-    """Every dictionary of tensors inside a checkpoint, by its path; not those of training itself."""
+def _states(loaded: Mapping[Any, Any], name: str = "", depth: int = 0) -> Iterator[tuple[str, StateDict]]:
+    """Every dictionary of tensors inside a checkpoint, by its path; optimizer states and the like are left out."""
     import torch
 
     tensors = {str(key): value for key, value in loaded.items() if isinstance(value, torch.Tensor)}
@@ -349,7 +349,7 @@ def is_averaged(name: str) -> bool:
 
 
 def _rank(name: str) -> tuple[int, int, int] | None:
-    """Which of several sets of weights is meant: averaged ones first, then by the table; None for an unknown one."""
+    """The preference among several sets of weights: averaged ones first, then by the table; None for an unknown one."""
     if not name:
         return None
     parts = name.split(".")

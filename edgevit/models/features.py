@@ -1,4 +1,4 @@
-"""A classifier without its last layer: pictures in, features out."""
+"""A classifier without its last layer: features in place of logits."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class Headless(nn.Module):
-    """What the classifier of a timm model sees.
+    """A timm model whose output is the input of its classifier.
 
     Attributes:
-        width: how many features.
+        width: number of features.
     """
 
     def __init__(self, model: nn.Module, size: tuple[int, int]) -> None:
@@ -36,7 +36,7 @@ class Headless(nn.Module):
         self.width = int(found.shape[1])
 
     def forward(self, image: Tensor) -> Tensor:
-        """[B, 3, H, W] to [B, width]."""
+        """Features [B, width] of normalised pictures [B, 3, H, W]."""
         return self.model.forward_head(self.model.forward_features(image), pre_logits=True)
 
 

@@ -1,4 +1,4 @@
-"""What a file given as weights is, told by its content; its suffix is asked last.
+"""Recognises the kind of a weights file by its content; the suffix counts last.
 
 Nothing here needs torch, and nothing is unpickled.
 """
@@ -14,9 +14,10 @@ from typing import Final, Literal
 
 from edgevit.errors import BadFile
 
-Kind = Literal["safetensors", "torch", "shards"]
+WeightsFileKind = Literal["safetensors", "torch", "shards"]
 
 _HEAD = 4096
+"""Bytes read of a file to tell its kind."""
 _GIVE_WEIGHTS: Final = "give --weights a file written by torch.save(model.state_dict(), FILE) or a .safetensors file"
 _DOWNLOAD_AGAIN: Final = "copy or download the file again: it is truncated or damaged"
 
@@ -57,8 +58,8 @@ _SHARD: Final = re.compile(r"-(\d{5})-of-(\d{5})\.(safetensors|bin)$")
 _TORCH_LEGACY: Final = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 
-def file_kind(path: Path) -> Kind:
-    """How a weights file is read: ``safetensors``, ``torch`` (zip or pickle) or ``shards`` (an index of several files).
+def file_kind(path: Path) -> WeightsFileKind:
+    """The kind of a weights file: ``safetensors``, ``torch`` (zip or pickle) or ``shards`` (an index of several files).
 
     Raises:
         BadFile: missing, empty, cut off, or something else, told by its name.
@@ -101,17 +102,17 @@ def file_kind(path: Path) -> Kind:
 
 
 def not_a_checkpoint(path: Path) -> BadFile:
-    """The error for a file of which nothing better is known."""
+    """The error for a file of unknown content."""
     return BadFile("not a PyTorch checkpoint", where=str(path), cure=_GIVE_WEIGHTS)
 
 
 def not_weights(path: Path, what: str) -> BadFile:
-    """The error for a file of a known other kind."""
+    """The error for a file of another known kind."""
     return BadFile(f"the weights file is {what}, not a PyTorch checkpoint", where=str(path), cure=_GIVE_WEIGHTS)
 
 
 def damaged(path: Path, detail: str = "") -> BadFile:
-    """The error for a checkpoint that is cut off or damaged."""
+    """The error for a truncated or damaged checkpoint."""
     where = f"{path}: {detail}" if detail else str(path)
     return BadFile("not a PyTorch checkpoint any more: it is cut off or damaged", where=where, cure=_DOWNLOAD_AGAIN)
 
@@ -132,7 +133,7 @@ def _refuse_texts(path: Path, head: bytes) -> None:
 
 
 def _is_safetensors(head: bytes, size: int) -> bool:
-    """Whether the file begins as the format does, or is called so and has lost its beginning or its end."""
+    """Whether a file begins like safetensors, or is named so and is damaged at its beginning or end."""
     if len(head) < 10 or head[8:9] != b"{":
         return False
     length: int = struct.unpack("<Q", head[:8])[0]
@@ -182,7 +183,7 @@ def _is_index(path: Path) -> bool:
 
 
 def shards(index: Path) -> list[Path]:
-    """The files that an index names, each once, in order; they lie beside it.
+    """The files that an index names, each once, in order; they are in the index's folder.
 
     Raises:
         BadFile: the index names a file in another folder, or one that is not there.

@@ -1,4 +1,4 @@
-"""Fit the tensors of a checkpoint to a model: its keys, whatever their prefix, must be the model's, one for one."""
+"""Fits the tensors of a checkpoint to a model: without a common prefix, its keys must be the model's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from edgevit.models.checkpoints import State, is_averaged
+from edgevit.models.checkpoints import StateDict, is_averaged
 from edgevit.models.keymaps import to_timm_layout
 
 if TYPE_CHECKING:
@@ -36,18 +36,18 @@ _AVERAGES: Final = frozenset({"n_averaged"})
 
 @dataclass(frozen=True)
 class Fit:
-    """How a checkpoint's tensors lie on a model's.
+    """The assignment of a checkpoint's tensors to a model's state.
 
     Attributes:
         state: the tensors under the model's keys, unknown ones among them.
-        prefix: what was taken off the keys.
+        prefix: that was removed from the keys.
         missing: the model's keys that the checkpoint does not have.
         unknown: the checkpoint's keys that the model does not have.
         differ: keys whose shapes differ.
         dropped: keys that belong to training, or to another copy of the model.
     """
 
-    state: State
+    state: StateDict
     prefix: str
     missing: tuple[str, ...]
     unknown: tuple[str, ...]
@@ -56,17 +56,20 @@ class Fit:
 
     @property
     def faults(self) -> int:
-        """How many keys stand against it."""
+        """The number of keys that do not fit."""
         return len(self.missing) + len(self.unknown) + len(self.differ)
 
     @property
     def averaged(self) -> bool:
-        """Whether the prefix, or what was dropped beside it, says that the weights are averaged ones."""
+        """Whether the prefix, or a set dropped beside it, shows that the weights are averaged ones."""
         return is_averaged(self.prefix.rstrip(".")) or bool(_AVERAGES & set(self.dropped))
 
 
 def fit(
-    tensors: State, own: Mapping[str, torch.Tensor], buffers: frozenset[str] = frozenset(), ignore: tuple[str, ...] = ()
+    tensors: StateDict,
+    own: Mapping[str, torch.Tensor],
+    buffers: frozenset[str] = frozenset(),
+    ignore: tuple[str, ...] = (),
 ) -> Fit:
     """The best fit over all prefixes that the keys share.
 
@@ -87,8 +90,8 @@ def fit(
     return min(candidates, key=lambda one: (one.faults, not one.averaged, "teacher" not in one.prefix, len(one.prefix)))
 
 
-def copies(tensors: State, own: Mapping[str, torch.Tensor], buffers: frozenset[str], chosen: Fit) -> list[str]:
-    """Other prefixes under which the whole model lies as well, where nothing says which of them is meant."""
+def copies(tensors: StateDict, own: Mapping[str, torch.Tensor], buffers: frozenset[str], chosen: Fit) -> list[str]:
+    """Other prefixes under which the whole model is stored too, where it is ambiguous which is meant."""
     if chosen.averaged or "teacher" in chosen.prefix or not chosen.dropped:
         return []
     plain = {_WRAPPING.sub("", key): value for key, value in tensors.items()}
@@ -96,8 +99,8 @@ def copies(tensors: State, own: Mapping[str, torch.Tensor], buffers: frozenset[s
     return [one.prefix for one in fits if one.prefix != chosen.prefix and not one.missing and not one.differ]
 
 
-def _prefixes(tensors: State, own: Mapping[str, torch.Tensor]) -> list[str]:
-    """Nothing, every prefix whose rest is a key of the model, and those that most keys share."""
+def _prefixes(tensors: StateDict, own: Mapping[str, torch.Tensor]) -> list[str]:
+    """Candidate prefixes: none, each whose rest is a key of the model, and those that most keys share."""
     found = Counter[str]()
     shared = Counter[str]()
     for key in tensors:
@@ -112,7 +115,7 @@ def _prefixes(tensors: State, own: Mapping[str, torch.Tensor]) -> list[str]:
 
 
 def _fit_below(
-    tensors: State, prefix: str, own: Mapping[str, torch.Tensor], buffers: frozenset[str], ignore: tuple[str, ...]
+    tensors: StateDict, prefix: str, own: Mapping[str, torch.Tensor], buffers: frozenset[str], ignore: tuple[str, ...]
 ) -> Fit:
     below = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
     state = to_timm_layout(below)
@@ -142,8 +145,8 @@ def _fit_below(
     return Fit(state, prefix, tuple(missing), tuple(unknown), tuple(differ), tuple(dropped))
 
 
-def _is_copy(key: str, tensors: State, prefix: str) -> bool:
-    """Whether a key outside the prefix is one of another whole copy, as a teacher or averaged weights are."""
+def _is_copy(key: str, tensors: StateDict, prefix: str) -> bool:
+    """Whether a key outside the prefix belongs to another whole copy, such as a teacher or averaged weights."""
     parts = key.split(".")
     return any(prefix + ".".join(parts[count:]) in tensors for count in range(len(parts)))
 

@@ -1,4 +1,4 @@
-"""Download what is published under a name, and say exactly which file that was."""
+"""Downloads published weights, and records exactly which file that was."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ _FILES = ("model.safetensors", "pytorch_model.bin")
 """What timm looks for in a repository, in this order."""
 
 _LINES = 3
+"""Lines of the cause that are quoted in an error."""
 
 
 def repository(location: str) -> str:
-    """The hub's name of a location, or an empty string where it is a URL."""
+    """The repository of a hub location, or an empty string for a URL."""
     return location.removeprefix("hf-hub:") if location.startswith("hf-hub:") else ""
 
 
@@ -73,7 +74,7 @@ def _explain(spec: ModelSpec, error: Exception) -> NoReturn:
 
 
 def fetching(spec: ModelSpec) -> str:
-    """What to type, on a machine with a network, for the weights of a model."""
+    """The command that downloads a model's weights on a machine with a network."""
     hub = repository(spec.weights)
     if not hub:
         name = spec.weights.rpartition("/")[2]
@@ -86,7 +87,7 @@ def fetching(spec: ModelSpec) -> str:
 
 
 def downloaded(location: str) -> Path | None:
-    """The file in the cache that timm loaded from a location; None where it is not found."""
+    """The cached file that timm loaded from a location; None where it is not found."""
     hub = repository(location)
     if not hub:
         from torch.hub import get_dir

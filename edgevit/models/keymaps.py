@@ -1,4 +1,4 @@
-"""Rename official TinyViT and SHViT checkpoints to timm's key layout.
+"""Renames official TinyViT and SHViT checkpoints to timm's key layout.
 
 TinyViT: microsoft/Cream (ECCV 2022); SHViT: ysj9909/SHViT (CVPR 2024). Every pattern is applied
 to the original key, once.
@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-State = dict[str, "torch.Tensor"]
+StateDict = dict[str, "torch.Tensor"]
 Rename = tuple[re.Pattern[str], Callable[[re.Match[str]], str]]
 
 _BN_EPSILON = 1e-5
+"""PyTorch's default of `torch.nn.BatchNorm2d`."""
 
 
-def to_timm_layout(state: Mapping[str, torch.Tensor]) -> State:
-    """The same tensors under timm's keys; other layouts pass unchanged."""
+def to_timm_layout(state: Mapping[str, torch.Tensor]) -> StateDict:
+    """The same tensors under timm's keys; tensors in other layouts are returned unchanged."""
     if any(key.startswith("blocks1.") for key in state):
         return _average_distilled_heads({_rename(key, _SHVIT): value for key, value in state.items()})
     if any(key.startswith("layers.0.blocks.0.conv1.c.") for key in state):
@@ -38,7 +39,7 @@ def _rename(key: str, table: tuple[Rename, ...]) -> str:
 
 
 def _conv_norm(rest: str) -> str:
-    """TinyViT's Conv2d_BN children: c, bn in the official code, conv, bn in timm."""
+    """Keys of TinyViT's Conv2d_BN: children ``c``, ``bn`` in the official code, ``conv``, ``bn`` in timm."""
     return re.sub(r"\.c\.", ".conv.", rest)
 
 
@@ -65,8 +66,8 @@ _SHVIT: tuple[Rename, ...] = (
 )
 
 
-def _fused_head(state: State, head: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """BatchNorm then Linear as one linear map, in double precision."""
+def _fused_head(state: StateDict, head: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Merge BatchNorm and Linear into one linear map, in double precision."""
     bn = {name: state[f"{head}.bn.{name}"].double() for name in ("weight", "bias", "running_mean", "running_var")}
     scale = bn["weight"] / (bn["running_var"] + _BN_EPSILON).sqrt()
     weight = state[f"{head}.l.weight"].double()
@@ -74,8 +75,8 @@ def _fused_head(state: State, head: str) -> tuple[torch.Tensor, torch.Tensor]:
     return weight * scale, bias
 
 
-def _average_distilled_heads(state: State) -> State:
-    """SHViT's distilled variant answers with the mean of two heads; timm has one."""
+def _average_distilled_heads(state: StateDict) -> StateDict:
+    """Merge the two heads of SHViT's distilled variant, whose mean is its answer; timm has one head."""
     import torch
 
     if "head_dist.l.weight" not in state:

@@ -1,4 +1,4 @@
-"""Class names: ImageNet's from timm, the digits, a file's lines, or plain numbers."""
+"""Class names: ImageNet's from timm, the digits, the lines of a file, or plain numbers."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _decoded(data: bytes, path: Path) -> str:
 
 
 def _from_json(text: str, path: Path) -> list[str] | None:
-    """The names in a JSON document; None where the text is no JSON but begins like it."""
+    """The names in a JSON document; None where the text is not JSON."""
     try:
         value = json.loads(text, object_pairs_hook=no_repeats)
     except (ValueError, RecursionError) as error:
@@ -146,7 +146,7 @@ def _names(value: Any) -> list[str] | None:
 
 
 def labels_for(kind: str, count: int, given: tuple[str, ...] | None) -> tuple[str, ...]:
-    """The labels of a model: those given, or the ones its spec names.
+    """The class names of a model: those given, or those that its spec refers to.
 
     Raises:
         UsageError: the number of labels is not the number of classes.
@@ -172,16 +172,16 @@ def label_mismatch(given: tuple[str, ...], against: str) -> UsageError:
 
 
 def distinct(names: list[str], synsets: list[str]) -> list[str]:
-    """The names, the synset appended to those that stand for several."""
+    """Class names made unique: the synset is appended to names that stand for several classes."""
     count = Counter(names)
     return [f"{name} ({synset})" if count[name] > 1 else name for name, synset in zip(names, synsets, strict=True)]
 
 
 @lru_cache(maxsize=2)
 def _imagenet(kind: str) -> tuple[str, ...]:
-    from edgevit.models.torchvision_fix import mend_torchvision
+    from edgevit.models.torchvision_fix import fix_torchvision_import
 
-    mend_torchvision()
+    fix_torchvision_import()
     from timm.data import ImageNetInfo
 
     info = ImageNetInfo(kind)

@@ -1,4 +1,4 @@
-"""Build a model by name with the weights asked for."""
+"""Builds a model by name with the requested weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgevit.errors import BadFile, EdgevitError, MissingDependency, UsageError, WeightsMismatch
-from edgevit.models.checkpoints import Checkpoint, State, read_checkpoint, weights_digest
+from edgevit.models.checkpoints import Checkpoint, StateDict, read_checkpoint, weights_digest
 from edgevit.models.fit import Fit, copies, fit
 from edgevit.models.hub import build_published
 from edgevit.models.labels import label_mismatch, labels_for
@@ -28,14 +28,16 @@ if TYPE_CHECKING:
     from torch import nn
 
 MIN_SIDE = 16
+"""Pixels of the smallest accepted input side."""
 MAX_SIDE = 4096
+"""Pixels of the largest accepted input side."""
 _TRIED_VARIANTS = 8
 """Most relatives that a checkpoint which does not fit is held against: each costs a tenth of a second."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Where a model's weights came from.
+    """The origin of a model's weights.
 
     Attributes:
         kind: ``pretrained``, ``random`` or ``file``.
@@ -50,11 +52,11 @@ class Weights:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in eval mode with everything that export needs to know about it.
+    """A model in eval mode with all facts that an export needs.
 
     Attributes:
         module: float32 [B, 3, H, W] to [B, classes], or to [B, width] where it gives features.
-        notes: what a person should be told about how it was loaded, one line each.
+        notes: messages for the user about how it was loaded, one line each.
     """
 
     module: nn.Module
@@ -67,7 +69,7 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class _Request:
-    """What `load_model` was asked for; ``side`` is (H, W) of the input."""
+    """The arguments of `load_model`; ``side`` is (H, W) of the input."""
 
     spec: ModelSpec
     side: tuple[int, int]
@@ -82,7 +84,7 @@ class _Request:
 
     @property
     def classes(self) -> int | None:
-        """The number of classes that was asked for, by number or by labels."""
+        """The requested number of classes, from the number or the labels."""
         return self.num_classes or (len(self.labels) if self.labels else None)
 
 
@@ -180,12 +182,12 @@ def _labels(request: _Request, module: nn.Module) -> tuple[str, ...]:
 
 
 def _outputs(module: nn.Module, spec: ModelSpec) -> int:
-    """How many outputs a built model has."""
+    """The number of outputs of a built model."""
     return int(getattr(module, "num_classes", spec.num_classes))
 
 
 def _own_labels(spec: ModelSpec, module: nn.Module) -> tuple[str, ...] | None:
-    """The labels that a model in a folder or on the hub brings.
+    """The labels stored with a model in a folder or on the hub.
 
     Raises:
         BadFile: they are not one a class.
@@ -210,9 +212,9 @@ def _own_labels(spec: ModelSpec, module: nn.Module) -> tuple[str, ...] | None:
 
 def _require_torch() -> None:
     try:
-        from edgevit.models.torchvision_fix import mend_torchvision
+        from edgevit.models.torchvision_fix import fix_torchvision_import
 
-        mend_torchvision()
+        fix_torchvision_import()
         import timm  # noqa: F401
     except ImportError as error:
         raise MissingDependency(error.name or "torch", "building a model", extra="torch") from error
@@ -274,7 +276,7 @@ def _build(spec: ModelSpec, classes: int, side: tuple[int, int], pretrained: boo
 
 
 def _narrowed(spec: ModelSpec, config: dict[str, Any], classes: int) -> nn.Module:
-    """A sub-model of `edgevit split`: its original's architecture with fewer units, and a head of its own."""
+    """A sub-model of `edgevit split`: the original's architecture with fewer units, and its own head."""
     import timm
 
     from edgevit.compress.width.cut import narrow
@@ -295,7 +297,7 @@ def _narrowed(spec: ModelSpec, config: dict[str, Any], classes: int) -> nn.Modul
 
 
 def _resize(module: nn.Module, spec: ModelSpec, side: tuple[int, int]) -> nn.Module:
-    """The model for another size of input; position embeddings are resampled where it has some."""
+    """The model for another input size; position embeddings are resampled if it has some."""
     if side != spec.preprocessing.size and hasattr(module, "set_input_size"):
         try:
             module.set_input_size(img_size=side)  # type: ignore[operator]
@@ -305,7 +307,7 @@ def _resize(module: nn.Module, spec: ModelSpec, side: tuple[int, int]) -> nn.Mod
 
 
 def _runs(module: nn.Module, spec: ModelSpec, side: tuple[int, int]) -> nn.Module:
-    """The model, once it has taken a picture of another size than its own."""
+    """The model, after a test run on its new input size."""
     import torch
 
     if side != spec.preprocessing.size:
@@ -365,7 +367,7 @@ def _pretrained(request: _Request) -> tuple[nn.Module, Weights, tuple[str, ...]]
 
 
 def _check_published_head(request: _Request) -> None:
-    """Refuse what the published weights cannot give.
+    """Refuse a request that the published weights cannot satisfy.
 
     Raises:
         UsageError: they have no classifier, a projection that is none, or another number of classes.
@@ -403,7 +405,7 @@ def _embedding(spec: ModelSpec) -> UsageError:
 
 
 def _from_file(request: _Request, path: Path) -> tuple[nn.Module, Weights, tuple[str, ...]]:
-    """A model with the weights in a file, built at whichever size they fit: the one asked for, or the model's own."""
+    """A model with the weights of a file, built at the size that they fit: the requested one, or the model's own."""
     spec = request.spec
     checkpoint = read_checkpoint(path)
     classes = spec.num_classes if request.features else request.classes or spec.num_classes or IMAGENET_CLASSES
@@ -423,7 +425,7 @@ def _from_file(request: _Request, path: Path) -> tuple[nn.Module, Weights, tuple
 
 @dataclass(frozen=True)
 class _Attempt:
-    """A model built at one size, and how a checkpoint lies on it."""
+    """A model built at one size, and the fit of a checkpoint to it."""
 
     module: nn.Module
     side: tuple[int, int]
@@ -452,7 +454,7 @@ def _attempt(request: _Request, checkpoint: Checkpoint, classes: int, side: tupl
 
 
 def _computed(module: nn.Module) -> frozenset[str]:
-    """Buffers that the architecture decides; running statistics are learnt."""
+    """Names of buffers that the architecture determines; running statistics are not among them."""
     learnt = ("running_mean", "running_var")
     return frozenset(name for name, _ in module.named_buffers() if not name.endswith(learnt))
 
@@ -460,8 +462,8 @@ def _computed(module: nn.Module) -> frozenset[str]:
 _POSITIONS = ("pos_embed", "rel_pos", "relative_position_bias_table", "attention_biases")
 
 
-def _by_timm(spec: ModelSpec, module: nn.Module, found: Fit, own: State) -> State | None:
-    """The tensors as timm's own reader of the architecture's official layouts renames them.
+def _by_timm(spec: ModelSpec, module: nn.Module, found: Fit, own: StateDict) -> StateDict | None:
+    """The tensors as renamed by timm's own reader of the architecture's official layouts.
 
     None where it has no such reader, or where it resampled position embeddings: a file of another size is not taken
     for one of this size.
@@ -475,7 +477,7 @@ def _by_timm(spec: ModelSpec, module: nn.Module, found: Fit, own: State) -> Stat
     convert = getattr(home, "checkpoint_filter_fn", None)
     if convert is None:
         return None
-    state: State | None = None
+    state: StateDict | None = None
     with suppress(Exception):  # written for one layout each, it fails in any way on others
         options = {"adapt_layer_scale": True} if "adapt_layer_scale" in signature(convert).parameters else {}
         state = dict(convert(dict(found.state), module, **options))
@@ -515,7 +517,7 @@ def _filled(
     return module, Weights("file", source, weights_digest(path)), notes
 
 
-def _check_finite(state: State | dict[str, torch.Tensor], source: str) -> None:
+def _check_finite(state: StateDict | dict[str, torch.Tensor], source: str) -> None:
     """Refuse weights that are not numbers.
 
     Raises:
@@ -532,7 +534,7 @@ def _check_finite(state: State | dict[str, torch.Tensor], source: str) -> None:
 
 
 def _misfit(request: _Request, path: Path, checkpoint: Checkpoint, attempt: _Attempt) -> EdgevitError:
-    """Why nothing fits: the head alone, the size, another variant, or what the checkpoint is."""
+    """The error that explains why nothing fits: the head, the size, another variant, or the kind of checkpoint."""
     spec, found = request.spec, attempt.found
     own = attempt.module.state_dict()
     heads = {f"{name}.{leaf}" for name in attempt.classifiers for leaf in ("weight", "bias")}
@@ -574,7 +576,7 @@ def _other_head(request: _Request, path: Path, attempt: _Attempt) -> UsageError:
 
 
 def _trained_at(request: _Request, checkpoint: Checkpoint, attempt: _Attempt) -> int | None:
-    """The side of the pictures that a checkpoint was trained on, where position embeddings tell it and it then fits."""
+    """The input side that a checkpoint was trained at, from its position embeddings, if it then fits."""
     module: Any = attempt.module
     found = attempt.found
     positions = [key for key in found.differ if "pos_embed" in key and found.state[key].dim() == 3]
@@ -595,7 +597,7 @@ def _trained_at(request: _Request, checkpoint: Checkpoint, attempt: _Attempt) ->
 
 
 def _fitting_variant(request: _Request, checkpoint: Checkpoint) -> str | None:
-    """A relative of the model, from the list of known models, that a checkpoint fits."""
+    """A related known model that a checkpoint fits."""
     for spec in _relatives(request.spec):
         with suppress(Exception):  # not every architecture can be built without memory for its weights
             module = _without_memory(spec)

@@ -1,4 +1,4 @@
-"""Why a checkpoint does not fit a model, told by its kind, and what to do about it."""
+"""Explains why a checkpoint does not fit a model, and what to do about it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from edgevit.errors import WeightsMismatch
-from edgevit.models.checkpoints import State
+from edgevit.models.checkpoints import StateDict
 from edgevit.models.fit import Fit
 
 if TYPE_CHECKING:
     import torch
 
 _SHOWN = 3
+"""Names that a message quotes of a longer list."""
 _FLOATS_ONLY = 1
 """Fewest integer matrices that make a checkpoint a quantized one."""
 
@@ -24,7 +25,7 @@ class Misfit:
     """A checkpoint and the model that it does not fit.
 
     Attributes:
-        found: how its tensors lie on the model's.
+        found: the fit of its tensors to the model's.
         tensors: as they are in the file.
         source: the file's name.
         own: the model's state.
@@ -34,7 +35,7 @@ class Misfit:
     """
 
     found: Fit
-    tensors: State
+    tensors: StateDict
     source: str
     own: Mapping[str, torch.Tensor]
     classifiers: tuple[str, ...]
@@ -43,7 +44,7 @@ class Misfit:
 
 
 def mismatch(case: Misfit) -> WeightsMismatch:
-    """The error for a checkpoint that does not fit: the first kind that it is of, or a list of what differs."""
+    """The error for a checkpoint that does not fit: the first explanation that applies, or a list of differences."""
     for kind in _KINDS:
         error = kind(case)
         if error is not None:
@@ -63,12 +64,12 @@ def mismatch(case: Misfit) -> WeightsMismatch:
 
 
 def differing(found: Fit, own: Mapping[str, torch.Tensor]) -> list[str]:
-    """One phrase a key whose shape differs."""
+    """One phrase for each key whose shape differs."""
     return [f"{key} is {tuple(found.state[key].shape)}, should be {tuple(own[key].shape)}" for key in found.differ]
 
 
 def listing(label: str, items: list[str] | tuple[str, ...]) -> list[str]:
-    """One line with the first few of many."""
+    """One line with the first few of many items."""
     if not items:
         return []
     more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
@@ -76,7 +77,7 @@ def listing(label: str, items: list[str] | tuple[str, ...]) -> list[str]:
 
 
 def head_size(state: Mapping[str, torch.Tensor], classifiers: tuple[str, ...]) -> int | None:
-    """The number of classes of the first of these layers that is there; None where there is none."""
+    """The number of classes of the first of these layers that exists; None where none does."""
     for classifier in classifiers:
         weight = state.get(f"{classifier}.weight")
         if weight is not None and weight.dim() >= 1:
@@ -176,7 +177,7 @@ def _fused(case: Misfit) -> WeightsMismatch | None:
 
 
 def _head(case: Misfit) -> WeightsMismatch | None:
-    """A head of several layers, or several heads, on a model that fits otherwise."""
+    """The error for a head of several layers, or several heads, on a model that fits otherwise."""
     if not case.classifiers:
         return None
     stems = {part for name in case.classifiers for part in (name, name.rpartition(".")[0]) if part}

@@ -1,4 +1,4 @@
-"""What timm publishes under a name: how many outputs the weights have, what those mean, and where the file lies.
+"""What timm publishes under a name: number and meaning of the weights' outputs, and the location of the file.
 
 timm's pretrained configuration says all of it. A head is a classifier over one of the ImageNet sets, which timm
 has names for; a classifier over another set, without names; a projection to an embedding (CLIP's image towers);
@@ -31,7 +31,7 @@ _PROJECTING = re.compile(r"clip|^vit_pe_core_")
 
 
 def head_kind(architecture: str, tag: str, classes: int) -> str:
-    """What the outputs of weights in timm's own registry mean: a set of labels, ``embedding`` or ``none``."""
+    """The meaning of the outputs of weights in timm's registry: a set of labels, ``embedding`` or ``none``."""
     if classes == 0:
         return NO_CLASSIFIER
     if classes in IMAGENET_SETS:
@@ -40,7 +40,7 @@ def head_kind(architecture: str, tag: str, classes: int) -> str:
 
 
 def foreign_head_kind(repository: str, tag: str, classes: int) -> str:
-    """What the outputs of somebody else's weights mean, as far as their configuration shows it.
+    """The meaning of the outputs of weights of others, as far as their configuration shows it.
 
     A thousand classes are ImageNet's where the repository is timm's or the weight tag says so: others have a
     thousand classes too. The numbers of the larger sets are no coincidence.
@@ -53,7 +53,7 @@ def foreign_head_kind(repository: str, tag: str, classes: int) -> str:
 
 
 def weights_location(cfg: Mapping[str, Any]) -> str:
-    """Where timm takes the weights from: ``hf-hub:OWNER/REPO``, a URL, or nothing where none are published."""
+    """The location that timm loads weights from: ``hf-hub:OWNER/REPO``, a URL, or empty where none are published."""
     if cfg.get("hf_hub_id"):
         return f"hf-hub:{cfg['hf_hub_id']}"
     url = cfg.get("url") or ""

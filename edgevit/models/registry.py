@@ -20,11 +20,12 @@ from edgevit.models.published import (
 from edgevit.schema.model import ModelSpec, Preprocessing
 
 _SIDE_LIMIT = 1 << 14
+"""Largest number accepted for a channel count or side in a hub's configuration file, which anybody may have written."""
 
 
 @lru_cache(maxsize=1)
 def zoo() -> dict[str, ModelSpec]:
-    """Every model that edgevit knows by name, in family order; needs no torch."""
+    """All models that edgevit knows by name, in family order; needs no torch."""
     rows = json.loads((files("edgevit.models") / "zoo.json").read_text(encoding="utf-8"))
     specs = (ModelSpec.from_dict(row) for row in rows)
     return {spec.name: spec for spec in specs}
@@ -53,7 +54,7 @@ def list_models(pattern: str = "*") -> list[ModelSpec]:
 
 
 def find_model(name: str) -> ModelSpec:
-    """The spec behind a name.
+    """The spec of a model by its name.
 
     Args:
         name: a name that `list_models` gives, any timm classifier with or without a weight tag,
@@ -74,7 +75,7 @@ def find_model(name: str) -> ModelSpec:
 
 
 def local_config(folder: str) -> dict[str, Any]:
-    """The ``config.json`` of a model in a folder.
+    """The ``config.json`` of a local model folder.
 
     Raises:
         BadFile: not JSON, or not timm's.
@@ -98,9 +99,9 @@ def local_config(folder: str) -> dict[str, Any]:
 
 def _timm() -> Any:
     try:
-        from edgevit.models.torchvision_fix import mend_torchvision
+        from edgevit.models.torchvision_fix import fix_torchvision_import
 
-        mend_torchvision()
+        fix_torchvision_import()
         import timm
     except ImportError as error:
         raise MissingDependency("timm", "building models", extra="torch") from error
@@ -239,7 +240,7 @@ def _head_kind(source: str, cfg: dict[str, Any], classes: int, origin: str | Non
 
 
 def _published_classes(architecture: str, tag: str) -> int | None:
-    """How many outputs timm's registry has for these weights; None where it does not know them."""
+    """The number of outputs that timm's registry has for these weights; None where they are unknown."""
     _timm()
     from timm.models import get_pretrained_cfg
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgevit.errors import MissingDependency
-from edgevit.models.torchvision_fix import mend_torchvision
+from edgevit.models.torchvision_fix import fix_torchvision_import
 
 _SUBSETS = ("imagenet-1k", "imagenet-12k", "imagenet-21k-goog", "imagenet-21k-miil", "imagenet-22k")
 
@@ -18,7 +18,7 @@ def synset_classes(labels: tuple[str, ...]) -> dict[str, int]:
         MissingDependency: timm is not installed.
     """
     try:
-        mend_torchvision()
+        fix_torchvision_import()
         from timm.data import ImageNetInfo
     except ImportError as error:
         raise MissingDependency("timm", "reading folders named by ImageNet's synsets", extra="torch") from error

@@ -1,4 +1,4 @@
-"""Make ``import torchvision`` work beside a CPU-only torch.
+"""Makes ``import torchvision`` work beside a CPU-only torch.
 
 Some package indexes carry only the CUDA build of torchvision. Beside a CPU torch its compiled
 library does not load, the operators that library would declare are missing, and the import dies
@@ -15,7 +15,7 @@ _SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 
 @lru_cache(maxsize=1)
-def mend_torchvision() -> Any:
+def fix_torchvision_import() -> Any:
     """Declare torchvision's detection operators, only where its own import fails.
 
     Returns:

@@ -1,1 +1,1 @@
-"""The export pipeline and its cache."""
+"""The export and quantize pipelines, the export cache and the environment check."""

@@ -16,12 +16,12 @@ from edgevit.errors import EdgevitError, UnknownName
 
 _BUNDLES = "bundles"
 _KEY = re.compile(r"[0-9a-f]{64}")
-"""Every name that edgevit gives in its cache; whatever is called otherwise is somebody else's."""
+"""The names that edgevit gives to cache folders; anything else in the cache is not edgevit's."""
 
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """One cached bundle."""
+    """One bundle in the export cache: its key, folder, size in bytes and time of last use."""
 
     key: str
     path: Path

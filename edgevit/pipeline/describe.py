@@ -1,4 +1,4 @@
-"""Manifests and cache keys: what an export will be, before it is made."""
+"""Manifests and cache keys of an export, computed before it is made."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SHARED_PACKAGES = ("torch", "timm", "numpy")
 
 
 def resolve_targets(options: ExportOptions) -> list[Runtime]:
-    """The runtimes asked for, each once, in order.
+    """The requested runtimes, each once, in order.
 
     Raises:
         UsageError: none was given, one is unknown, or one does not take the precision.
@@ -57,7 +57,7 @@ def _check_keep_fp32(runtime: Runtime, precision: str) -> None:
 
 
 def toolchain_versions(backend: Backend) -> dict[str, str]:
-    """Versions of everything that decides what a backend writes."""
+    """Versions of all packages that influence what a backend writes."""
     return package_versions((*SHARED_PACKAGES, *backend.packages, *backend.runtime_packages))
 
 
@@ -92,7 +92,7 @@ def cache_key(options: ExportOptions, runtime: Runtime, recipe: Recipe | None = 
 def describe(
     loaded: LoadedModel, options: ExportOptions, runtime: Runtime, quantization: QuantizationInfo | None = None
 ) -> Manifest:
-    """The manifest of one artifact, without what only its making will tell."""
+    """The manifest of one artifact, without the parts that only the export can tell."""
     backend = find_backend(runtime.backend)
     rule, image = loaded.preprocessing, options.input == "image"
     bytes_in = image and (backend.layout(runtime.variant) == "image_nhwc_uint8" or backend.suffix == ".mlpackage")

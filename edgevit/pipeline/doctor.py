@@ -1,4 +1,4 @@
-"""What this machine has and lacks for exporting and running."""
+"""Checks what this machine has and lacks for exporting and running."""
 
 from __future__ import annotations
 
@@ -24,49 +24,52 @@ from edgevit.core.files import cache_folder
 from edgevit.devices.base import Kind, kinds
 
 _LEAST_DISK, _LEAST_DISK_TO_RUN = 4 << 30, 256 << 20
+"""Free bytes required to export, and to run bundles only."""
 _LEAST_MEMORY = 4 << 30
+"""Bytes that exporting takes, the same as `edgevit.pipeline.export` reserves for one lowering."""
 _IMPORT_S = 60.0
+"""Seconds for importing one package in a process of its own."""
 _MODULES = {"onnxruntime": "onnxruntime", "ai-edge-litert": "ai_edge_litert.interpreter"}
 """What is imported, in a process of its own, to see that a runtime works; others would import torch, for seconds."""
-State = Literal["ok", "untested", "missing", "wrong"]
+CheckState = Literal["ok", "untested", "missing", "wrong"]
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One check.
+class CheckResult:
+    """The result of one check.
 
     Attributes:
-        name: of what was looked at.
+        name: of what was checked.
         state: ``ok``; ``untested``, newer than what edgevit is tested with; ``missing``; ``wrong``.
-        found: what there is.
+        found: what was found.
         cure: the command that mends it, or empty.
     """
 
     name: str
-    state: State
+    state: CheckState
     found: str
     cure: str = ""
 
     @property
     def usable(self) -> bool:
-        """Whether it can be worked with."""
+        """Whether the checked item can be used."""
         return self.state in ("ok", "untested")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """The fields as a dictionary, for ``--json``."""
         return asdict(self)
 
 
-def checkup() -> list[Finding]:
-    """All checks; nothing heavy is imported into this process."""
+def checkup() -> list[CheckResult]:
+    """Results of all checks; nothing heavy is imported into this process."""
     exports = [_export(backend) for backend in backends().values()]
     # Only where something of a toolchain is installed is this a machine that exports.
     exporting = "torch" in package_versions(("torch",))
     with ThreadPoolExecutor() as pool:
         runs = list(pool.map(_run, backends().values()))
     return [
-        Finding("edgevit", "ok", metadata.version("edgevit")),
-        Finding("python", "ok", sys.version.split()[0]),
+        CheckResult("edgevit", "ok", metadata.version("edgevit")),
+        CheckResult("python", "ok", sys.version.split()[0]),
         _system(sys.maxsize > 1 << 32),
         _memory(psutil.virtual_memory().total, exporting),
         _disk(shutil.disk_usage(Path.cwd()).free, exporting),
@@ -77,44 +80,46 @@ def checkup() -> list[Finding]:
     ]
 
 
-def useful(findings: Sequence[Finding]) -> bool:
+def useful(findings: Sequence[CheckResult]) -> bool:
     """Whether bundles can be exported or run here; Core ML files off macOS are only evaluated, for verification."""
     counted = [one for one in findings if one.name.startswith("export to")]
     counted += [one for one in findings if one.name.startswith("run ") and not _only_evaluated(one)]
     return any(one.usable for one in counted)
 
 
-def _only_evaluated(finding: Finding) -> bool:
+def _only_evaluated(finding: CheckResult) -> bool:
     return finding.name == "run .mlpackage" and sys.platform != "darwin"
 
 
-def _system(is_64_bit: bool) -> Finding:
+def _system(is_64_bit: bool) -> CheckResult:
     if is_64_bit:
-        return Finding("system", "ok", f"{platform.system()} {platform.machine()}, 64-bit")
+        return CheckResult("system", "ok", f"{platform.system()} {platform.machine()}, 64-bit")
     found = f"{platform.system()} {platform.machine()}, 32-bit: no runtime has packages for it"
-    return Finding("system", "wrong", found, "install a 64-bit system, on a Raspberry Pi the 64-bit Raspberry Pi OS")
-
-
-def _memory(total: int, exporting: bool) -> Finding:
-    found = f"{total / 2**30:.1f} GiB, {psutil.cpu_count()} cores"
-    if total >= _LEAST_MEMORY:
-        return Finding("memory", "ok", found)
-    if not exporting:
-        return Finding("memory", "ok", f"{found}: enough to run bundles, exporting takes 4 GiB")
-    return Finding("memory", "wrong", found, "export on a machine with at least 4 GiB; bundles run on less")
-
-
-def _disk(free: int, exporting: bool) -> Finding:
-    least = _LEAST_DISK if exporting else _LEAST_DISK_TO_RUN
-    found = f"{free / 2**30:.1f} GiB"
-    return (
-        Finding("free disk here", "ok", found)
-        if free >= least
-        else Finding("free disk here", "wrong", found, "edgevit cache clear")
+    return CheckResult(
+        "system", "wrong", found, "install a 64-bit system, on a Raspberry Pi the 64-bit Raspberry Pi OS"
     )
 
 
-def _cache() -> Finding:
+def _memory(total: int, exporting: bool) -> CheckResult:
+    found = f"{total / 2**30:.1f} GiB, {psutil.cpu_count()} cores"
+    if total >= _LEAST_MEMORY:
+        return CheckResult("memory", "ok", found)
+    if not exporting:
+        return CheckResult("memory", "ok", f"{found}: enough to run bundles, exporting takes 4 GiB")
+    return CheckResult("memory", "wrong", found, "export on a machine with at least 4 GiB; bundles run on less")
+
+
+def _disk(free: int, exporting: bool) -> CheckResult:
+    least = _LEAST_DISK if exporting else _LEAST_DISK_TO_RUN
+    found = f"{free / 2**30:.1f} GiB"
+    return (
+        CheckResult("free disk here", "ok", found)
+        if free >= least
+        else CheckResult("free disk here", "wrong", found, "edgevit cache clear")
+    )
+
+
+def _cache() -> CheckResult:
     folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -122,26 +127,26 @@ def _cache() -> Finding:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        return Finding("cache", "wrong", f"{folder}: {error.strerror}", "set EDGEVIT_CACHE to a writable folder")
-    return Finding("cache", "ok", str(folder))
+        return CheckResult("cache", "wrong", f"{folder}: {error.strerror}", "set EDGEVIT_CACHE to a writable folder")
+    return CheckResult("cache", "ok", str(folder))
 
 
-def _packages(name: str, packages: tuple[str, ...], extra: str) -> Finding:
+def _packages(name: str, packages: tuple[str, ...], extra: str) -> CheckResult:
     have = package_versions(packages)
     found = ", ".join(f"{package} {version}" for package, version in have.items()) or "nothing"
     cure = f"pip install 'edgevit[{extra}]'"
     if any(package not in have for package in packages):
-        return Finding(name, "missing", found, cure)
+        return CheckResult(name, "missing", found, cure)
     for package, version in have.items():
         state, tested = _compared(version, requirements(extra).get(canonical(package), ""))
         if state != "ok":
             cause = "older than edgevit needs" if state == "wrong" else "newer than edgevit is tested with"
-            return Finding(name, state, f"{package} {version}, {cause}: {tested}", cure if state == "wrong" else "")
-    return Finding(name, "ok", found)
+            return CheckResult(name, state, f"{package} {version}, {cause}: {tested}", cure if state == "wrong" else "")
+    return CheckResult(name, "ok", found)
 
 
 def canonical(name: str) -> str:
-    """A distribution's name as it is compared."""
+    """A distribution's name in canonical form, for comparison."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
@@ -168,8 +173,8 @@ def requirements(extra: str) -> Mapping[str, str]:
     return found
 
 
-def _compared(version: str, tested: str) -> tuple[State, str]:
-    """A version against what is tested: in range, above it or below."""
+def _compared(version: str, tested: str) -> tuple[CheckState, str]:
+    """The state of a version relative to the tested range: in range, above or below."""
     try:
         from packaging.specifiers import SpecifierSet
         from packaging.version import Version
@@ -183,26 +188,26 @@ def _compared(version: str, tested: str) -> tuple[State, str]:
     return ("wrong" if below else "untested"), tested
 
 
-def _export(backend: Backend) -> Finding:
+def _export(backend: Backend) -> CheckResult:
     return _packages(f"export to {backend.name}", (*backend.packages, "timm"), backend.extra)
 
 
-def _reach(name: str, kind: Kind) -> Finding:
+def _reach(name: str, kind: Kind) -> CheckResult:
     """Whether devices of a kind can be reached; one that is there is enough."""
     found = kind.discover()
     if not found:
-        return Finding(f"devices by {name}", "missing", f"no device: {kind.title}")
+        return CheckResult(f"devices by {name}", "missing", f"no device: {kind.title}")
     ready = [one for one in found if one.state == "ready"]
     state: Literal["ok", "missing"] = "ok" if ready else "missing"
     first = (ready or found)[0]
-    return Finding(f"devices by {name}", state, first.what, first.cure)
+    return CheckResult(f"devices by {name}", state, first.what, first.cure)
 
 
-def _run(backend: Backend) -> Finding:
+def _run(backend: Backend) -> CheckResult:
     name = f"run {backend.suffix}"
     reason = backend.available("")
     if reason:
-        return Finding(name, "missing", reason, "copy the bundle to a Mac and run it there")
+        return CheckResult(name, "missing", reason, "copy the bundle to a Mac and run it there")
     extra = smallest_extra(backend)
     found = _packages(name, backend.runtime_packages, extra)
     if not found.usable:
@@ -211,12 +216,12 @@ def _run(backend: Backend) -> Finding:
         fault = import_fault(_MODULES[package]) if package in _MODULES else ""
         if fault:
             cure = f"pip install --force-reinstall {package}"
-            return Finding(name, "wrong", f"{found.found} is installed and cannot be imported: {fault}", cure)
+            return CheckResult(name, "wrong", f"{found.found} is installed and cannot be imported: {fault}", cure)
     return found
 
 
 def smallest_extra(backend: Backend) -> str:
-    """The extra that installs what running a backend's files takes, and as little else as possible."""
+    """The extra of edgevit that installs a backend's runtime with the fewest other packages."""
     for extra in ("runtime", "torch"):
         if all(canonical(package) in requirements(extra) for package in backend.runtime_packages):
             return extra
@@ -226,7 +231,7 @@ def smallest_extra(backend: Backend) -> str:
 
 
 def import_fault(module: str) -> str:
-    """Why a module cannot be imported, asked in a process of its own, as some crash; empty where it can."""
+    """The reason why a module cannot be imported, tried in a separate process since some crash; empty where it can."""
     env = {**os.environ, "ORT_DISABLE_TELEMETRY": "1"}
     try:
         done = subprocess.run(

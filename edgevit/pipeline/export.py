@@ -17,7 +17,7 @@ import psutil
 from numpy.typing import NDArray
 
 from edgevit.backends.base import Backend, find_backend, labels_text
-from edgevit.backends.process.jobs import Limits, Worker, end_worker, start_worker
+from edgevit.backends.process.jobs import ProcessLimits, Worker, end_worker, start_worker
 from edgevit.bundle.card import write_card, write_licence
 from edgevit.bundle.golden import GoldenVectors, write_golden
 from edgevit.bundle.replace import check_bundle_replaceable
@@ -43,17 +43,18 @@ if TYPE_CHECKING:
     pass
 
 _MEMORY_PER_JOB = 4 << 30
+"""Bytes reserved for one lowering (4 GiB): bounds how many run at once."""
 
 
 @dataclass(frozen=True)
 class ExportResult:
-    """How one target ended.
+    """The result for one target.
 
     Attributes:
         target: the bundle's folder name.
         path: the bundle, the rejected bundle, or None where the conversion failed.
         manifest: of the bundle.
-        cached: it came out of the build cache.
+        cached: whether it came from the export cache.
         error: why there is no good bundle.
     """
 
@@ -65,7 +66,7 @@ class ExportResult:
 
     @property
     def ok(self) -> bool:
-        """Whether there is a bundle and nothing speaks against it."""
+        """Whether a bundle exists and passed all checks."""
         return self.error is None
 
 
@@ -74,7 +75,7 @@ def export(options: ExportOptions, listen: Listener = ignore) -> list[ExportResu
 
     Args:
         options: what to export.
-        listen: is told about every step, from several threads.
+        listen: called for each step, from several threads.
 
     Returns:
         One result a target, in the order asked; a target that failed has its error there and
@@ -175,8 +176,8 @@ def _build(
                 raise
 
 
-def _limits(options: ExportOptions, jobs: int) -> Limits:
-    return Limits(
+def _limits(options: ExportOptions, jobs: int) -> ProcessLimits:
+    return ProcessLimits(
         seconds=options.timeout,
         memory_bytes=int((options.memory_gib or 0) * 2**30),
         threads=max(1, (os.cpu_count() or 1) // jobs),
@@ -185,9 +186,9 @@ def _limits(options: ExportOptions, jobs: int) -> Limits:
 
 @contextmanager
 def _started(
-    first: Sequence[Runtime], options: ExportOptions, limits: Limits, scratch: Path
+    first: Sequence[Runtime], options: ExportOptions, limits: ProcessLimits, scratch: Path
 ) -> Iterator[dict[str, Worker]]:
-    """Workers for the first targets, by runtime: they import their toolchains while the model is captured."""
+    """Workers for the first targets, by runtime; they import their toolchains while the model is captured."""
     workers: dict[str, Worker] = {}
     try:
         for runtime in first:
@@ -223,7 +224,7 @@ def _capture(
     wanted: Sequence[Runtime],
     scratch: Path,
     home: Path,
-    limits: Limits,
+    limits: ProcessLimits,
     stop: threading.Event,
     listen: Listener,
     workers: dict[str, Worker],
@@ -274,7 +275,7 @@ def _capture(
 
 
 def _telling(model: str, listen: Listener) -> Skip:
-    """Tells a listener about pictures that are left out."""
+    """A `Skip` that reports pictures that are left out to a listener."""
     return lambda name, error: listen(Event(model, "loading", f"skipped {name}: {error.message}"))
 
 
@@ -338,7 +339,7 @@ def _lower_and_judge(shared: Shared, runtime: Runtime, destination: Path, scratc
 def _held(
     shared: Shared, floor: Floor, manifest: Manifest, file: Path, scratch: Path, log: Path, verdict: VerdictInfo
 ) -> VerdictInfo:
-    """The verdict once the artifact was run on the floor's data set."""
+    """The verdict after the artifact was run on the data set of the accuracy floor."""
     accuracy = measure(
         floor, manifest, file, scratch, log, shared.limits, shared.stop, _telling(log.stem, shared.listen)
     )

@@ -1,4 +1,4 @@
-"""Which of edgevit's own rewrites makes an artifact wrong, where the plain export of the model is right.
+"""Finds the graph rewrite that makes an artifact wrong, where the plain export of the model is right.
 
 Every rewrite computes the same function, but a toolchain may stumble over the form that it leaves. Then the plain
 export is tried, the rewrite is looked for, and the artifact without it is kept.
@@ -19,7 +19,7 @@ class Choice:
     """Rewrites with which an artifact is right.
 
     Attributes:
-        rewrites: what to ask for: names, or ``none`` alone.
+        rewrites: the rewrites to request: names, or ``none`` alone.
         culprit: the rewrite that makes it wrong, or an empty string where only several together do.
     """
 
@@ -28,7 +28,7 @@ class Choice:
 
 
 def without_culprit(names: Sequence[str], works: Try) -> Choice | None:
-    """Find the rewrite at fault with as few lowerings as its number has digits in base two.
+    """Find the rewrite at fault by bisection.
 
     Args:
         names: of the rewrites that were applied and gave a wrong artifact, in order.
@@ -39,7 +39,7 @@ def without_culprit(names: Sequence[str], works: Try) -> Choice | None:
     """
     if not names or not works((NONE,)):
         return None
-    right, wrong = 0, len(names)  # the first so many of them are right, and wrong
+    right, wrong = 0, len(names)  # the first `right` of them are right, the first `wrong` of them are not
     while wrong - right > 1:
         middle = (right + wrong) // 2
         if works(tuple(names[:middle])):

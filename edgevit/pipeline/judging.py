@@ -1,4 +1,4 @@
-"""One target of an export: lower, run, judge, and say why it is not good.
+"""Lowers, runs and judges one target of an export, and explains a failure.
 
 Where one of edgevit's own rewrites is at fault, the artifact is made without it; where sums in half precision are, it
 with all but the products of matrices in single precision.
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edgevit.backends.base import find_backend
 from edgevit.backends.process.job import ExchangeFiles, lower_job, lowered_with
-from edgevit.backends.process.jobs import Limits, Worker, run_job
+from edgevit.backends.process.jobs import ProcessLimits, Worker, run_job
 from edgevit.core.progress import Event, Listener
 from edgevit.errors import ConversionFailed, UsageError
 from edgevit.graph.rewrites import NONE
@@ -41,7 +41,7 @@ LOGS = "logs"
 
 @dataclass(frozen=True)
 class Shared:
-    """What all targets of one export have in common."""
+    """The data that all targets of one export share."""
 
     options: ExportOptions
     program: Path
@@ -52,7 +52,7 @@ class Shared:
     golden: Golden
     inputs: dict[str, NDArray[Any]]
     logs: Path
-    limits: Limits
+    limits: ProcessLimits
     stop: threading.Event
     listen: Listener
     workers: dict[str, Worker]
@@ -70,7 +70,7 @@ def attempt(
 
 @dataclass(frozen=True)
 class Better:
-    """An artifact that is right where the one that was asked for is not."""
+    """A correct artifact in place of the requested one."""
 
     folder: Path
     manifest: Manifest
@@ -89,7 +89,7 @@ def better_artifact(
     exchange: ExchangeFiles | None,
     log: Path,
 ) -> Better | None:
-    """Another artifact of the same target that is right, with a note that says what was changed and why.
+    """Try to make another, correct artifact of the same target, with a note of what was changed and why.
 
     Args:
         shared: of the export.
@@ -182,14 +182,14 @@ def _reasons(manifest: Manifest) -> str:
 
 
 def _noted(better: Better, note: str) -> Better:
-    """The same artifact with a note of what was changed."""
+    """The artifact with a note of what was changed."""
     assert better.manifest.lowering is not None
     lowering = better.manifest.lowering.model_copy(update={"note": note})
     return Better(better.folder, better.manifest.model_copy(update={"lowering": lowering}))
 
 
 def _lowered_graph(shared: Shared, manifest: Manifest) -> GraphModule:
-    """The graph as it is lowered: rewritten, for ``--keep-fp32`` names what is there."""
+    """The rewritten graph as it is lowered, to whose names ``--keep-fp32`` refers."""
     from edgevit.graph.prepare import apply_rewrites, graph_of
 
     core = graph_of(shared.captured)
@@ -198,7 +198,7 @@ def _lowered_graph(shared: Shared, manifest: Manifest) -> GraphModule:
 
 
 def _overflows(shared: Shared, manifest: Manifest) -> list[Overflow]:
-    """Where the model itself leaves the range of fp16, for files that compute in it."""
+    """Operations at which the model itself leaves the range of fp16, for files that compute in it."""
     from edgevit.graph.noise import overflows
     from edgevit.verify.probes import normalised
 
@@ -245,7 +245,7 @@ def _verdict(shared: Shared, manifest: Manifest, exchange: ExchangeFiles | None)
 
 
 def cure(shared: Shared, manifest: Manifest, kept: Path) -> str:
-    """What to type where a target was rejected."""
+    """The command to try after a target was rejected."""
     verdict, target, options = manifest.verdict, manifest.target, shared.options
     if verdict is not None and verdict.accuracy is not None:
         return "try another --quantizer, or a recipe with --auto-mixed latency=1.2 from edgevit quantize"

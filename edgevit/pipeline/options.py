@@ -1,4 +1,4 @@
-"""Everything that decides what an export produces, checked before any work starts."""
+"""The options that decide what an export produces, checked before any work starts."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class ExportOptions:
             module paths, with wildcards.
         recipe: how the model is quantized, from `edgevit quantize`.
         calib: pictures to solve a recipe on, in place of one: a folder or ``digits:train``.
-        quantizer: that solves it.
+        quantizer: the method that solves it.
         keep_fp16: of a quantized model, module paths or layer names that stay in floating point, with wildcards.
         floor: of a quantized model, the least accuracy on ``evaluate``, or agreement with the float model there.
         evaluate: labelled pictures that the artifact is run on for the floor: ``digits:test`` or a folder of classes.

@@ -1,4 +1,4 @@
-"""Load a model, quantize it, hold it to its floor, and write the recipe and its report."""
+"""Loads a model, quantizes it, checks its floor, and writes the recipe and its report."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def quantize(
     from edgevit.models.load import load_model
     from edgevit.quant.quantize import check_floor, quantize_loaded
 
-    said = {key: further.pop(key) for key in ("progress", "warn", "skip") if key in further}
+    callbacks = {key: further.pop(key) for key in ("progress", "warn", "skip") if key in further}
     loaded = load_model(model, **further)
-    for note in loaded.notes if "warn" in said else ():
-        said["warn"](note)
-    found = quantize_loaded(loaded, options, report=report is not None, **said)
+    for note in loaded.notes if "warn" in callbacks else ():
+        callbacks["warn"](note)
+    found = quantize_loaded(loaded, options, report=report is not None, **callbacks)
     if report is not None:
         from edgevit.report.sensitivity import sensitivity_page
 

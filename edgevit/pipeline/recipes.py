@@ -1,4 +1,4 @@
-"""The recipe of a quantized export: read, or solved on the way, and fit for the precision asked for."""
+"""Obtains the recipe of a quantized export: read from a file or solved, and checked for the requested precision."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def precision_of(recipe: Recipe) -> str | None:
 
 
 def _unexportable(recipe: Recipe) -> str:
-    """What of a recipe no runtime executes, for people; an empty string where it can be exported."""
+    """The parts of a recipe that no runtime executes, as shown to the user; empty where it can be exported."""
     codes = [*recipe.activations.values(), *(code for one in recipe.operands.values() for code in one.values())]
     kinds = {
         "twin-uniform codes": any(isinstance(code, TwinUniformCode) for code in codes),
@@ -42,7 +42,7 @@ def _unexportable(recipe: Recipe) -> str:
 
 
 def check_exportable(recipe: Recipe, precision: str) -> None:
-    """Refuse a recipe that the formats cannot hold.
+    """Refuse a recipe that no file format can hold.
 
     Raises:
         UsageError: says what of it, and the nearest choice that can be exported.

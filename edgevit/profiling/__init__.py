@@ -1,1 +1,1 @@
-"""Measuring a model on a device by a stated protocol, the noise contract, and saying when not to believe it."""
+"""Measures a model on a device by a stated protocol, the noise contract, and marks figures that cannot be trusted."""

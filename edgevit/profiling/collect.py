@@ -1,4 +1,4 @@
-"""From what a runner said to a profile: statistics, and every reason not to believe them."""
+"""Turns a runner's events into a profile: statistics, and every reason not to trust them."""
 
 from __future__ import annotations
 
@@ -27,47 +27,53 @@ from edgevit.schema.profile import (
     Window,
 )
 
-Event = dict[str, Any]
+RunnerEvent = dict[str, Any]
 
 _LEAST_RUNS = 10
+"""Fewest measured runs for a median that is called stable (docs/profiling.md)."""
 _LEAST_INDEPENDENT = 8
+"""Fewest independent runs that the measured ones must be worth (docs/profiling.md)."""
 _SLOWER = 0.05
+"""Share by which runs may get slower before the device counts as throttled (docs/profiling.md)."""
 _WINDOW_S = 5.0
+"""Seconds of one window in the table of a sustained run."""
 _BUSY = 0.5
+"""Load average from which the device counts as busy before the start."""
 _SETTLED_RUNS = 20
+"""Fewest measured runs that are compared with the warm-up."""
 
 
 @dataclass
 class Collected:
-    """What arrived so far; a run that broke off leaves what it had."""
+    """The events received so far; an aborted run leaves what it had."""
 
-    host: Event = field(default_factory=dict)
-    loaded: Event = field(default_factory=dict)
+    host: RunnerEvent = field(default_factory=dict)
+    loaded: RunnerEvent = field(default_factory=dict)
     first_ns: int | None = None
-    warmup: Event = field(default_factory=dict)
+    warmup: RunnerEvent = field(default_factory=dict)
     outputs: NDArray[np.float32] | None = None
     runs_ns: list[int] = field(default_factory=list)
     seconds: float = 0.0
     sustained: list[tuple[float, list[int]]] = field(default_factory=list)
     conditions: list[Conditions] = field(default_factory=list)
-    memory: Event = field(default_factory=dict)
-    operators: list[Event] = field(default_factory=list)
-    energy: Event = field(default_factory=dict)
-    error: Event = field(default_factory=dict)
+    memory: RunnerEvent = field(default_factory=dict)
+    operators: list[RunnerEvent] = field(default_factory=list)
+    energy: RunnerEvent = field(default_factory=dict)
+    error: RunnerEvent = field(default_factory=dict)
     details: dict[str, str] = field(default_factory=dict)
     stamps: list[str] = field(default_factory=list)
     done: bool = False
 
     @property
     def processors(self) -> int:
-        """How many the machine has, 1 where it does not say."""
+        """The machine's number of processors, 1 where it is unknown."""
         return int(self.host.get("cpus") or 1)
 
-    def take(self, event: Event) -> None:
-        """Add one line.
+    def take(self, event: RunnerEvent) -> None:
+        """Add one event.
 
         Raises:
-            DeviceFailed: it is not a line of edgevit's runner.
+            DeviceFailed: it is not an event of edgevit's runner.
         """
         try:
             self._take(event)
@@ -75,7 +81,7 @@ class Collected:
             shown = str(event)[:120]
             raise DeviceFailed("the device said what edgevit's runner does not say", where=shown) from error
 
-    def _take(self, event: Event) -> None:
+    def _take(self, event: RunnerEvent) -> None:
         name = event["event"]
         if name in ("host", "loaded", "warmup", "memory", "energy", "error"):
             setattr(self, name, {**event})
@@ -103,7 +109,7 @@ class Collected:
 
 
 def device_info(uri: str, kind: str, found: Collected) -> DeviceInfo:
-    """What the machine said of itself."""
+    """The description of the machine, from the runner's events."""
     host = found.host
     kept = ("model", "machine", "os", "kernel", "libc", "cpus", "memory_bytes", "page_bytes", "emulator", "virtual")
     known = {key: host[key] for key in kept if host.get(key) is not None}
@@ -111,7 +117,7 @@ def device_info(uri: str, kind: str, found: Collected) -> DeviceInfo:
 
 
 def runtime_info(found: Collected) -> RuntimeInfo | None:
-    """What executed the model."""
+    """The description of the runtime that executed the model."""
     loaded = found.loaded
     if not loaded:
         return None
@@ -125,7 +131,7 @@ def runtime_info(found: Collected) -> RuntimeInfo | None:
 
 
 def latency(runs_ns: Sequence[int], seconds: float) -> tuple[Latency, tuple[float, ...]]:
-    """Statistics of runs in the order of time, and the runs they are of, in milliseconds."""
+    """Latency statistics in milliseconds, and the runs they are of, in the order of time."""
     every = np.asarray(runs_ns, np.float64) / 1e6
     cut = transient(every)
     values = every[cut:]
@@ -149,7 +155,7 @@ def latency(runs_ns: Sequence[int], seconds: float) -> tuple[Latency, tuple[floa
 
 
 def warmup(found: Collected) -> Warmup | None:
-    """How the warm-up went."""
+    """The record of the warm-up."""
     if not found.warmup:
         return None
     medians = tuple(ns / 1e6 for ns in found.warmup.get("medians_ns", ()))
@@ -159,18 +165,18 @@ def warmup(found: Collected) -> Warmup | None:
 
 
 def memory(found: Collected) -> Memory:
-    """Of the runner's process."""
+    """The memory use of the runner's process."""
     peak, before = found.memory.get("peak_bytes"), found.memory.get("before_bytes")
     return Memory(peak=peak, model=max(0, peak - before) if peak and before else None)
 
 
 def operator_times(found: Collected) -> tuple[OperatorTime, ...]:
-    """The operators' table."""
+    """The time of each operator, as the runner reported it, validated against the schema."""
     return tuple(OperatorTime.model_validate(row) for row in found.operators)
 
 
 def energy(found: Collected) -> Energy | None:
-    """Joules above rest, for one inference."""
+    """The measured energy above rest for one inference."""
     read = found.energy
     if not read or not read["runs"]:
         return None
@@ -186,7 +192,7 @@ def energy(found: Collected) -> Energy | None:
 
 
 def sustained_windows(found: Collected, width_s: float = _WINDOW_S) -> tuple[Window, ...]:
-    """Latencies of a sustained run by parts of equal time."""
+    """Latencies of a sustained run, in windows of equal duration."""
     parts: dict[int, list[int]] = {}
     for at, runs in found.sustained:
         parts.setdefault(int(at / width_s), []).extend(runs)
@@ -218,7 +224,7 @@ def throttling(conditions: Sequence[Conditions]) -> list[str]:
 
 
 def doubts(found: Collected, measured: Latency | None, contract: Contract) -> list[str]:
-    """Every reason not to believe the median; none means stable."""
+    """All reasons not to trust the median; an empty list means stable."""
     reasons = [*found.stamps, *throttling(found.conditions)]
     if measured is None:
         return reasons
@@ -251,7 +257,7 @@ def _since_warmup(found: Collected, kept: NDArray[np.float64]) -> float:
 
 
 def remarks(conditions: Sequence[Conditions]) -> list[str]:
-    """What a reader should know, though it is no reason for doubt."""
+    """Facts that a reader should know, though they are no reason for doubt."""
     if not conditions:
         return []
     first, notes = conditions[0], []
@@ -273,7 +279,7 @@ def remarks(conditions: Sequence[Conditions]) -> list[str]:
 
 
 def status(reasons: Sequence[str], *, done: bool, equal: bool | None) -> Status:
-    """One word for it all; wrong answers before a broken-off run before noise."""
+    """The overall status: wrong answers take precedence over an aborted run, and that over noise."""
     if equal is False:
         return "wrong"
     if not done:

@@ -1,4 +1,4 @@
-"""Two models in turns on one device: which is faster, and by how much."""
+"""Compares two models by alternating runs on one device: which is faster, and by how much."""
 
 from __future__ import annotations
 
@@ -8,33 +8,37 @@ from importlib.metadata import version
 import numpy as np
 
 from edgevit.bundle.read import Bundle
-from edgevit.devices.base import Device, Event, Turns, prepare
+from edgevit.devices.base import ConnectedDevice, RunnerEvent, Turns, prepare
 from edgevit.errors import DeviceFailed, UsageError
 from edgevit.profiling import collect
 from edgevit.profiling.collect import Collected
 from edgevit.profiling.contract import Settings
 from edgevit.profiling.measure import (
-    Listener,
+    RunnerListener,
     answers,
     artifact_info,
     check_version,
-    deaf,
+    ignore_event,
     introduced,
     job_for,
     now,
     runtime_for,
 )
 from edgevit.profiling.stats import ratio_interval
-from edgevit.schema.profile import Comparison, Conditions
+from edgevit.schema.profile import Conditions, ProfileComparison
 
 _TURN_MS = 20.0
+"""Milliseconds of one turn: as many runs as fit, so that fast models are not measured by single runs."""
 _LONGEST_TURN = 50
+"""Most runs in one turn, reached by models that take less than 0.4 ms."""
 _FEWEST_PAIRS, _MOST_PAIRS = 20, 300
+"""Bounds of the number of pairs, whatever time they take."""
 _SHARE_OF_TIME = 2.0
+"""Time of all pairs as a multiple of the seconds of one measurement, since two models are measured."""
 
 
 def plan(a_ms: float, b_ms: float, seconds: float) -> tuple[int, int, int]:
-    """Runs of A and of B in a turn, and how many pairs of turns fit into about so many seconds.
+    """Runs of A and of B in a turn, and how many pairs of turns fit into about ``seconds`` seconds.
 
     It is settled before the first pair: to stop when the result looks good would make differences out of noise.
     """
@@ -43,7 +47,9 @@ def plan(a_ms: float, b_ms: float, seconds: float) -> tuple[int, int, int]:
     return runs[0], runs[1], max(_FEWEST_PAIRS, min(_MOST_PAIRS, int(seconds / pair_s)))
 
 
-def interleave(a: Turns, b: Turns, runs: tuple[int, int], pairs: int, seed: int, listen: Listener) -> list[list[float]]:
+def interleave(
+    a: Turns, b: Turns, runs: tuple[int, int], pairs: int, seed: int, listen: RunnerListener
+) -> list[list[float]]:
     """Pairs of turns, in random order within each pair: the medians of A's and of B's turns in milliseconds."""
     order = random.Random(seed)
     medians: list[list[float]] = [[], []]
@@ -56,7 +62,7 @@ def interleave(a: Turns, b: Turns, runs: tuple[int, int], pairs: int, seed: int,
 
 
 def conclude(medians: list[list[float]], seed: int) -> tuple[float, float, float]:
-    """How many times as long B takes, and the interval."""
+    """The ratio of B's time to A's: (median, low, high)."""
     first, second = (np.asarray(side, np.float64) for side in medians)
     ratio, interval = ratio_interval(first, second, seed=seed)
     return ratio, interval.low, interval.high
@@ -65,13 +71,13 @@ def conclude(medians: list[list[float]], seed: int) -> tuple[float, float, float
 def compare(
     a: Bundle,
     b: Bundle,
-    device: Device,
+    device: ConnectedDevice,
     settings: Settings | None = None,
     *,
     seed: int = 0,
-    listen: Listener = deaf,
-) -> Comparison:
-    """Measure two bundles in turns, each loaded in a process of its own.
+    listen: RunnerListener = ignore_event,
+) -> ProfileComparison:
+    """Compare two bundles by alternating runs, each loaded in a process of its own.
 
     Args:
         a: the first.
@@ -79,7 +85,7 @@ def compare(
         device: connected.
         settings: threads and durations; ``seconds`` is for each of the two.
         seed: of the order within pairs.
-        listen: gets every line, and an event ``pair`` after each pair.
+        listen: called with every runner event, and an event ``pair`` after each pair.
 
     Raises:
         UsageError: the device runs one of them not at all.
@@ -100,12 +106,12 @@ def compare(
         medians = interleave(turns[0], turns[1], (first, second), pairs, seed, listen)
     finally:
         ends = [one.end() for one in turns]
-    for said, found in zip(ends, sides, strict=True):
-        _take(said, found, deaf)
+    for events, found in zip(ends, sides, strict=True):
+        _take(events, found, ignore_event)
     return _document(a, b, device, sides, medians, seed)
 
 
-def _take(events: list[Event], found: Collected, listen: Listener) -> None:
+def _take(events: list[RunnerEvent], found: Collected, listen: RunnerListener) -> None:
     for event in events:
         found.take(event)
         listen(event)
@@ -119,8 +125,13 @@ def _settled_ms(found: Collected) -> float:
 
 
 def _document(
-    a: Bundle, b: Bundle, device: Device, sides: tuple[Collected, Collected], medians: list[list[float]], seed: int
-) -> Comparison:
+    a: Bundle,
+    b: Bundle,
+    device: ConnectedDevice,
+    sides: tuple[Collected, Collected],
+    medians: list[list[float]],
+    seed: int,
+) -> ProfileComparison:
     ratio, low, high = conclude(medians, seed)
     conditions: list[Conditions] = [one for found in sides for one in found.conditions]
     reasons = collect.throttling(conditions)
@@ -136,7 +147,7 @@ def _document(
     executed = [collect.runtime_info(found) for found in sides]
     if executed[0] is None or executed[1] is None:
         raise UsageError("the device did not say what ran the models")
-    return Comparison(
+    return ProfileComparison(
         edgevit=version("edgevit"),
         created=now(),
         status=collect.status([*wrong, *reasons], done=True, equal=False if wrong else None),

@@ -1,4 +1,4 @@
-"""The noise contract: how a latency is measured, and when it is not believed."""
+"""The noise contract: how a latency is measured, and when a figure counts as unstable."""
 
 from __future__ import annotations
 
@@ -64,11 +64,11 @@ class Settings:
         return _PATIENCE_S + self.warmup_limit_s + 3 * self.seconds + self.sustained_s + 2 * self.energy_s
 
     def contract(self) -> Contract:
-        """As the report states it."""
+        """The settings as the report states them."""
         return Contract.model_validate({name: getattr(self, name) for name in Contract.model_fields})
 
     def job(self, processors: int) -> dict[str, Any]:
-        """The runner's fields, for a device with so many processors."""
+        """The fields of the runner's job, for a device with ``processors`` processors."""
         chosen = asdict(self)
         available = len(self.cpus) or processors or 1
         dropped = ("interval_limit", "per_op", "deadline_s")

@@ -1,4 +1,4 @@
-"""Profile a bundle on a device: deploy, measure, compare the answers, say whether the figures may be believed."""
+"""Profiles a bundle on a device: deploy, measure, compare the answers, judge the figures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from edgevit.bundle.golden import FOLDER, read_golden
 from edgevit.bundle.read import Bundle
-from edgevit.devices.base import Device, Event, Job, prepare
+from edgevit.devices.base import ConnectedDevice, MeasurementJob, RunnerEvent, prepare
 from edgevit.errors import DeviceFailed, DeviceUnreachable, UsageError
 from edgevit.profiling import collect
 from edgevit.profiling.collect import Collected
@@ -21,21 +21,21 @@ from edgevit.schema.profile import Answers, ArtifactInfo, Profile
 from edgevit.schema.target import Runtime, engine_for, runtimes
 from edgevit.verify.judge import judge
 
-Listener = Callable[[Event], None]
+RunnerListener = Callable[[RunnerEvent], None]
 _PARTIAL_LOSES = "the device went away before the end"
 
 
-def deaf(event: Event) -> None:
-    """Listen to nothing."""
+def ignore_event(event: RunnerEvent) -> None:
+    """A listener that discards every event: the default where no progress is shown."""
 
 
 def now() -> str:
-    """This moment, UTC, to the second."""
+    """The current time, UTC, to the second, as text."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def artifact_info(bundle: Bundle) -> ArtifactInfo:
-    """The file of a bundle, as a report names it."""
+    """The description of a bundle's file in a report."""
     manifest = bundle.manifest
     listed = [entry for entry in manifest.files or () if entry.path.startswith(manifest.entry)]
     return ArtifactInfo(
@@ -48,11 +48,11 @@ def artifact_info(bundle: Bundle) -> ArtifactInfo:
     )
 
 
-def runtime_for(bundle: Bundle, device: Device) -> Runtime:
+def runtime_for(bundle: Bundle, device: ConnectedDevice) -> Runtime:
     """The runtime that runs a bundle on a device of this kind.
 
     Raises:
-        UsageError: there is none.
+        UsageError: no runtime does.
     """
     backend = bundle.manifest.target.backend
     found = engine_for(backend, device.kind)
@@ -63,9 +63,9 @@ def runtime_for(bundle: Bundle, device: Device) -> Runtime:
     return found
 
 
-def job_for(bundle: Bundle, device: Device, settings: Settings, processors: int) -> Job:
-    """What the device is asked to do."""
-    return Job(
+def job_for(bundle: Bundle, device: ConnectedDevice, settings: Settings, processors: int) -> MeasurementJob:
+    """The measurement job for a device."""
+    return MeasurementJob(
         model=bundle.entry,
         runtime=runtime_for(bundle, device).engine,
         inputs=bundle.path / FOLDER / "inputs.safetensors",
@@ -77,8 +77,8 @@ def job_for(bundle: Bundle, device: Device, settings: Settings, processors: int)
     )
 
 
-def introduced(device: Device) -> Collected:
-    """What the machine says of itself, asked before there is a job."""
+def introduced(device: ConnectedDevice) -> Collected:
+    """The device's own description, requested before there is a job."""
     found = Collected()
     for event in device.probe():
         if event["event"] in ("host", "details", "stamp"):
@@ -88,10 +88,10 @@ def introduced(device: Device) -> Collected:
 
 def profile(
     bundle: Bundle,
-    device: Device,
+    device: ConnectedDevice,
     settings: Settings | None = None,
     *,
-    listen: Listener = deaf,
+    listen: RunnerListener = ignore_event,
     evaluated: tuple[str, float] | None = None,
 ) -> Profile:
     """Measure a bundle.
@@ -100,7 +100,7 @@ def profile(
         bundle: opened with its files checked.
         device: connected.
         settings: of the noise contract; None: the contract as it stands.
-        listen: gets every line of the runner.
+        listen: called with every runner event.
         evaluated: a data set and the bundle's accuracy on it, for the report.
 
     Returns:
@@ -132,8 +132,10 @@ def profile(
     return report(bundle, device, settings, found, lost, evaluated)
 
 
-def _operators(device: Device, job: Job, found: Collected, listen: Listener) -> DeviceUnreachable | None:
-    """A runtime without such times loses the table, a device that goes away the end."""
+def _operators(
+    device: ConnectedDevice, job: MeasurementJob, found: Collected, listen: RunnerListener
+) -> DeviceUnreachable | None:
+    """Time the operators; a runtime without operator times loses the table, a lost device ends the profile."""
     try:
         with closing(device.operators(job)) as events:
             for event in events:
@@ -166,7 +168,7 @@ def check_version(wanted: Runtime, found: str) -> None:
 
 
 def answers(bundle: Bundle, found: Collected) -> Answers | None:
-    """The verdict on the golden outputs that came back."""
+    """The verdict on the golden outputs that the device returned."""
     if found.outputs is None:
         return None
     golden = read_golden(bundle.path)
@@ -182,13 +184,13 @@ def answers(bundle: Bundle, found: Collected) -> Answers | None:
 
 def report(
     bundle: Bundle,
-    device: Device,
+    device: ConnectedDevice,
     settings: Settings,
     found: Collected,
     lost: DeviceUnreachable | None,
     evaluated: tuple[str, float] | None,
 ) -> Profile:
-    """The document for what was collected."""
+    """The profile document from the collected events."""
     contract = settings.contract()
     measured, samples = collect.latency(found.runs_ns, found.seconds) if found.runs_ns else (None, ())
     verdict = answers(bundle, found)

@@ -1,4 +1,4 @@
-"""Results that others may quote: one file, one JSON object a line, and nothing in it that should not be believed."""
+"""Publishes results: one JSON object on each line of a file, and only figures that can be trusted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CURE = "measure again on the device itself, idle and cool"
 
 
 def check_publishable(profile: Profile) -> None:
-    """Refuse a profile that says nothing about a real device.
+    """Refuse a profile whose figures hold for no real device.
 
     Raises:
         CheckFailed: it is emulated, not stable, or its answers were not compared.

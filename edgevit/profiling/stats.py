@@ -1,8 +1,8 @@
 """The statistics of latencies: medians with intervals that hold when runs are not independent of each other.
 
-Latencies of one device come in moods: a governor, a neighbour or the heat lasts for many runs. An interval that takes
-runs for independent is then far too narrow. Here whole blocks of runs are drawn (Künsch 1989, the moving-block
-bootstrap), as long as the mood lasts, which is read off the autocorrelation.
+Latencies of one device are autocorrelated: the effect of a governor, of heat or of another process lasts for many
+runs. An interval that takes runs for independent is then far too narrow. Here whole blocks of runs are drawn (Künsch
+1989, the moving-block bootstrap), as long as the correlation lasts, which the autocorrelation shows.
 """
 
 from __future__ import annotations
@@ -16,27 +16,38 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 LEVEL = 0.95
+"""Confidence level of a median's interval (docs/profiling.md)."""
 _RATIO_LEVEL = 0.97
 """Above 95 %, so that at most one null comparison in twenty is called a difference."""
 _REPLICATES = 1000
+"""Bootstrap draws; the interval's ends are quantiles of as many medians."""
 _FEWEST_BLOCKS = 8
+"""Fewest blocks in a bootstrap draw; bounds the length of a block."""
 _LARGEST_DRAW = 2_000_000
+"""Values drawn at once; bounds memory to 16 MB of float64."""
 _SEGMENTS = 12
+"""Parts of a series whose medians are tested for a trend."""
 _SLOWDOWN_PARTS = 20
+"""Parts of a series that are compared for a slowdown, a twentieth of the runs each."""
 _STEPS_AHEAD = 3.0
+"""The sum of a geometric decay whose steps shrink to three quarters each time, see `leads_to`."""
 _TREND_ERRORS = 1.645
+"""The 95 % quantile of the normal distribution: a two-sided test at 10 %, see `trend`."""
 _PART_ERRORS = 5
+"""Standard errors by which the median of a part may differ from the others by chance, see `median_noise`."""
 _MAD_TO_STD, _MEDIAN_ERROR = 1.4826, 1.2533
 """Of the normal distribution: the standard deviation by the median deviation, and a median's error by a mean's."""
 _INDEPENDENT = 1.5
+"""Correlation time in runs below which runs count as independent; without correlation it is 1."""
 _SLOWER_START = 1.01
+"""Only a start that is slower than the rest by this factor is warm-up, see `transient`."""
 _SHORT_SERIES = 2.0
 """A short series shows less of its correlation than it has."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Where a value lies.
+    """A confidence interval.
 
     Attributes:
         low: lower bound.
@@ -47,19 +58,19 @@ class Interval:
     high: float
 
     def hull(self, other: Interval) -> Interval:
-        """The least interval that holds both."""
+        """The smallest interval that contains both."""
         return Interval(min(self.low, other.low), max(self.high, other.high))
 
 
 def _ranks(values: Floats) -> Floats:
-    """Ranks; equal values share theirs, as a coarse clock gives them."""
+    """Ranks of the values; ties share a rank, since a coarse clock makes many."""
     _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
     ends = np.cumsum(counts)
     return np.asarray((ends - (counts - 1) / 2)[place], np.float64)
 
 
 def correlation_time(values: Floats) -> float:
-    """For how many runs one run tells of the next: 1 for independent ones.
+    """The number of runs over which latencies stay correlated: 1 for independent runs.
 
     The integrated autocorrelation time of the ranks, summed up to the window of Sokal (1997): five times itself.
     Ranks, because a single spike would hide every other likeness.
@@ -81,14 +92,14 @@ def correlation_time(values: Floats) -> float:
 
 
 def block_length(values: Floats) -> int:
-    """Runs of one bootstrap block: twice the correlation time, but at least eight blocks."""
+    """Runs in one bootstrap block: twice the correlation time, but no more than an eighth of the series."""
     longest = max(1, len(values) // _FEWEST_BLOCKS)
     time = correlation_time(values)
     return 1 if time < _INDEPENDENT else min(longest, int(np.ceil(2 * time)))
 
 
 def _draws(values: Floats, length: int, rng: np.random.Generator) -> Floats:
-    """Medians of resamples made of blocks, circular: float64 [replicates]."""
+    """Medians of circular moving-block resamples: float64 [replicates]."""
     count = len(values)
     blocks = -(-count // length)
     offsets = np.arange(length)
@@ -103,7 +114,7 @@ def _draws(values: Floats, length: int, rng: np.random.Generator) -> Floats:
 
 
 def _ordered(values: Floats, effective: float, level: float) -> Interval:
-    """The interval between two order statistics, for as many independent runs as these are worth.
+    """The interval between two order statistics, for the number of independent runs that the series is worth.
 
     The number of runs below the median is binomial, here by its normal approximation; with few runs it reaches
     the smallest and the largest value, which is all that few runs can say.
@@ -114,7 +125,7 @@ def _ordered(values: Floats, effective: float, level: float) -> Interval:
 
 
 def median_interval(values: Floats, *, level: float = LEVEL, seed: int = 0) -> Interval:
-    """A bootstrap interval of the median.
+    """A bootstrap confidence interval of the median.
 
     Where runs depend on each other a series of blocks varies less than what it stands for, so there the interval
     is at least the one between order statistics.
@@ -134,13 +145,13 @@ def median_interval(values: Floats, *, level: float = LEVEL, seed: int = 0) -> I
 
 
 def independent_runs(values: Floats) -> float:
-    """How many independent runs a series is worth."""
+    """The number of independent runs that a series is worth."""
     time = correlation_time(values)
     return len(values) if time < _INDEPENDENT else len(values) / (_SHORT_SERIES * time)
 
 
 def transient(values: Floats) -> int:
-    """How many runs at the start still belong to the warm-up.
+    """The number of runs at the start that still belong to the warm-up.
 
     The truncation rule MSER (White 1997) on medians of batches: drop as many as make the rest's standard error
     least, at most half. Only a start that is slower than the rest, by 1 %, is warm-up; a faster one is a
@@ -162,13 +173,13 @@ def transient(values: Floats) -> int:
 
 
 def median_noise(values: Floats, parts: list[Floats]) -> float:
-    """By how much the median of such a part may be off by chance: five standard errors."""
+    """The difference by which the median of one part may be off by chance: five standard errors."""
     spread = float(np.median([np.median(np.abs(part - np.median(part))) for part in parts]))
     return _PART_ERRORS * _MAD_TO_STD * _MEDIAN_ERROR * spread * float(np.sqrt(len(parts) / len(values)))
 
 
 def slowdown(values: Floats, least: int = 10) -> float:
-    """By what share the slowest of twenty parts is slower than the fastest part before it, 0 if none is.
+    """The share by which the slowest of twenty parts is slower than the fastest part before it; 0 if none is.
 
     A difference below five standard errors of such parts' medians counts as none.
 
@@ -191,7 +202,7 @@ def slowdown(values: Floats, least: int = 10) -> float:
 
 
 def trend(values: Floats) -> int:
-    """Whether the runs get steadily slower (1) or faster (-1), or neither (0).
+    """The direction of a trend: 1 for slower, -1 for faster, 0 for none.
 
     The Mann-Kendall test on the medians of twelve parts, at 10 %.
     """
@@ -204,7 +215,8 @@ def trend(values: Floats) -> int:
 
 
 def leads_to(values: Floats) -> float:
-    """The furthest a trend may lead: on from the last third's median by three times the last step between thirds.
+    """The furthest value that a trend may lead to: the last third's median plus three times the last step between
+    thirds.
 
     A geometric decay whose steps shrink to three quarters each time ends there (Aitken's delta-squared); its ratio
     itself is too noisy to be measured on the way. A step against the trend leads nowhere.
@@ -215,7 +227,7 @@ def leads_to(values: Floats) -> float:
 
 
 def steady_interval(values: Floats, dropped: int = 0, *, seed: int = 0) -> Interval:
-    """The interval of the median; where there is a trend, also of the last third and of where the trend leads.
+    """The interval of the median; with a trend, also of the last third and of where the trend leads.
 
     Args:
         values: float64 [n], all runs in the order of time.
@@ -234,7 +246,7 @@ def steady_interval(values: Floats, dropped: int = 0, *, seed: int = 0) -> Inter
 
 
 def ratio_interval(before: Floats, after: Floats, *, seed: int = 0) -> tuple[float, Interval]:
-    """How many times as long B takes as A, from pairs measured next to each other.
+    """The ratio of B's latency to A's, from pairs measured next to each other.
 
     Args:
         before: float64 [pairs], latencies of A.

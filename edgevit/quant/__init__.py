@@ -1,1 +1,1 @@
-"""Post-training quantization for hybrid vision transformers: from pictures to a recipe."""
+"""Post-training quantization for hybrid vision transformers: from calibration pictures to a recipe."""

@@ -1,4 +1,4 @@
-"""How well a quantized graph answers, against the float one."""
+"""The agreement of a quantized graph's answers with the float graph's."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Advance = Callable[[int], None]
 _MOST_DECIBELS = 200.0
+"""Reported where the results are equal and the ratio would be infinite, which JSON cannot hold."""
 
 
 @torch.no_grad()
@@ -81,9 +82,9 @@ def measure_agreement(
     advance: Advance = lambda done: None,
     skip: Skip = refuse,
 ) -> Agreement:
-    """Run both graphs on the calibration pictures, or on a labelled set: its name, labels, preprocessing, limit.
+    """Compare both graphs on the calibration pictures, or on a labelled set: (name, labels, preprocessing, limit).
 
-    ``skip`` is told about pictures of the labelled set that cannot be read.
+    ``skip`` is called for pictures of the labelled set that cannot be read.
     """
     if labelled is not None:
         inputs, truth = labelled_inputs(*labelled, skip)

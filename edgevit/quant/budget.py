@@ -1,4 +1,4 @@
-"""Mixed precision: keep in floating point what gains most for what it costs."""
+"""Mixed precision within a budget: keep those layers in floating point that gain most for their cost."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from edgevit.quant.sensitivity import LayerSensitivity
 FLOAT_MAC = 2.5
 """Time of a float multiply-accumulate over that of an integer one, about what docs/quantization.md measures."""
 FLOAT_BYTES, INTEGER_BYTES = 4, 1
+"""Bytes of a weight in float32 and in int8."""
 
 
 def costs(layer: LayerSensitivity, budget: Budget) -> float:
-    """What keeping a layer in floating point adds, in the budget's unit."""
+    """The cost of keeping a layer in floating point, in the budget's unit: bytes, or integer multiply-accumulates."""
     if budget.kind == "size":
         return (FLOAT_BYTES - INTEGER_BYTES) * layer.parameters
     return (FLOAT_MAC - 1) * layer.macs
@@ -27,7 +28,7 @@ def spend(found: Sequence[LayerSensitivity], budget: Budget) -> dict[str, str]:
 
     Args:
         found: every layer's sensitivity.
-        budget: at most so many times the size or latency with every layer quantized.
+        budget: upper limit of size or latency, as a multiple of that with every layer quantized.
     """
     unit = [INTEGER_BYTES * one.parameters if budget.kind == "size" else one.macs for one in found]
     left = (budget.factor - 1) * sum(unit)

@@ -1,4 +1,4 @@
-"""The pictures that a model is calibrated on."""
+"""Reads the calibration pictures of a model."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ MOST_UNREADABLE = 0.1
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures at a model's size.
+    """Calibration pictures, resized to a model's input size.
 
     Attributes:
         pixels: [N, H, W, 3] uint8 RGB.
         rule: how they were resized, and how they are normalised.
-        info: where they came from.
+        info: their source, as recipes record it.
     """
 
     pixels: NDArray[np.uint8]
@@ -40,13 +40,13 @@ class Pictures:
         return len(self.pixels)
 
     def inputs(self) -> Iterator[torch.Tensor]:
-        """One normalised picture after another: float32 [1, 3, H, W]."""
+        """The pictures one by one, normalised: float32 [1, 3, H, W]."""
         for one in self.pixels:
             yield torch.from_numpy(normalise(one[None], self.rule))
 
 
 def _chosen(count: int, wanted: int, seed: int) -> list[int]:
-    """Which of so many are taken, in a random order that the seed decides."""
+    """Which of the available pictures are taken: a random order that the seed decides."""
     return np.random.default_rng(seed).permutation(count)[:wanted].tolist()
 
 
@@ -98,10 +98,10 @@ def read_pictures(
     Args:
         source: a folder, searched with its sub-folders, or ``digits:train`` or ``digits:test``.
         rule: the model's preprocessing.
-        wanted: how many.
-        seed: of the choice.
+        wanted: how many pictures.
+        seed: decides which pictures are taken.
         most_unreadable: share of pictures that may be skipped because they cannot be read.
-        warn: is told what is worth knowing: pictures that were skipped, or fewer than asked.
+        warn: called with warnings: pictures that were skipped, or fewer than asked.
 
     Raises:
         UsageError: there is no such split.
@@ -128,12 +128,12 @@ def read_pictures(
 
 
 def _title(source: str) -> str:
-    """A folder by its own name: where it lies is nobody's business."""
+    """The folder's base name: absolute paths must not leak into recipes."""
     return source if source.startswith("digits:") else Path(source).resolve().name
 
 
 def check_wanted(wanted: int) -> None:
-    """Refuse a number of pictures that makes no sense.
+    """Refuse a number of pictures below one.
 
     Raises:
         UsageError: it is less than one.

@@ -1,4 +1,4 @@
-"""Gradients of the loss by every layer's result: the diagonal of the Fisher information.
+"""Gradients of the loss with respect to every layer's result: the diagonal of the Fisher information.
 
 The loss is the Kullback-Leibler divergence between the answers of the model quantized with first guesses and of
 the float model (Q-HyViT, equation 7; PTQ4ViT, section 4.2). Rounding passes gradients straight through.
@@ -17,7 +17,7 @@ from torch.nn import functional
 from edgevit.graph.fx import first_output
 from edgevit.graph.qdq.codes import fake_uniform
 from edgevit.graph.qdq.insert import DEQUANTIZE, QUANTIZE
-from edgevit.graph.qdq.layers import Layer, Plan
+from edgevit.graph.qdq.layers import Layer, LayerPlan
 from edgevit.quant.sampling import ROWS, Advance, output_rows
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class _StraightThrough(Interpreter):
-    """Runs a quantized graph with gradients, and keeps what layers give."""
+    """Runs a quantized graph with straight-through gradients and keeps the results of layers."""
 
     def __init__(self, core: GraphModule, layers: set[str]) -> None:
         super().__init__(core)
@@ -33,7 +33,7 @@ class _StraightThrough(Interpreter):
         self.results: dict[str, Tensor] = {}
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """One operator; a Q/DQ pair rounds and passes gradients on inside of its range."""
+        """Execute one operator; a Q/DQ pair rounds, and passes gradients on inside of its range."""
         if target is QUANTIZE:
             values, scale, zero, low, high = args[:5]
             inside = values.clamp((low - zero) * scale, (high - zero) * scale)
@@ -41,7 +41,7 @@ class _StraightThrough(Interpreter):
         return args[0] if target is DEQUANTIZE else super().call_function(target, args, kwargs)
 
     def run_node(self, n: Node) -> Any:
-        """One operator."""
+        """One operator; a layer's result is kept, and keeps its gradient."""
         result = super().run_node(n)
         if n.name in self._layers:
             result = result if result.requires_grad else result.requires_grad_()
@@ -57,19 +57,19 @@ WHOLE = 4
 def layer_gradients(
     core: GraphModule,
     quantized: GraphModule,
-    plan: Plan,
+    plan: LayerPlan,
     pictures: Pictures,
     advance: Advance = lambda done: None,
     whole: Collection[str] = (),
 ) -> tuple[dict[str, Tensor], dict[str, list[Tensor]]]:
-    """Gradients for the rows that `edgevit.quant.sampling.collect` keeps of each layer: [R, groups, O].
+    """Gradients for the rows of each layer that `edgevit.quant.sampling.collect` keeps: [R, groups, O].
 
     Args:
         core: the float graph.
         quantized: the same with first guesses.
         plan: what is quantized.
         pictures: one backward pass each.
-        advance: is told about every picture done.
+        advance: called after each picture.
         whole: names of layers whose whole gradients are wanted too, for the first `WHOLE` pictures.
 
     Returns:

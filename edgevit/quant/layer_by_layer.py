@@ -1,4 +1,4 @@
-"""Solve layer after layer, each on what the quantized layers before it give (EasyQuant, section 3.2).
+"""Solves codes layer after layer, each on the results of the quantized layers before it (EasyQuant, section 3.2).
 
 All pictures go through the graph in step, one operator at a time, so that one pass is enough.
 """
@@ -22,7 +22,7 @@ from edgevit.schema.recipe import Code
 
 
 class _Run(Interpreter):
-    """One picture, a node at a time."""
+    """The forward pass of one picture, advanced one node at a time."""
 
     def layer(self, layer: Layer, code: Code, weight: Tensor) -> Any:
         """A layer with its input and weight rounded."""
@@ -31,7 +31,7 @@ class _Run(Interpreter):
 
 
 def _waits(bench: Bench, point: Node) -> bool:
-    """Whether all that read a point are layers, so that the first of them may decide its code."""
+    """Whether all readers of a point are layers, so that the first of them may decide its code."""
     layers = {layer.node for layer in bench.plan.layers}
     users = [user for user, _ in readers(point)]
     return bool(users) and all(user in layers for user in users)
@@ -65,7 +65,7 @@ def solve_in_order(bench: Bench, grid: Grid, metric: Metric) -> None:
     """Decide every code in the order of execution: symmetric, one scale each.
 
     Args:
-        bench: where.
+        bench: the model and its samples; receives the codes.
         grid: multiples of the whole range; its rounds are taken layer by layer.
         metric: what is minimised, against what each layer gives in the float network.
     """

@@ -1,4 +1,8 @@
-"""How far a layer's result is off, for each of its output channels.
+"""Error metrics for a layer's result, one value for each output channel; smaller is better.
+
+Signature: ``metric(found, expected, weights)``: ``found`` is the result with quantized operands and may be overwritten
+in place, ``expected`` the float result, ``weights`` the weights of squared errors (Fisher only); all [rows, groups,
+outputs]. The result is [groups, outputs].
 
 All take the result with quantized operands, which they may overwrite, the float one and, for Fisher, the weights of
 squared errors, as [rows, groups, outputs], and give [groups, outputs]; smaller is better.
@@ -12,12 +16,13 @@ from torch import Tensor
 
 Metric = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 _TINY = 1e-12
+"""Keeps the division defined where a channel is zero throughout."""
 DAMPING = 1.0
 """Of the mean squared gradient of a layer, added to each."""
 
 
 def mse(found: Tensor, expected: Tensor, weights: Tensor | None) -> Tensor:  # noqa: ARG001
-    """Mean squared error."""
+    """Mean squared error over the rows; overwrites ``found``."""
     return found.sub_(expected).square_().mean(0)
 
 
@@ -37,7 +42,7 @@ def fisher(found: Tensor, expected: Tensor, weights: Tensor | None) -> Tensor:
 
 
 def fisher_weights(gradient: Tensor | None) -> Tensor | None:
-    """Squared gradients of the loss by a float result, damped; None without any.
+    """Squared gradients of the loss by a float result, damped; None without gradients.
 
     A few pictures leave most gradients near zero, and what has none would be clipped at random.
     """

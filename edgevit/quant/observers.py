@@ -1,4 +1,4 @@
-"""From sampled values to the range that a code covers."""
+"""Observers: from sampled values to the range that a code covers."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from edgevit.quant.sampling import Values
 from edgevit.schema.recipe import UniformCode
 
 Range = tuple[float, float]
-Observer = Callable[[Values, int], Range]
+RangeObserver = Callable[[Values, int], Range]
 PERCENTILES = (0.999, 0.9999, 0.99999)
 """RepQ-ViT's candidates."""
 
 
 def minmax(values: Values, bits: int) -> Range:  # noqa: ARG001 - every observer is told the bits
-    """Everything that was seen."""
+    """The range from the smallest to the largest value seen."""
     return values.low, values.high
 
 
@@ -37,7 +37,7 @@ def _quantile(ordered: Tensor, share: float) -> float:
 
 
 def percentile(values: Values, bits: int) -> Range:
-    """The percentiles with the smallest squared error among `PERCENTILES` (RepQ-ViT, section 4.1)."""
+    """The percentiles among `PERCENTILES` whose range has the smallest squared error (RepQ-ViT, section 4.1)."""
     sampled = values.all_sampled()
     ordered = sampled.sort().values
     return _best(sampled, [(_quantile(ordered, 1 - share), _quantile(ordered, share)) for share in PERCENTILES], bits)

@@ -1,4 +1,4 @@
-"""Codes inside of operators: the products of attention and the inputs of LayerNorm.
+"""Codes for values inside of operators: the operands of attention products and the inputs of LayerNorm.
 
 Papers quantize these; the runtimes have no integer kernels for them that take a solver's codes. They can be
 evaluated here, not exported.
@@ -29,7 +29,9 @@ PRODUCTS = (aten.matmul.default, aten.bmm.default)
 NORM = aten.layer_norm.default
 _SOFTMAX = (aten.softmax.int, aten._softmax.default)
 _SAMPLES = 4096
+"""Values kept of one operand and picture, beside its extremes."""
 _ROWS = 64
+"""Rows kept of a LayerNorm's input and picture."""
 
 
 def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:
@@ -62,13 +64,13 @@ def _attend(codes: Mapping[str, Code]) -> Callable[..., Tensor]:
 
 
 def is_probability(core: GraphModule, node: Node) -> bool:
-    """Whether a product's first operand are attention weights."""
+    """Whether the first operand of a product is a matrix of attention weights."""
     first = node.args[0]
     return isinstance(first, Node) and constant(core, first) is None and is_call(source_of(first), *_SOFTMAX)
 
 
 def operators_of(core: GraphModule) -> list[Node]:
-    """Attention, products of two computed values, and LayerNorms, in order."""
+    """Attention calls, products of two computed values, and LayerNorms, in graph order."""
     found = []
     for node in core.graph.nodes:
         computed = is_call(node, *PRODUCTS) and all(constant(core, one) is None for one in node.args[:2])
@@ -78,7 +80,7 @@ def operators_of(core: GraphModule) -> list[Node]:
 
 
 def insert_operands(core: GraphModule, operands: Mapping[str, Mapping[str, Code]]) -> None:
-    """Round inside of operators, in place; the graph can then only be run here."""
+    """Insert rounding inside of operators, in place; the graph can then only be run in PyTorch."""
     for node in list(core.graph.nodes):
         codes = operands.get(node.name)
         if not codes:
@@ -95,14 +97,14 @@ def insert_operands(core: GraphModule, operands: Mapping[str, Mapping[str, Code]
 
 
 class _Operands(Interpreter):
-    """Keeps some of what operators read."""
+    """Runs a graph and keeps a sample of what chosen operators read."""
 
     def __init__(self, core: GraphModule, found: dict[str, dict[str, list[Tensor]]]) -> None:
         super().__init__(core)
         self._found = found
 
     def run_node(self, n: Node) -> Any:
-        """One operator."""
+        """One operator, after keeping the chosen part of what it reads."""
         if n.name in self._found:
             for name, value in self._read(n).items():
                 self._found[n.name].setdefault(name, []).append(value)
@@ -131,7 +133,7 @@ def _some(values: Tensor) -> Tensor:
 def sample_operands(
     core: GraphModule, pictures: Pictures, advance: Advance = lambda done: None
 ) -> dict[str, dict[str, Tensor]]:
-    """Some of what every operator with operands reads, by its name: flat, or [rows, channels] for LayerNorm."""
+    """A sample of what each chosen operator reads, by its name: flat, or [rows, channels] for LayerNorm."""
     found: dict[str, dict[str, list[Tensor]]] = {node.name: {} for node in operators_of(core)}
     for inputs in pictures.inputs():
         _Operands(core, found).run(inputs)

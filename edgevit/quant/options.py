@@ -1,4 +1,4 @@
-"""Everything that decides a recipe, checked before any work starts."""
+"""The options that decide a recipe, checked before any work starts."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ DEFAULT = "qhyvit"
 
 @dataclass(frozen=True)
 class Bits:
-    """What is quantized to how many bits.
+    """Bit widths of weights and activations.
 
     Attributes:
-        weights: of weights.
-        activations: of activations; None where they stay in floating point, or the runtime quantizes them.
-        dynamic: the runtime quantizes what linear layers read, as it comes.
+        weights: bits of weights.
+        activations: bits of activations; None where they stay in floating point, or the runtime quantizes them.
+        dynamic: whether the runtime quantizes the inputs of linear layers while it runs.
     """
 
     weights: int = 8
@@ -31,7 +31,7 @@ class Bits:
 
 
 def parse_bits(text: str) -> Bits:
-    """``w8a8``, ``w6a6``, ``w8`` (weights only), ``w8a8-dynamic``.
+    """Parse ``w8a8``, ``w6a6``, ``w8`` (weights only) or ``w8a8-dynamic``.
 
     Raises:
         UsageError: it is none of these.
@@ -49,14 +49,14 @@ def parse_bits(text: str) -> Bits:
 
 @dataclass(frozen=True)
 class Budget:
-    """What mixed precision may cost: at most so many times what the model has with every layer quantized."""
+    """The limit of mixed precision: a multiple of the size or latency with every layer quantized."""
 
     kind: Literal["size", "latency"]
     factor: float
 
 
 def parse_budget(text: str) -> Budget:
-    """``size=1.2`` or ``latency=1.1``.
+    """Parse ``size=1.2`` or ``latency=1.1``.
 
     Raises:
         UsageError: it is neither.
@@ -103,7 +103,7 @@ class QuantizeOptions:
     limit: int | None = None
 
     def check(self) -> None:
-        """Refuse what cannot be done.
+        """Refuse options that contradict each other or cannot be carried out.
 
         Raises:
             UsageError: says what.

@@ -1,4 +1,4 @@
-"""Quantize a loaded model: the whole work behind `edgevit quantize`."""
+"""Quantizes a loaded model: the work behind `edgevit quantize`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from edgevit.quant.options import QuantizeOptions
 from edgevit.quant.registry import find_quantizer
 from edgevit.quant.sensitivity import LayerSensitivity, sensitivities
 from edgevit.quant.solve import (
+    CanonicalModel,
     Progress,
-    Source,
+    no_progress,
     quantized_graph,
-    silent,
     solve_recipe,
     solve_weights,
     source_of_program,
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Quantized:
-    """What came of it.
+    """Result of `quantize`: the recipe and, if asked for, layer sensitivities.
 
     Attributes:
-        recipe: with its agreement measured.
+        recipe: the solved codes, with the measured agreement.
         layers: every layer's sensitivity, where it was asked for.
     """
 
@@ -43,7 +43,9 @@ class Quantized:
     layers: tuple[LayerSensitivity, ...] = ()
 
 
-def _sensitivities(source: Source, recipe: Recipe, pictures: Pictures, progress: Progress) -> list[LayerSensitivity]:
+def _sensitivities(
+    source: CanonicalModel, recipe: Recipe, pictures: Pictures, progress: Progress
+) -> list[LayerSensitivity]:
     return sensitivities(source, recipe, pictures, lambda done, total: progress("sensitivity", done, total))
 
 
@@ -53,20 +55,20 @@ def quantize_program(
     options: QuantizeOptions,
     *,
     report: bool = False,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
     warn: Warn = lambda text: None,
     skip: Skip = refuse,
 ) -> Quantized:
-    """Solve a recipe for a captured model, and measure what the quantized model does.
+    """Solve a recipe for a captured model, and measure the agreement of the quantized model.
 
     Args:
         program: as `edgevit.graph.capture.capture` gives it.
         loaded: the model.
         options: how.
         report: measure every layer's sensitivity.
-        progress: is told what is being done.
-        warn: is told what is worth knowing of the pictures.
-        skip: is told about pictures of the labelled set that cannot be read, and are left out.
+        progress: called with the current stage of the work.
+        warn: called with warnings of the pictures.
+        skip: called for pictures of the labelled set that cannot be read, and are left out.
 
     Raises:
         UsageError: the request is wrong.
@@ -103,7 +105,11 @@ def quantize_program(
 
 
 def _solve(
-    source: Source, options: QuantizeOptions, pictures: Pictures | None, kept: dict[str, str], progress: Progress
+    source: CanonicalModel,
+    options: QuantizeOptions,
+    pictures: Pictures | None,
+    kept: dict[str, str],
+    progress: Progress,
 ) -> Recipe:
     if options.bits.activations is None:
         return solve_weights(source, options.bits, (*options.keep, *kept))
@@ -125,11 +131,11 @@ def quantize_loaded(
     options: QuantizeOptions,
     *,
     report: bool = False,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
     warn: Warn = lambda text: None,
     skip: Skip = refuse,
 ) -> Quantized:
-    """The same for a model that is not captured yet."""
+    """The same as `quantize_program` for a model that is not captured yet."""
     options.check()
     if options.bits.activations is not None:
         find_quantizer(options.quantizer)
@@ -139,7 +145,7 @@ def quantize_loaded(
 
 
 def check_floor(recipe: Recipe, floor: float | None) -> None:
-    """Hold a recipe to a floor.
+    """Refuse a recipe whose accuracy or agreement is below the required floor.
 
     Raises:
         CheckFailed: its accuracy, or its agreement with the float model, is below.

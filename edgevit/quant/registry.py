@@ -1,4 +1,4 @@
-"""What a quantizer is, and how they are found."""
+"""The description of a quantizer, and the registry that finds installed ones."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ class Quantizer:
 
     Attributes:
         name: as in ``--quantizer``.
-        summary: one line for people.
+        summary: one line for lists and reports.
         paper: where it was published.
         solve: decides every code on a bench.
         gradients: whether it needs gradients of the loss.
-        simulated: what of it no runtime executes, for people; an empty string where all of it can be exported.
+        simulated: the part of the method that no runtime executes, one line; an empty string where all of it can be
+            exported.
     """
 
     name: str

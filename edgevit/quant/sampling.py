@@ -1,4 +1,4 @@
-"""What is kept of a pass over the calibration pictures: ranges, sampled values, and rows of every layer.
+"""Samples taken in one pass over the calibration pictures: ranges, sampled values, and input rows of every layer.
 
 A layer's products are all alike: one row of inputs (a token, or the patch under a convolution's window) times
 its weight. A few hundred rows stand for all of them, so that a hundred candidates for a scale cost a hundred
@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from edgevit.errors import CheckFailed
 from edgevit.graph.fx import argument, operand
-from edgevit.graph.qdq.layers import Layer, Plan
+from edgevit.graph.qdq.layers import Layer, LayerPlan
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule
@@ -34,12 +34,12 @@ Advance = Callable[[int], None]
 
 @dataclass
 class Values:
-    """What a point was seen to hold.
+    """Statistics of one point over all calibration pictures.
 
     Attributes:
         low: smallest value.
         high: largest value.
-        sampled: some of the values.
+        sampled: a regular sample of the values.
         channel_low: smallest value of each channel, [channels], along the axis given for the point.
         channel_high: largest value of each channel.
     """
@@ -51,11 +51,11 @@ class Values:
     channel_high: Tensor | None = None
 
     def all_sampled(self) -> Tensor:
-        """One row of float32."""
+        """All sampled values in one float32 vector."""
         return torch.cat(self.sampled)
 
     def see(self, values: Tensor, most: int, axis: int | None) -> None:
-        """Take in one picture's values."""
+        """Update the statistics with one picture's values."""
         flat = values.flatten()
         self.low, self.high = min(self.low, float(flat.min())), max(self.high, float(flat.max()))
         step = max(1, flat.numel() // most)
@@ -68,7 +68,7 @@ class Values:
 
 
 def _places(layer: Layer, count: int, wanted: int, picture: int) -> Tensor:
-    """Which of a layer's rows are taken from a picture: the same in every pass."""
+    """The indices of a layer's rows that are taken from a picture: the same in every pass."""
     seed = sum(map(ord, layer.name)) * 1009 + picture
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     return order[:wanted].sort().values
@@ -97,7 +97,7 @@ def input_rows(layer: Layer, x: Tensor, wanted: int, picture: int) -> Tensor:
 
 
 def output_rows(layer: Layer, y: Tensor, wanted: int, picture: int) -> Tensor:
-    """The same rows of what a layer gives: [rows, groups, outputs of a group]."""
+    """The same rows of a layer's result: [rows, groups, outputs of a group]."""
     rows = y[0].flatten(1).T if layer.is_convolution else y.reshape(-1, y.shape[-1])
     taken = rows[_places(layer, len(rows), wanted, picture)]
     return taken.reshape(len(taken), layer.groups, -1).clone()
@@ -116,12 +116,12 @@ def products(rows: Tensor, weight: Tensor) -> Tensor:
 
 @dataclass
 class Samples:
-    """Everything that is kept.
+    """All samples of one pass over the calibration pictures.
 
     Attributes:
-        values: by the name of a point.
+        values: by the name of the point.
         rows: of each layer's input, by its name: [R, groups, K].
-        inputs: smallest and largest value of each channel of what a layer reads, by its name.
+        inputs: minimum and maximum of each channel of a layer's input, by the layer's name.
         gradients: of the loss by each layer's result, for the same rows: [R, groups, O]; empty without a loss.
     """
 
@@ -149,23 +149,23 @@ class _Watching(Interpreter):
         self._see = see
 
     def run_node(self, n: Node) -> Any:
-        """One operator."""
+        """One operator; its result is shown to the function and may be replaced by what that returns."""
         result = super().run_node(n)
         return result if n.op in ("get_attr", "output") else self._see(n, result)
 
 
 @torch.no_grad()
 def collect(
-    core: GraphModule, found: Plan, pictures: Pictures, axes: dict[str, int], advance: Advance = lambda done: None
+    core: GraphModule, found: LayerPlan, pictures: Pictures, axes: dict[str, int], advance: Advance = lambda done: None
 ) -> Samples:
-    """Run the float model once over the pictures.
+    """Run the float model once over the calibration pictures and keep samples.
 
     Args:
         core: as `edgevit.graph.qdq.base_graph.quantizable` gives it.
-        found: what will be quantized.
+        found: the layers and sums that will be quantized.
         pictures: to run it on.
-        axes: for points whose channels matter, where their channels are.
-        advance: is told about every picture done.
+        axes: by point, the channel axis, where channel ranges are needed.
+        advance: called after each picture.
 
     Raises:
         CheckFailed: a value is not finite.
@@ -216,7 +216,7 @@ class _LayerInputs(_Watching):
         self._inputs[layer.name] = low, high
 
     def run_node(self, n: Node) -> Any:
-        """One operator."""
+        """One operator; of a layer, rows and channel ranges of its input are kept first."""
         layer = self._layers.get(n)
         if layer is not None:
             x = self.env[operand(n)]

@@ -1,4 +1,4 @@
-"""Search scales on a grid, one layer or one value at a time, on sampled rows."""
+"""Grid search of scales, one layer or one value at a time, on sampled rows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Grid:
     Attributes:
         alpha: smallest multiple.
         beta: largest multiple.
-        count: how many.
+        count: number of candidates.
         rounds: how often weights and activations are searched in turn.
     """
 
@@ -34,21 +34,21 @@ class Grid:
     rounds: int = 3
 
     def multiples(self) -> list[float]:
-        """The candidates."""
+        """The candidate factors, evenly spaced from ``alpha`` to ``beta``."""
         return torch.linspace(self.alpha, self.beta, self.count).tolist()
 
 
 @dataclass
 class Reading:
-    """One layer that reads a value, with what its scales are judged by.
+    """Calibration samples of one layer: inputs, weight, float result, gradient.
 
     Attributes:
-        name: of the layer.
-        rows: of its input: [R, groups, K].
+        name: the layer's name.
+        rows: sampled inputs: [R, groups, K].
         weight: [groups, O, K] in float32.
-        rounded: the weight as its code has it.
-        expected: what the layer gives in float, without its bias: [R, groups, O].
-        gradient: of the loss by that, or None.
+        rounded: the weight quantized to its code and dequantized.
+        expected: the layer's float result without its bias: [R, groups, O].
+        gradient: of the loss by that result, or None.
     """
 
     name: str
@@ -71,7 +71,7 @@ def search_weight(reading: Reading, quantized_rows: Tensor, bits: int, grid: Gri
 
     Args:
         reading: the layer; its ``rounded`` weight is set to the result.
-        quantized_rows: its input as quantized.
+        quantized_rows: its input, quantized and dequantized.
         bits: of the weight.
         grid: multiples of ``max|w| / (2^(b-1) - 0.5)`` (PTQ4ViT's first guess).
         metric: what is minimised, channel by channel.
@@ -94,12 +94,12 @@ def search_weight(reading: Reading, quantized_rows: Tensor, bits: int, grid: Gri
 
 
 def loss_of(readings: Sequence[Reading], code: Code, metric: Metric) -> float:
-    """What a code of one value costs all layers that read it."""
+    """The loss that a code of one value causes, summed over all layers that read it."""
     return losses_of(readings, [code], metric)[0]
 
 
 def losses_of(readings: Sequence[Reading], codes: Sequence[Code], metric: Metric) -> list[float]:
-    """The same for some codes."""
+    """The same as `loss_of` for several codes."""
     found = [0.0] * len(codes)
     for one in readings:
         weights = fisher_weights(one.gradient)
@@ -123,5 +123,5 @@ def search_value(readings: Sequence[Reading], codes: Sequence[C], metric: Metric
 
 
 def weight_code(scale: Tensor, bits: int) -> WeightCode:
-    """As a recipe has it."""
+    """Scales [out channels] as the weight code that a recipe stores."""
     return WeightCode(bits=bits, scale=tuple(scale.flatten().tolist()))

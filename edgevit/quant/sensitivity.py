@@ -1,4 +1,4 @@
-"""What each layer loses by being quantized, by itself and for the answer."""
+"""The error that quantizing each layer alone causes, in the layer's result and in the model's answer."""
 
 from __future__ import annotations
 
@@ -22,24 +22,25 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule
 
     from edgevit.quant.calibration import Pictures
-    from edgevit.quant.solve import Source
+    from edgevit.quant.solve import CanonicalModel
 
 PICTURES = 8
+"""Calibration pictures for a sensitivity; every value of the float run is kept in memory for each."""
 
 
 @dataclass(frozen=True)
 class LayerSensitivity:
-    """One layer, quantized while all others are in floating point.
+    """The errors of the model with one layer quantized and all others in floating point.
 
     Attributes:
-        name: of its node.
+        name: of the layer's fx node.
         module: its path in the model.
         kind: ``convolution``, ``depthwise`` or ``linear``.
         macs: multiply-accumulate operations of one inference.
         parameters: of its weight.
-        sqnr_db: signal to noise of what the layer gives.
-        divergence: of the model's answers, Kullback-Leibler, in nats.
-        logits_db: signal to noise of the model's logits.
+        sqnr_db: signal-to-quantization-noise ratio of the layer's result.
+        divergence: Kullback-Leibler divergence of the model's answers, in nats.
+        logits_db: signal-to-quantization-noise ratio of the model's logits.
         changed: share of pictures whose most likely class changes.
     """
 
@@ -54,19 +55,19 @@ class LayerSensitivity:
     changed: float
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The fields as a dictionary, for ``--json``."""
         return asdict(self)
 
 
 def kind_of(layer: Layer) -> str:
-    """What sort of layer it is, for people."""
+    """The kind of a layer: ``convolution``, ``depthwise`` or ``linear``."""
     if not layer.is_convolution:
         return "linear"
     return "depthwise" if layer.groups > 1 else "convolution"
 
 
 class _OneLayer(torch.fx.Interpreter):
-    """Runs a graph with one layer quantized, from what is known of the float run up to it."""
+    """Runs the rest of a graph with one layer quantized, from the float run's values before it."""
 
     def __init__(self, core: GraphModule, layer: Layer, recipe: Recipe, weight: Tensor) -> None:
         super().__init__(core)
@@ -75,7 +76,7 @@ class _OneLayer(torch.fx.Interpreter):
         self.found: Tensor | None = None
 
     def run_node(self, n: torch.fx.Node) -> Any:
-        """One operator."""
+        """One operator; the chosen layer is computed exactly, kept, and then with its codes."""
         if n is not self._layer.node:
             return super().run_node(n)
         args, kwargs = self.fetch_args_kwargs_from_env(n)
@@ -90,7 +91,7 @@ class _OneLayer(torch.fx.Interpreter):
 
 
 def _after(core: GraphModule, node: torch.fx.Node) -> list[torch.fx.Node]:
-    """A node and everything that depends on it, in order."""
+    """A node and all that depends on it, in graph order."""
     found = {node}
     for one in core.graph.nodes:
         if any(source in found for source in one.all_input_nodes):
@@ -100,15 +101,18 @@ def _after(core: GraphModule, node: torch.fx.Node) -> list[torch.fx.Node]:
 
 @torch.no_grad()
 def sensitivities(
-    source: Source, recipe: Recipe, pictures: Pictures, advance: Callable[[int, int], None] = lambda done, total: None
+    source: CanonicalModel,
+    recipe: Recipe,
+    pictures: Pictures,
+    advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[LayerSensitivity]:
-    """Quantize each layer alone and look at the answers, on `PICTURES` pictures.
+    """Quantize each layer alone and measure the change of the answers, on `PICTURES` pictures.
 
     Args:
         source: the float graph.
         recipe: the codes.
         pictures: of the calibration.
-        advance: is told how many layers are done, and of how many.
+        advance: called with how many layers are done, and of how many.
     """
     core = source.make()
     apply_folds(core, recipe.folds)
@@ -125,7 +129,7 @@ def sensitivities(
 
 
 def _environment(core: GraphModule, inputs: Tensor) -> dict[torch.fx.Node, Any]:
-    """Every value of the float run."""
+    """The values of all nodes in the float run."""
     run = torch.fx.Interpreter(core, garbage_collect_values=False)
     answer = run.run(inputs)
     return {**run.env, next(iter(reversed(core.graph.nodes))): answer}

@@ -1,4 +1,4 @@
-"""A quantized model in PyTorch: whatever a recipe says, also what no runtime can execute."""
+"""A quantized model in PyTorch, including codes that no runtime can execute."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Simulated(nn.Module):
         self.core = core
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """The quantized logits."""
+        """Logits float32 [1, classes] of the graph with the recipe's rounding in it."""
         return first_output(self.core(inputs))
 
 
 def simulated(loaded: LoadedModel, recipe: Recipe) -> LoadedModel:
-    """A loaded model with a recipe's rounding in it, to be run one picture at a time.
+    """A loaded model with a recipe's rounding inserted, run on one picture at a time.
 
     Raises:
         BadFile: the recipe is for another model.

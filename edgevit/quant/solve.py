@@ -1,4 +1,4 @@
-"""From a captured model and pictures to a recipe."""
+"""Solves a recipe from a captured model and calibration pictures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edgevit.graph.qdq.base_graph import digest, quantizable
 from edgevit.graph.qdq.channel_folds import GROUP_NORM, Site, sites_of
 from edgevit.graph.qdq.constant_tables import table_code, tables_of
 from edgevit.graph.qdq.insert import insert
-from edgevit.graph.qdq.layers import CONVOLUTION, LINEAR, Layer, Plan, layers_of, plan
+from edgevit.graph.qdq.layers import CONVOLUTION, LINEAR, Layer, LayerPlan, layers_of, plan
 from edgevit.quant.bridges.find import bridges_of
 from edgevit.quant.gradients import layer_gradients
 from edgevit.quant.operands import insert_operands
@@ -38,19 +38,19 @@ Progress = Callable[[str, int, int], None]
 """Is told (what is being done, how much of it is done, of how much)."""
 
 
-def silent(stage: str, done: int, total: int) -> None:
-    """Tell nobody."""
+def no_progress(stage: str, done: int, total: int) -> None:
+    """A progress callback that does nothing: the default."""
 
 
 def matching(layer: Layer, patterns: Collection[str]) -> str | None:
-    """The first pattern that a layer's module, or one around it, or its name matches."""
+    """The first pattern that matches a layer's module, a module around it, or its name."""
     names = (layer.name, layer.module)
     hits = (p for p in patterns for name in names if fnmatchcase(name, p) or fnmatchcase(name, f"{p}.*"))
     return next(hits, None)
 
 
 def kept_layers(core: GraphModule, patterns: Collection[str]) -> dict[str, str]:
-    """Layers that stay in floating point because they were asked to, with the pattern that did.
+    """Layers that a pattern keeps in floating point, by name, with that pattern.
 
     Raises:
         UsageError: a pattern matches no layer.
@@ -69,12 +69,12 @@ def kept_layers(core: GraphModule, patterns: Collection[str]) -> dict[str, str]:
 
 
 def _channel_axes(sites: dict[str, Site]) -> dict[str, int]:
-    """Where the channels of each value are that can be changed."""
+    """For each point whose channels can be changed, the axis of its channels."""
     return {name: 1 if is_call(site.maker, CONVOLUTION, GROUP_NORM) else -1 for name, site in sites.items()}
 
 
-def _usable_sites(core: GraphModule, found: Plan) -> dict[str, Site]:
-    """Sites whose value and layers are all quantized."""
+def _usable_sites(core: GraphModule, found: LayerPlan) -> dict[str, Site]:
+    """Sites whose value and reading layers are all quantized."""
     layers, points = {layer.node for layer in found.layers}, set(found.points)
     makers = layers | {node for node in core.graph.nodes if not is_call(node, CONVOLUTION, LINEAR)}
     return {
@@ -85,33 +85,33 @@ def _usable_sites(core: GraphModule, found: Plan) -> dict[str, Site]:
 
 
 def quantized_graph(core: GraphModule, recipe: Recipe, *, check: bool = True) -> GraphModule:
-    """A graph that computes what a recipe says, in place; also what no runtime can execute."""
+    """Insert a recipe's rounding into a graph, in place, including codes that no runtime can execute."""
     insert(core, recipe, check=check)
     insert_operands(core, recipe.operands)
     return core
 
 
 @dataclass(frozen=True)
-class Source:
-    """A float graph that can be made again and again, for a recipe to be solved on and tried on.
+class CanonicalModel:
+    """The canonical float graph of a model, rebuilt for each use: recipes are solved and tried on copies of it.
 
     Attributes:
-        make: a fresh copy, free to edit.
-        model: what a recipe says of it.
+        make: builds a fresh copy, free to edit.
+        model: the model's description in a recipe.
     """
 
     make: Callable[[], GraphModule]
     model: RecipeModel
 
 
-def source_of_program(program: ExportedProgram, name: str, size: tuple[int, int], classes: int) -> Source:
-    """The graph of a captured program."""
+def source_of_program(program: ExportedProgram, name: str, size: tuple[int, int], classes: int) -> CanonicalModel:
+    """The canonical model of a captured program."""
     model = RecipeModel(name=name, size=size, classes=classes, graph=digest(quantizable(program)))
-    return Source(lambda: quantizable(program), model)
+    return CanonicalModel(lambda: quantizable(program), model)
 
 
-def blank_recipe(source: Source, core: GraphModule, quantizer: str, bits: Bits, kept: dict[str, str]) -> Recipe:
-    """A recipe without any code yet."""
+def blank_recipe(source: CanonicalModel, core: GraphModule, quantizer: str, bits: Bits, kept: dict[str, str]) -> Recipe:
+    """A recipe without codes for activations and weights; tables have theirs."""
     return Recipe(
         edgevit=metadata.version("edgevit"),
         torch=torch.__version__.partition("+")[0],
@@ -127,8 +127,8 @@ def blank_recipe(source: Source, core: GraphModule, quantizer: str, bits: Bits, 
 
 
 @torch.no_grad()
-def solve_weights(source: Source, bits: Bits, keep: Collection[str] = ()) -> Recipe:
-    """Quantize weights alone; of a dynamic recipe those of linear layers only.
+def solve_weights(source: CanonicalModel, bits: Bits, keep: Collection[str] = ()) -> Recipe:
+    """Quantize weights alone; for a dynamic recipe only those of linear layers.
 
     Raises:
         UsageError: a pattern of ``keep`` matches nothing, or there is nothing to quantize.
@@ -147,7 +147,7 @@ def solve_weights(source: Source, bits: Bits, keep: Collection[str] = ()) -> Rec
 
 @torch.no_grad()
 def solve_recipe(
-    source: Source,
+    source: CanonicalModel,
     quantizer: Quantizer,
     pictures: Pictures,
     *,
@@ -155,19 +155,19 @@ def solve_recipe(
     keep: Collection[str] = (),
     kept: dict[str, str] | None = None,
     exportable: bool = False,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> Recipe:
-    """Quantize weights and activations.
+    """Quantize weights and activations with one quantizer.
 
     Args:
-        source: the float graph.
-        quantizer: the method.
+        source: the canonical float model.
+        quantizer: the name of the method.
         pictures: to calibrate on.
         bits: of weights and activations, 8 and 8 if not given.
         keep: module paths or layer names that stay in floating point, with wildcards.
         kept: further layers that do, with the reason for each.
         exportable: leave out what no runtime can execute.
-        progress: is told what is being done.
+        progress: called with the current stage of the work.
 
     Raises:
         UsageError: a pattern of ``keep`` matches nothing.

@@ -1,4 +1,4 @@
-"""What quantizers are composed of, beyond single observers and searches."""
+"""Strategies that quantizers are composed of, beyond single observers and searches."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from edgevit.graph.qdq.channel_folds import Site
 from edgevit.graph.qdq.layers import Layer
 from edgevit.quant.metrics import Metric
-from edgevit.quant.observers import Observer
+from edgevit.quant.observers import RangeObserver
 from edgevit.quant.search import Grid, candidate_codes, search_value, search_weight
 from edgevit.quant.workbench import Bench, channel_fold, fixed_code, largest_weights, observe_values
 
 
 def search_weights(bench: Bench, grid: Grid, metric: Metric, layers: Iterable[Layer] | None = None) -> None:
-    """The best weight scales, given the codes of activations."""
+    """Search the best weight scales, given the codes of activations."""
     for layer in bench.plan.layers if layers is None else layers:
         reading = bench.readings[layer.name]
         rows = bench.quantized_rows(layer)
@@ -21,10 +21,10 @@ def search_weights(bench: Bench, grid: Grid, metric: Metric, layers: Iterable[La
 
 
 def search_values(bench: Bench, grid: Grid, metric: Metric, schemes: tuple[bool, ...]) -> None:
-    """The best codes of what layers alone read, given the weights; the loss does not see other readers.
+    """Search the codes of values that only layers read, given the weights; other readers have no loss.
 
     Args:
-        bench: where.
+        bench: the model and its samples; receives the codes.
         grid: multiples of the whole range.
         metric: what is minimised, over all layers that read a value.
         schemes: symmetric or not, or both to choose from.
@@ -43,9 +43,9 @@ def search_values(bench: Bench, grid: Grid, metric: Metric, schemes: tuple[bool,
 
 
 def alternate(
-    bench: Bench, grid: Grid, metric: Metric, observer: Observer, schemes: tuple[bool, ...] = (False,)
+    bench: Bench, grid: Grid, metric: Metric, observer: RangeObserver, schemes: tuple[bool, ...] = (False,)
 ) -> None:
-    """Search weights and activations in turn, from first guesses; what no layer reads keeps its observed code."""
+    """Search weights and activations in turn, from observed codes; values that no layer reads keep theirs."""
     observe_values(bench, observer, symmetric=schemes == (True,))
     largest_weights(bench)
     for turn in range(grid.rounds):
@@ -55,7 +55,7 @@ def alternate(
 
 
 def equalise(bench: Bench, site: Site, *, symmetric: bool = False) -> None:
-    """Give all channels of one value the same range, by a fold."""
+    """Give all channels of one value the same range by a channel fold."""
     values = bench.values(site.value.name)
     assert values.channel_low is not None and values.channel_high is not None
     factor, shift = channel_fold(
@@ -65,5 +65,5 @@ def equalise(bench: Bench, site: Site, *, symmetric: bool = False) -> None:
 
 
 def is_normalised(site: Site) -> bool:
-    """Whether a value comes from a norm."""
+    """Whether a norm computes a value."""
     return "norm" in str(site.maker.target)

@@ -1,4 +1,4 @@
-"""Scales of weights alone: no pictures are needed."""
+"""Weight scales without calibration pictures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHARES = torch.linspace(0.5, 1.0, 51).tolist()
 
 
 def least_error_scales(weight: Tensor, bits: int) -> Tensor:
-    """The scale of every output channel with the smallest squared error: shares of the largest magnitude's."""
+    """The scale of every output channel with the smallest squared error, among shares of the largest magnitude."""
     whole = weight_scales(weight, bits)
     best, best_error = whole, torch.full_like(whole, float("inf"))
     for share in SHARES:
@@ -29,7 +29,10 @@ def least_error_scales(weight: Tensor, bits: int) -> Tensor:
 
 
 def _bits_of(layer: Layer, bits: int, first: Layer, last: Layer) -> int:
-    """Few bits are for large products: depthwise convolutions, the first layer and the last keep 8."""
+    """The bits of one layer's weight.
+
+    Fewer than 8 are for large products only: depthwise convolutions, the first layer and the last keep 8.
+    """
     return 8 if layer is first or layer is last or layer.groups > 1 else bits
 
 

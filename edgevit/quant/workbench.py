@@ -1,4 +1,4 @@
-"""The workbench of a quantizer: the samples, and the decisions made so far."""
+"""The state of a quantizer at work: samples, and the codes decided so far."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor
 from edgevit.graph.fx import aten, is_call
 from edgevit.graph.qdq.channel_folds import Site
 from edgevit.graph.qdq.codes import LEAST_SCALE, PROBABILITY, fake_code, uniform_code, weight_scales
-from edgevit.graph.qdq.layers import Layer, Plan, readers
+from edgevit.graph.qdq.layers import Layer, LayerPlan, readers
 from edgevit.quant.bridges.find import Bridge
-from edgevit.quant.observers import Observer
+from edgevit.quant.observers import RangeObserver
 from edgevit.quant.sampling import Samples, Values, grouped_weight, products
 from edgevit.quant.search import Reading, rounded_weight, weight_code
 from edgevit.schema.recipe import ChannelFold, Code, UniformCode, WeightCode
@@ -29,26 +29,26 @@ Tell = Callable[[str], None]
 
 
 def fixed_code(point: Node, bits: int) -> UniformCode | None:
-    """The code that integer kernels for softmax and sigmoid demand of their result, or None."""
+    """The code that integer kernels for softmax and sigmoid require of their result, or None."""
     return PROBABILITY if bits == 8 and is_call(point, *_IN_0_1) else None
 
 
 @dataclass
 class Bench:
-    """One model on the way to its recipe.
+    """One model while a quantizer solves its recipe.
 
     Attributes:
-        fresh: makes a copy of the float graph, free to edit.
+        fresh: builds a copy of the float graph, free to edit.
         core: the float graph.
-        plan: what is quantized.
+        plan: the layers and sums that are quantized.
         sites: values whose channels can be changed exactly, by name.
-        samples: of a float pass over the pictures.
-        pictures: those.
-        weight_bits: of weights.
-        activation_bits: of activations.
+        samples: from a float pass over the pictures.
+        pictures: the calibration pictures.
+        weight_bits: bits of weights.
+        activation_bits: bits of activations.
         exportable: leave out what no runtime can execute.
-        readings: for each layer, what its scales are judged by.
-        tell: is told what is being done.
+        readings: the calibration samples of each layer, by name.
+        tell: called with the current stage of the work.
         bridges: bridge blocks, for quantizers with gradients.
         whole: gradients of the loss by the results of the bridges' readers, for the first pictures.
         folds: decided so far.
@@ -59,7 +59,7 @@ class Bench:
 
     fresh: Callable[[], GraphModule]
     core: GraphModule
-    plan: Plan
+    plan: LayerPlan
     sites: dict[str, Site]
     samples: Samples
     pictures: Pictures
@@ -80,27 +80,27 @@ class Bench:
         return [self.readings[layer.name] for layer in self.plan.layers if layer.source.name == point]
 
     def is_shared(self, point: Node) -> bool:
-        """Whether a value that exists as integers only is also read by what computes on floats, or by a sum."""
+        """Whether an integer-only value is also read by an operator that computes in floating point, or by a sum."""
         layers = {layer.node for layer in self.plan.layers}
         return point in self.plan.computed and any(user not in layers for user, _ in readers(point))
 
     def values(self, point: str) -> Values:
-        """What a point was seen to hold."""
+        """The statistics of one point."""
         return self.samples.values[point]
 
     def set_weight(self, layer: Layer, scale: Tensor) -> None:
-        """Decide a layer's weight scales: [out channels]."""
+        """Set a layer's weight scales: [out channels]."""
         self.weights[layer.name] = weight_code(scale, self.weight_bits)
         reading = self.readings[layer.name]
         reading.rounded = rounded_weight(reading.weight, scale, self.weight_bits)
 
     def quantized_rows(self, layer: Layer) -> Tensor:
-        """Sampled inputs of a layer as its source's code has them."""
+        """Sampled inputs of a layer, rounded to the code of its source."""
         rows, code = self.readings[layer.name].rows, self.activations.get(layer.source.name)
         return rows if code is None else fake_code(rows, code)
 
     def fold(self, site: Site, factor: Tensor, shift: Tensor | None = None) -> None:
-        """Decide to change a value's channels, and change what was sampled of it."""
+        """Fold a factor and shift into a value's channels, and update its samples."""
         moved = torch.zeros_like(factor) if shift is None else shift
         self.folds.append(
             ChannelFold(
@@ -124,7 +124,7 @@ class Bench:
 
 
 def change_input(reading: Reading, layer: Layer, factor: Tensor, shift: Tensor) -> None:
-    """Change a reading as a fold of its input changes the layer."""
+    """Update a layer's samples after its input's channels were folded."""
     groups, count = reading.rows.shape[1], layer.weight[0, 0].numel() if layer.is_convolution else 1
     wide = [values.reshape(groups, -1).repeat_interleave(count, 1) for values in (factor, shift)]
     reading.rows = (reading.rows - wide[1]) / wide[0]
@@ -150,8 +150,8 @@ def _change_values(values: Values, factor: Tensor, shift: Tensor, readers: Seque
     values.sampled = [reading.rows.flatten() for reading in readers]
 
 
-def make_readings(plan: Plan, samples: Samples) -> dict[str, Reading]:
-    """For each layer, its sampled rows with what it makes of them in float."""
+def make_readings(plan: LayerPlan, samples: Samples) -> dict[str, Reading]:
+    """The readings of all layers: sampled rows and the float results that follow from them."""
     found = {}
     for layer in plan.layers:
         rows, weight = samples.rows[layer.name], grouped_weight(layer)
@@ -161,21 +161,21 @@ def make_readings(plan: Plan, samples: Samples) -> dict[str, Reading]:
 
 
 def largest_weights(bench: Bench) -> None:
-    """Scales from the largest magnitude of every output channel."""
+    """Set weight scales from the largest magnitude of every output channel."""
     for layer in bench.plan.layers:
         weight = bench.readings[layer.name].weight
         bench.set_weight(layer, weight_scales(weight.reshape(-1, weight.shape[-1]), bench.weight_bits))
 
 
-def observed(bench: Bench, point: Node, observer: Observer, *, symmetric: bool = False) -> UniformCode:
-    """The code of the range that an observer takes, unless a kernel demands another."""
+def observed(bench: Bench, point: Node, observer: RangeObserver, *, symmetric: bool = False) -> UniformCode:
+    """The code of the range that an observer takes, unless a kernel requires another."""
     bits = bench.activation_bits
     low, high = observer(bench.values(point.name), bits)
     return fixed_code(point, bits) or uniform_code(low, high, bits, symmetric=symmetric)
 
 
-def observe_values(bench: Bench, observer: Observer, *, symmetric: bool = False) -> None:
-    """Codes of all points from their ranges."""
+def observe_values(bench: Bench, observer: RangeObserver, *, symmetric: bool = False) -> None:
+    """Set the codes of all points from their observed ranges."""
     for point in bench.plan.points:
         bench.activations[point.name] = observed(bench, point, observer, symmetric=symmetric)
 
@@ -207,7 +207,7 @@ def channel_fold(
 
 
 def _relative(scale: Tensor) -> Tensor:
-    """Scales over their mean; a channel that was always zero keeps its scale."""
+    """Scales divided by their mean; a channel that was always zero keeps its scale."""
     live = scale > scale.max() * 1e-6
     if not bool(live.any()):
         return torch.ones_like(scale)

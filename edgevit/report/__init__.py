@@ -1,1 +1,1 @@
-"""Self-contained pages and texts about what was measured."""
+"""Renders measurements as self-contained HTML pages and texts."""

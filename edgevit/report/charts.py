@@ -1,4 +1,4 @@
-"""Charts as SVG text: bars, lines, points and histograms in the colours of the page they are on."""
+"""Charts as SVG: bars, lines, points and histograms in the colours of the page."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ _WIDTH, _HEIGHT = 720, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 30, 14, 44
 _ROW, _NAMES = 20, 250
 _TICKS = 5
+"""About how many ticks an axis has."""
 _ROOM = 0.01
+"""Share of a value by which an axis is widened where all values are equal."""
 _FONT = 'font-family="system-ui, sans-serif" font-size="12"'
 
 Point = tuple[float, float]
@@ -34,7 +36,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Spot:
-    """One labelled point of a scatter; those of the front are joined."""
+    """One labelled point of a scatter plot; points of the front are joined by a line."""
 
     name: str
     x: float
@@ -43,7 +45,7 @@ class Spot:
 
 
 def ticks(low: float, high: float, count: int = _TICKS) -> list[float]:
-    """Round numbers that cover a range."""
+    """Round numbers that cover a range, for the ticks of an axis."""
     if high <= low:
         room = abs(low) * _ROOM or 1.0
         low, high = low - room, high + room
@@ -55,29 +57,29 @@ def ticks(low: float, high: float, count: int = _TICKS) -> list[float]:
 
 
 def short(value: float) -> str:
-    """A tick's text."""
+    """A number as the label of an axis tick: six significant digits, thousands separated."""
     return f"{value:,.6g}"
 
 
 class _Plane:
-    """Axes: from values to pixels."""
+    """A coordinate system: maps values to pixels."""
 
     def __init__(self, xs: Sequence[float], ys: Sequence[float], *, zero: bool = False) -> None:
         self.x_ticks = ticks(min(xs), max(xs))
         self.y_ticks = ticks(0.0 if zero else min(ys), max(ys))
 
     def x(self, value: float) -> float:
-        """Pixels from the left."""
+        """Horizontal pixel position of a value."""
         low, high = self.x_ticks[0], self.x_ticks[-1]
         return _LEFT + (_WIDTH - _LEFT - _RIGHT) * (value - low) / (high - low)
 
     def y(self, value: float) -> float:
-        """Pixels from the top."""
+        """Vertical pixel position of a value, counted from the top."""
         low, high = self.y_ticks[0], self.y_ticks[-1]
         return _HEIGHT - _BOTTOM - (_HEIGHT - _TOP - _BOTTOM) * (value - low) / (high - low)
 
     def axes(self, x_name: str, y_name: str) -> list[str]:
-        """Grid, ticks and names."""
+        """SVG of grid, ticks and axis names."""
         parts = []
         for value in self.y_ticks:
             y = self.y(value)
@@ -105,7 +107,7 @@ def _svg(label: str, parts: Sequence[str], width: int = _WIDTH, height: int = _H
 
 
 def histogram(values: Sequence[float], marks: dict[str, float], x_name: str) -> str:
-    """How often each latency occurred, up to the 99th percentile's neighbourhood, with marked values."""
+    """A histogram of latencies up to about the 99th percentile, with marked values."""
     ordered = sorted(values)
     top = ordered[min(len(ordered) - 1, int(len(ordered) * 0.995))]
     low = ordered[0]
@@ -137,7 +139,7 @@ def histogram(values: Sequence[float], marks: dict[str, float], x_name: str) -> 
 
 
 def dots(values: Sequence[float], x_name: str, y_name: str, most: int = 700) -> str:
-    """Runs in the order of time, thinned evenly."""
+    """A scatter plot of runs in the order of time, thinned evenly."""
     step = max(1, len(values) // most)
     points = [(float(place), values[place]) for place in range(0, len(values), step)]
     plane = _Plane([0.0, float(len(values))], [y for _, y in points])
@@ -150,7 +152,7 @@ def dots(values: Sequence[float], x_name: str, y_name: str, most: int = 700) -> 
 
 
 def lines(series: Sequence[Series], x_name: str, y_name: str) -> str:
-    """Several lines over one axis, named in a legend."""
+    """Several lines over one axis, with a legend."""
     every = [point for one in series for point in one.points]
     plane = _Plane([x for x, _ in every], [y for _, y in every])
     parts = plane.axes(x_name, y_name)
@@ -170,7 +172,7 @@ def lines(series: Sequence[Series], x_name: str, y_name: str) -> str:
 
 
 def bars(rows: Sequence[tuple[str, float, str]], note: str) -> str:
-    """Horizontal bars: a name, a length, and what is written behind it."""
+    """Horizontal bars, each with its name and a text behind it."""
     height, most = _ROW * len(rows) + 6, max(value for _, value, _ in rows) or 1.0
     space = _WIDTH - _NAMES - 130
     parts = []
@@ -187,7 +189,7 @@ def bars(rows: Sequence[tuple[str, float, str]], note: str) -> str:
 
 
 def scatter(spots: Sequence[Spot], x_name: str, y_name: str) -> str:
-    """Points with their names; the front as a line through its points."""
+    """Labelled points, with a line through those of the front."""
     plane = _Plane([spot.x for spot in spots], [spot.y for spot in spots])
     parts = plane.axes(x_name, y_name)
     front = sorted((spot for spot in spots if spot.front), key=lambda spot: spot.x)

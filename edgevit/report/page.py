@@ -1,4 +1,4 @@
-"""The frame of every HTML report: one file, no network, light and dark, fit for a phone and for paper."""
+"""The frame of every HTML report: one file without network access, for light and dark, phones and print."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ footer { margin-top: 2.5rem; color: var(--soft); font-size: .85rem; }
 
 
 def page(title: str, body: str, footer: str) -> str:
-    """A whole document; ``body`` is HTML, the rest is text."""
+    """A complete HTML document; ``body`` is HTML, all other arguments are text."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -38,7 +38,7 @@ def page(title: str, body: str, footer: str) -> str:
 
 
 def cards(facts: dict[str, str]) -> str:
-    """Single figures side by side: what each is, and its value."""
+    """Single figures side by side, each with its name and value."""
     inside = "".join(
         f'<div class="card"><span class="soft">{escape(name)}</span><b>{escape(value)}</b></div>'
         for name, value in facts.items()
@@ -47,7 +47,7 @@ def cards(facts: dict[str, str]) -> str:
 
 
 def table(columns: dict[str, bool], rows: list[list[str]]) -> str:
-    """A table; columns say whether they hold numbers. Cells are text."""
+    """An HTML table; columns say whether they hold numbers, cells are text."""
     kinds = [' class="num"' if number else "" for number in columns.values()]
     head = "".join(f"<th{kind}>{escape(name)}</th>" for name, kind in zip(columns, kinds, strict=True))
     body = "".join(

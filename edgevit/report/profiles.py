@@ -1,4 +1,4 @@
-"""Profiles as one HTML page and as Markdown."""
+"""Renders profiles as one HTML page and as Markdown."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from edgevit.report.page import cards, page, table
 from edgevit.schema.profile import Conditions, Profile
 
 _OPERATORS = 25
+"""The slowest operators that a chart shows; a model has hundreds."""
 _COLOURS = ("bar", "warm", "bad")
 _MOST_LINES = 3
+"""Lines in one chart, a colour each."""
 _TITLES = {
     "stable": "stable",
     "unstable": "unstable: do not quote this figure",
@@ -21,7 +23,7 @@ _TITLES = {
 
 
 def device_name(profile: Profile) -> str:
-    """Which machine, or that it is none."""
+    """The name of the machine, or that it is emulated."""
     device = profile.device
     if profile.emulated:
         return f"emulated {device.machine} ({device.emulator}), no device"
@@ -29,30 +31,30 @@ def device_name(profile: Profile) -> str:
 
 
 def bundle_name(profile: Profile) -> str:
-    """Model, format and precision."""
+    """Model, format and precision of a bundle as one name."""
     return f"{profile.artifact.model} {profile.artifact.bundle}"
 
 
 def ms(value: float | None) -> str:
-    """Milliseconds with three digits that count."""
+    """Milliseconds with three significant digits."""
     if value is None:
         return "–"
     return f"{value:.0f} ms" if value >= 100 else f"{value:.3g} ms"
 
 
 def megabytes(count: int | None) -> str:
-    """Bytes for people."""
+    """A number of bytes in MB (1e6) with one decimal, or a dash where it is unknown."""
     return "–" if count is None else f"{count / 1e6:.1f} MB"
 
 
 def interval(profile: Profile) -> str:
-    """The median's interval."""
+    """The confidence interval of the median latency, ``low–high`` in milliseconds, or a dash without one."""
     found = profile.latency
     return "–" if found is None else f"{found.low:.3g}–{found.high:.3g}"
 
 
 def runtime_name(profile: Profile) -> str:
-    """What executed it."""
+    """Runtime, version, accelerator and threads that executed the model, or a dash where unknown."""
     run = profile.runtime
     if run is None:
         return "–"
@@ -61,7 +63,7 @@ def runtime_name(profile: Profile) -> str:
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """Which points (latency, accuracy) no other beats in both."""
+    """The points (latency, accuracy) that no other point beats in both."""
     return [not any((x <= a and y >= b and (x, y) != (a, b)) for x, y in points) for a, b in points]
 
 
@@ -90,12 +92,12 @@ def _stamp(profile: Profile) -> str:
 
 
 def _chart(title: str, svg: str, note: str = "") -> str:
-    said = f'<p class="soft">{escape(note)}</p>' if note else ""
-    return f'<h3>{escape(title)}</h3>{said}<div class="scroll">{svg}</div>'
+    caption = f'<p class="soft">{escape(note)}</p>' if note else ""
+    return f'<h3>{escape(title)}</h3>{caption}<div class="scroll">{svg}</div>'
 
 
 def _times(conditions: Sequence[Conditions]) -> list[tuple[float, Conditions]]:
-    """Conditions on one axis of time: each phase goes on where the one before ended."""
+    """Conditions of all phases on one time axis."""
     placed, offset, phase, last = [], 0.0, "", 0.0
     for one in conditions:
         if one.phase == "sustained" and phase != "sustained":
@@ -179,9 +181,9 @@ def _particulars(profile: Profile) -> str:
         worth = f"worth {found.independent_runs:.0f} independent ones"
         rows.append(["runs", f"{found.runs} in {found.seconds:.1f} s, {worth}; {found.dropped} left out as warm-up"])
     if profile.answers is not None:
-        said = "pass the verdict" if profile.answers.equal else "do not pass the verdict"
+        outcome = "pass the verdict" if profile.answers.equal else "do not pass the verdict"
         error = "" if profile.answers.error is None else f", error {profile.answers.error:.2g}"
-        rows.append(["golden vectors", f"{profile.answers.probes} {said} on the device{error}"])
+        rows.append(["golden vectors", f"{profile.answers.probes} {outcome} on the device{error}"])
     for one in (profile.conditions[:1], profile.conditions[-1:]):
         rows += [[f"conditions {one[0].phase}", _conditions(one[0])]] if one else []
     rows += [[key, value] for key, value in device.details.items()]
@@ -205,7 +207,7 @@ NUMBERS = ("median", "interval, ms", "p90", "first", "load", "peak memory")
 
 
 def rows_of(profiles: Sequence[Profile]) -> list[list[str]]:
-    """One row a profile, for any table."""
+    """One table row for each profile."""
     return [
         [
             bundle_name(one),
@@ -244,7 +246,7 @@ def _front(profiles: Sequence[Profile]) -> str:
 
 
 def profile_page(profiles: Sequence[Profile]) -> str:
-    """The report as HTML: an overview where there are several, then each profile."""
+    """The HTML report: an overview if there are several profiles, then each of them."""
     models = sorted({one.artifact.model for one in profiles})
     title = f"Profile of {', '.join(models)}"
     body = []
@@ -262,7 +264,7 @@ def profile_page(profiles: Sequence[Profile]) -> str:
 
 
 def profile_markdown(profiles: Sequence[Profile]) -> str:
-    """The overview as a Markdown table, and every reason for doubt below it."""
+    """The overview as a Markdown table, followed by every reason for doubt."""
     lines_ = ["| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
     lines_ += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows_of(profiles)]
     doubts = [

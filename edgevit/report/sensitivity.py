@@ -1,4 +1,4 @@
-"""The sensitivity report: which layers quantization hurts, as a picture."""
+"""The sensitivity report: which layers quantization hurts, as a chart."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from edgevit.report.page import cards, page, table
 from edgevit.schema.recipe import Recipe
 
 _WORST = 3
+"""Layers that the text names."""
 _ROW, _LABELS, _BARS, _TOP = 17, 330, 520, 34
 _LEAST = 1e-9
+"""Smallest divergence shown, since a logarithmic axis has no zero."""
 
 
 def _share(divergence: float, low: float, high: float) -> float:
-    """A divergence on a logarithmic scale, 0 to 1."""
+    """The position of a divergence on a logarithmic scale, 0 to 1."""
     span = max(high - low, 1e-6)
     return min(1.0, max(0.0, (log10(max(divergence, _LEAST)) - low) / span))
 
@@ -71,7 +73,7 @@ def _facts(recipe: Recipe, layers: Sequence[LayerSensitivity]) -> dict[str, str]
 
 
 def sensitivity_page(recipe: Recipe, layers: Sequence[LayerSensitivity]) -> str:
-    """The report as HTML.
+    """The sensitivity report as HTML.
 
     Args:
         recipe: that was solved.

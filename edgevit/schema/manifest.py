@@ -18,11 +18,12 @@ from edgevit.schema.strict import Strict, no_repeats
 
 SCHEMA_VERSION: Final = 1
 MAX_BYTES = 4 << 20
+"""Longest accepted text (4 MiB), since a manifest may come from anywhere."""
 MARKER = "edgevit_manifest"
 
 
 class WeightsInfo(Strict):
-    """Where the weights came from."""
+    """The origin of the weights."""
 
     kind: Literal["pretrained", "random", "file"]
     source: str
@@ -41,7 +42,7 @@ class ModelInfo(Strict):
 
 
 class TargetInfo(Strict):
-    """What the file was made for.
+    """The runtime and precision that the file was made for.
 
     ``keep_fp32`` names operations of an fp16 program that stay in fp32; ``rewrites`` are those asked
     for in place of the backend's own choice.
@@ -65,7 +66,7 @@ class CalibrationInfo(Strict):
 
 
 class Agreement(Strict):
-    """A quantized model against the float one, on pictures of a data set.
+    """The agreement of a quantized model with the float one, on pictures of a data set.
 
     ``top1`` is the share of pictures with the same most likely class; ``sqnr_db`` the ratio of the float
     logits' power to that of the difference, in decibels; the accuracies are there where the pictures have labels.
@@ -94,7 +95,7 @@ class QuantizationInfo(Strict):
 
 
 class InputInfo(Strict):
-    """The one input: name, layout, dtype, shape and meaning of its values."""
+    """The model's single input: name, layout, dtype, shape and meaning of its values."""
 
     name: str
     kind: InputKind
@@ -119,7 +120,7 @@ class PreprocessInfo(Strict):
 
     @staticmethod
     def of(rule: Preprocessing, normalise_in_graph: bool) -> PreprocessInfo:
-        """A model's rule as a document."""
+        """The document of a preprocessing rule."""
         return PreprocessInfo(
             size=rule.size,
             crop_pct=rule.crop_pct,
@@ -132,14 +133,14 @@ class PreprocessInfo(Strict):
         )
 
     def rule(self) -> Preprocessing:
-        """The rule that `of` was given."""
+        """The preprocessing rule of this document."""
         return Preprocessing(
             self.size, self.crop_pct, self.crop_mode, self.interpolation, self.antialias, self.mean, self.std
         )
 
 
 class OutputInfo(Strict):
-    """The one output: float32 [1, classes]; of features, ``classes`` is their number and there are no labels."""
+    """The model's single output: float32 [1, classes]; for features, ``classes`` is their number, without labels."""
 
     name: str
     kind: OutputKind
@@ -147,7 +148,7 @@ class OutputInfo(Strict):
 
 
 class Lowering(Strict):
-    """What the conversion cost, and what it reached.
+    """The time and memory of the conversion, and its results.
 
     ``delegated_share`` is the part of the multiply-accumulate operations that the runtime's accelerated part
     executes, 0 to 1; absent where the runtime decides that on the device. ``integer_share`` is the part that
@@ -187,7 +188,7 @@ class VerdictInfo(Strict):
 
 
 class FileEntry(Strict):
-    """One file of the bundle."""
+    """One file of the bundle: path, size and hash."""
 
     path: str
     bytes: int = Field(ge=0)
@@ -195,7 +196,7 @@ class FileEntry(Strict):
 
 
 class Manifest(Strict):
-    """The whole document."""
+    """The document ``manifest.json`` of a bundle: the model, its target, input, output and files."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
     edgevit: str
@@ -214,7 +215,7 @@ class Manifest(Strict):
     files: tuple[FileEntry, ...] | None = None
 
     def to_json(self) -> str:
-        """Stable, indented JSON; absent parts left out."""
+        """The text of ``manifest.json``: indented, fields in a fixed order, absent ones left out."""
         return json.dumps(self.model_dump(mode="json", exclude_none=True), indent=1, ensure_ascii=False) + "\n"
 
     def embedded(self) -> str:

@@ -1,4 +1,4 @@
-"""What is known about a model before it is built: plain values, no torch."""
+"""The description of a model before it is built: plain values, no torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Origin = Literal["zoo", "bundled", "timm", "hf-hub", "local"]
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a picture becomes the model's input, as in timm's evaluation transform.
+    """The steps from a picture to the model's input, as in timm's evaluation transform.
 
     Attributes:
         size: (H, W) in pixels after cropping.
@@ -38,7 +38,7 @@ class ModelSpec:
     """A model that edgevit can build by name.
 
     Attributes:
-        name: how edgevit calls it.
+        name: its name in edgevit.
         family: the architecture family.
         origin: where its architecture comes from.
         source: the name in that place, e.g. timm's architecture with its weight tag.
@@ -72,7 +72,7 @@ class ModelSpec:
     weights: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """The fields as a dictionary of plain JSON values."""
         return asdict(self)
 
     @staticmethod

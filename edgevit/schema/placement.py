@@ -10,14 +10,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Placed:
-    """Operators of one kind in one place.
+    """Operators of one kind that one part of the runtime executes.
 
     Attributes:
         operator: its name in the file, or in the delegate.
         place: what executes it, such as ``XNNPACK``.
         delegated: whether that is the runtime's accelerated part.
-        why: why it is not, for people.
-        count: how many.
+        why: the reason why it is not delegated, as shown to the user.
+        count: number of operators.
         macs: multiply-accumulate operations in all of them.
         integer_macs: those of them that integer kernels do.
     """
@@ -33,7 +33,7 @@ class Placed:
 
 @dataclass(frozen=True)
 class Placement:
-    """All operators of a file.
+    """The placement of all operators of a file.
 
     Attributes:
         operators: those that are not delegated first, then by their work.
@@ -60,7 +60,7 @@ class Placement:
         return sum(one.integer_macs for one in self.operators) / self.macs if self.macs else None
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Shares and operators as a dictionary, for JSON."""
         return {
             "delegates": self.delegates,
             "macs": self.macs,
@@ -71,7 +71,7 @@ class Placement:
 
 
 def gathered(found: Sequence[Placed], delegates: int) -> Placement:
-    """A placement from single operators: those that differ in nothing but their work become one."""
+    """A placement from single operators, grouped where they differ in nothing but their work."""
 
     def kind(one: Placed) -> tuple[bool, str, str, str]:
         return one.delegated, one.place, one.operator, one.why

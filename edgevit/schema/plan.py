@@ -1,4 +1,4 @@
-"""A plan: one model split by classes, who runs which sub-model, and the fleet that is meant to run it."""
+"""A plan: one model split by classes, the assignment of sub-models to members, and the fleet that it is for."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SCHEMA_VERSION: Final = 1
 PLAN = "plan.json"
 FLEET = "fleet.toml"
 FUSION: Final = "fusion.safetensors"
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
+PlanName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
 """Of a member or a fleet: it becomes part of a key expression, a certificate and a file name."""
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -42,7 +42,7 @@ class Member(Strict):
     limit in millijoules an image, which needs ``watts``, what the device draws above rest while it computes.
     """
 
-    name: Name
+    name: PlanName
     device: str = ""
     memory_mb: float | None = Field(None, gt=0)
     latency_ms: float | None = Field(None, gt=0)
@@ -58,7 +58,7 @@ class Fleet(Strict):
     ``listen`` is the coordinator's address, which the members dial. ``deadline_ms`` is what one image may take.
     """
 
-    name: Name = "edgevit"
+    name: PlanName = "edgevit"
     listen: str = Field("127.0.0.1:7447", pattern=r"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):\d{1,5}$")
     deadline_ms: float = Field(500.0, gt=0, le=600_000)
     network: Network = Field(default_factory=lambda: Network.model_validate({}))
@@ -73,7 +73,7 @@ class Fleet(Strict):
         return self
 
     def to_toml(self) -> str:
-        """The same document, which `read_fleet` reads."""
+        """The document as TOML, which `read_fleet` reads."""
         values = self.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
         values.setdefault("listen", self.listen)
         tables = {"network": [values.pop("network", {})], "member": values.pop("member")}
@@ -85,7 +85,7 @@ class Fleet(Strict):
         return "\n".join(lines) + "\n"
 
     def of(self, name: str) -> Member | None:
-        """The member of a name."""
+        """The member with a name."""
         return next((one for one in self.member if one.name == name), None)
 
 
@@ -100,7 +100,7 @@ class ModelFacts(Strict):
 
 
 class Predicted(Strict):
-    """What an image costs on one member, by the stated model; parts that nothing is known of are absent."""
+    """Predicted cost of an image on one member; parts that cannot be predicted are absent."""
 
     compute_ms: float | None = None
     network_ms: float
@@ -114,8 +114,8 @@ class SubModel(Strict):
     ``bundle_sha256`` is the digest of the bundle's manifest, which lists the digest of every other file.
     """
 
-    name: Name
-    member: Name
+    name: PlanName
+    member: PlanName
     classes: tuple[int, ...]
     keep: str
     bundle: str
@@ -143,9 +143,9 @@ class FusionInfo(Strict):
 
 
 class Missing(Strict):
-    """Accuracy without some members."""
+    """Accuracy while some members are missing."""
 
-    members: tuple[Name, ...]
+    members: tuple[PlanName, ...]
     accuracy: Share
     scores_accuracy: Share
 
@@ -190,11 +190,11 @@ class Plan(Strict):
         return tuple(dict.fromkeys(one.member for one in self.sub_models))
 
     def of(self, member: str) -> tuple[SubModel, ...]:
-        """A member's sub-models, in the plan's order."""
+        """The sub-models of one member, in the plan's order."""
         return tuple(one for one in self.sub_models if one.member == member)
 
     def to_json(self) -> str:
-        """Stable, indented JSON."""
+        """The text of ``plan.json``: indented, fields in a fixed order, absent ones left out."""
         return json.dumps(self.model_dump(mode="json", exclude_none=True), indent=1, ensure_ascii=False) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""What a profile is, as a document: measured on which device, under what conditions, and whether it may be believed."""
+"""The profile document: measurements on one device, the conditions they were made under, and their credibility."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from edgevit.schema.strict import Strict, no_repeats
 
 SCHEMA_VERSION: Final = 1
 MAX_BYTES = 256 << 20
+"""Longest accepted text of a file of profiles (256 MiB)."""
 Status = Literal["stable", "unstable", "partial", "wrong"]
 
 
 class DeviceInfo(Strict):
-    """The machine that ran the model, in its own words.
+    """The machine that ran the model, as it describes itself.
 
     ``uri`` is how it was reached; ``emulator`` names the program that pretended to be this machine, and is empty on
     a real one; ``virtual`` is a virtual machine, which runs at the processor's own speed.
@@ -52,7 +53,7 @@ class ArtifactInfo(Strict):
 
 
 class RuntimeInfo(Strict):
-    """What executed it, and with how much of the machine."""
+    """The runtime that executed the model, and the processors and threads it used."""
 
     name: str
     version: str
@@ -151,7 +152,7 @@ class Window(Strict):
 
 
 class Energy(Strict):
-    """What a meter read; ``joules`` is for one inference, above rest."""
+    """Energy as read from a meter; ``joules`` is for one inference, above rest."""
 
     meter: str
     rest_watts: float
@@ -171,7 +172,7 @@ class Answers(Strict):
 
 
 class Profile(Strict):
-    """One model on one device.
+    """The profile of one model on one device.
 
     ``status`` is ``stable`` only if nothing speaks against the median; ``reasons`` says what does. ``emulated`` is a
     machine that does not exist: its figures are no device's.
@@ -201,12 +202,12 @@ class Profile(Strict):
     samples_ms: tuple[float, ...] = Field(default=(), repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; absent parts left out."""
+        """The document as a dictionary; absent parts left out."""
         return self.model_dump(mode="json", exclude_none=True)
 
 
-class Comparison(Strict):
-    """Two models measured in turns on one device: how many times as long B takes as A.
+class ProfileComparison(Strict):
+    """Two models measured in turns on one device: the ratio of B's time to A's.
 
     ``different`` says that the interval of the ratio leaves out 1.
     """
@@ -231,7 +232,7 @@ class Comparison(Strict):
     different: bool
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; absent parts left out."""
+        """The document as a dictionary; absent parts left out."""
         return self.model_dump(mode="json", exclude_none=True)
 
 

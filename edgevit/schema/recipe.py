@@ -21,12 +21,13 @@ SCHEMA_VERSION: Final = 1
 RECIPE = "recipe.json"
 """Its name in a bundle."""
 MAX_BYTES = 64 << 20
+"""Longest accepted text (64 MiB): recipes hold a scale for each output channel of every layer."""
 Bits = Annotated[int, Field(ge=2, le=8)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class UniformCode(Strict):
-    """``scale * (q - zero_point)`` with q a signed integer of so many bits, for a whole tensor."""
+    """``scale * (q - zero_point)`` with q a signed integer of ``bits`` bits, for a whole tensor."""
 
     kind: Literal["uniform"] = "uniform"
     bits: Bits = 8
@@ -35,12 +36,12 @@ class UniformCode(Strict):
 
     @property
     def low(self) -> int:
-        """The smallest integer."""
+        """The smallest integer q: ``-2^(bits - 1)``."""
         return -(1 << (self.bits - 1))
 
     @property
     def high(self) -> int:
-        """The largest integer."""
+        """The largest integer q: ``2^(bits - 1) - 1``."""
         return (1 << (self.bits - 1)) - 1
 
 
@@ -84,12 +85,12 @@ class WeightCode(Strict):
 
     @property
     def low(self) -> int:
-        """The smallest integer; 8 bits leave out -128, as integer kernels want it."""
+        """The smallest integer q; with 8 bits -127, as integer kernels require."""
         return -(1 << (self.bits - 1)) + (self.bits == 8)
 
     @property
     def high(self) -> int:
-        """The largest integer."""
+        """The largest integer q: ``2^(bits - 1) - 1``."""
         return (1 << (self.bits - 1)) - 1
 
 
@@ -118,22 +119,22 @@ class RecipeModel(Strict):
 
 
 class Recipe(Strict):
-    """The whole document.
+    """The document that describes how one model is quantized.
 
     Attributes:
-        quantizer: what solved it.
+        quantizer: name of the quantizer that solved it.
         weight_bits: of quantized weights.
         activation_bits: of quantized activations; None where they stay in floating point.
-        dynamic: the runtime finds the scales of activations itself, for every input anew.
+        dynamic: whether the runtime computes the scales of activations for each input.
         calibration: None where only weights are quantized.
         folds: made in the graph before anything is quantized, in order.
         weights: by the name of a layer's node.
         activations: by the name of a value's node.
         tables: of large constants that are added, by their node.
-        operands: of one operator's operands, inside of it; what no runtime can execute so.
+        operands: codes of one operator's operands, inside of it; no runtime can execute these.
         kept: layers that stay in floating point, and why.
-        modules: module paths of the layers, for people.
-        agreement: what the quantized model was measured to do.
+        modules: module paths of the layers, for the reader.
+        agreement: measured agreement of the quantized model with the float one.
     """
 
     kind: Literal["edgevit-recipe"] = "edgevit-recipe"

@@ -118,13 +118,13 @@ def _read_all(kind: str, model: type[T]) -> dict[str, T]:
 
 @lru_cache(maxsize=1)
 def runtimes() -> dict[str, Runtime]:
-    """Every known runtime by name, yours after edgevit's own."""
+    """All known runtimes by name; the user's own come after edgevit's."""
     return _read_all("runtimes", Runtime)
 
 
 @lru_cache(maxsize=1)
 def devices() -> dict[str, Device]:
-    """Every known device by name."""
+    """All known devices by name."""
     return _read_all("devices", Device)
 
 
@@ -139,7 +139,7 @@ def engine_for(backend: str, kind: str) -> Runtime | None:
 
 
 def resolve_target(name: str) -> Runtime:
-    """What ``--target NAME`` stands for.
+    """The runtime that ``--target NAME`` stands for.
 
     Args:
         name: a backend, a runtime or a device; ``tflite`` is accepted for ``litert``.
@@ -160,10 +160,10 @@ def resolve_target(name: str) -> Runtime:
 
 
 def check_precision(runtime: Runtime, precision: Precision) -> None:
-    """Refuse a precision that the runtime does not run.
+    """Refuse a precision that a runtime cannot execute.
 
     Raises:
-        UsageError: it does not.
+        UsageError: it cannot.
     """
     if precision not in runtime.precisions:
         raise UsageError(
@@ -173,5 +173,5 @@ def check_precision(runtime: Runtime, precision: Precision) -> None:
 
 
 def folder_name(runtime: Runtime, precision: Precision) -> str:
-    """The bundle's folder: the backend for its default runtime, otherwise the runtime, and the precision."""
+    """The name of a bundle's folder: the backend for its default runtime, otherwise the runtime, and the precision."""
     return f"{runtime.backend if runtime.default else runtime.name}-{precision}"

@@ -1,1 +1,1 @@
-"""ED-ViT: one vision transformer split by classes over several small devices."""
+"""ED-ViT: splits one vision transformer by classes over several small devices."""

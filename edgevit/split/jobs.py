@@ -1,4 +1,4 @@
-"""Batch work: many jobs, each a pure function of content-addressed inputs, on any executor.
+"""Batch jobs with cached results: each a pure function of content-addressed inputs, on any executor.
 
 A job's result is a folder in the store, named by the digest of everything that went into it. A finished folder is
 never made again, so a run that was killed goes on where it stopped; inside a job, `Scratch` keeps checkpoints.
@@ -26,21 +26,22 @@ from edgevit.errors import EnvironmentIncomplete, MissingDependency
 Progress = Callable[[str, int, int], None]
 """What is being done, how far, of how much (0: unknown)."""
 _POLL_S = 0.3
+"""Seconds between two looks at locks, finished jobs and the parent process."""
 _STOPPED = ".stop"
 
 
 class Job(Protocol):
-    """Something that fills a folder, and can be pickled.
+    """A unit of work that fills a result folder; it can be pickled.
 
     Attributes:
-        title: for people.
+        title: what it does, as shown in progress messages.
         key: digest of everything that decides the result.
         store: where results live.
     """
 
     @property
     def title(self) -> str:
-        """For people."""
+        """What the job does, as shown in progress messages."""
 
     @property
     def key(self) -> str:
@@ -56,10 +57,10 @@ class Job(Protocol):
 
 @dataclass(frozen=True)
 class Scratch:
-    """What a job keeps beside its result while it works: checkpoints and how far it is.
+    """A job's working folder: checkpoints and progress reports.
 
     Attributes:
-        folder: outlives a job that is killed, and is removed with its end.
+        folder: survives a job that is killed, and is removed when the job has finished.
         run: token of the run that the job belongs to.
     """
 
@@ -82,7 +83,7 @@ def _paths(job: Job) -> tuple[Path, Path]:
 
 
 def _carry_out(job: Job, key: str, run: str) -> None:
-    """What an executor runs."""
+    """Run one job; this is the function that executors call."""
     if job.key != key:
         raise EnvironmentIncomplete(
             f"a worker would compute something else as {job.title}: its edgevit or torch is another version",
@@ -109,7 +110,7 @@ def _carry_out(job: Job, key: str, run: str) -> None:
 
 @contextmanager
 def _alone(work: Path, scratch: Scratch) -> Iterator[None]:
-    """Wait for another run that makes the same."""
+    """Hold the lock of one result, waiting for another run that is computing the same."""
     path = work.with_suffix(".lock")
     lock = FileLock(path)
     while not lock.is_locked:
@@ -127,12 +128,12 @@ def _alone(work: Path, scratch: Scratch) -> Iterator[None]:
 def run_jobs(
     jobs: Sequence[Job], executor: Executor, progress: Progress = lambda what, done, total: None
 ) -> list[Path]:
-    """The results of some jobs, in their order; what is there already is not made again.
+    """Compute the results of some jobs, in their order; existing results are reused.
 
     Args:
         jobs: to do.
         executor: any; shut down by who made it.
-        progress: is told about each job, from this thread.
+        progress: called for each job, from this thread.
 
     Raises:
         EdgevitError: what the first job raised; the others are stopped, and their checkpoints kept.
@@ -179,7 +180,7 @@ def executor_for(jobs: int, dask: str | None = None) -> Iterator[Executor]:
     """An executor: one thread of this process, loky's processes, or a Dask cluster.
 
     Args:
-        jobs: at once; 1 stays in this process.
+        jobs: how many run at once; 1 stays in this process.
         dask: address of a scheduler, e.g. ``tcp://10.0.0.5:8786``.
 
     Raises:
@@ -198,10 +199,10 @@ def executor_for(jobs: int, dask: str | None = None) -> Iterator[Executor]:
 
 
 class _Here(Executor):
-    """Runs a job at once, in this thread."""
+    """An executor that runs each job at once, in the calling thread."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Done when it returns."""
+        """Run the job and return a finished future."""
         future: Future[Any] = Future()
         try:
             future.set_result(fn(*args, **kwargs))
@@ -212,12 +213,12 @@ class _Here(Executor):
 
 @contextmanager
 def here() -> Iterator[Executor]:
-    """An executor for a single job: this thread."""
+    """An executor that runs a single job in the calling thread."""
     yield _Here()
 
 
 def _end_with(parent: int) -> None:
-    """Leave no worker behind a run that was killed, whether it trains or waits."""
+    """Exit this worker when its parent process dies, whether it trains or waits."""
 
     def watch() -> None:
         while os.getppid() == parent:

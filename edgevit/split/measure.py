@@ -1,4 +1,4 @@
-"""What a plan gets right: the accuracy table, from the bundles themselves."""
+"""Measures a plan's accuracy table from the bundles themselves."""
 
 from __future__ import annotations
 
@@ -60,15 +60,17 @@ def accuracies(
     dataset: str,
     measured_with: str,
 ) -> Accuracies:
-    """The original, all sub-models fused, and without each one and each two members; features as a fleet sends them.
+    """Accuracy of the original, of all sub-models fused, and without each member and each pair of members.
+
+    Features are rounded as a fleet sends them.
 
     Args:
         head: the fusion head.
         features: by sub-model [N, F_i] of the held-out pictures.
-        members: by sub-model, who runs it.
-        held: the pictures.
+        members: for each sub-model, the member that runs it.
+        held: the held-out pictures.
         loaded: the original.
-        dataset: what they are.
+        dataset: name of the data set that they come from.
         measured_with: what computed the features.
     """
 

@@ -1,4 +1,4 @@
-"""Everything that decides a plan, checked before any work starts."""
+"""The options that decide a plan, checked before any work starts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 from edgevit.errors import UsageError
 from edgevit.schema.choices import Precision
 from edgevit.schema.plan import Fleet
-from edgevit.split.plan.partition import Rule
+from edgevit.split.plan.partition import PartitionRule
 from edgevit.split.train.fine_tune import Schedule
 from edgevit.split.train.importance import Score
 from edgevit.split.train.torch_device import CPU, check_name
@@ -62,7 +62,7 @@ class SplitOptions:
     hold_out: float = 0.2
     parts: int | None = None
     copies: int = 1
-    partition: Rule = "balanced"
+    partition: PartitionRule = "balanced"
     groups: tuple[str, ...] = ()
     levels: tuple[Fraction, ...] = LEVELS
     assign: Literal["exact", "greedy"] = "exact"
@@ -81,7 +81,7 @@ class SplitOptions:
     dask: str | None = None
 
     def check(self) -> None:
-        """Refuse what cannot work.
+        """Refuse options that contradict each other or cannot be carried out.
 
         Raises:
             UsageError: says what.
@@ -112,10 +112,10 @@ class SplitOptions:
 
     @property
     def count(self) -> int:
-        """How many sub-models there will be."""
+        """The number of sub-models."""
         return len(self.groups) or self.parts or len(self.fleet.member)
 
 
 def equal_fleet(members: int) -> Fleet:
-    """A fleet of so many members without limits, on one machine."""
+    """A fleet of ``members`` equal members without limits, on one machine."""
     return Fleet.model_validate({"member": [{"name": f"member-{index + 1}"} for index in range(members)]})

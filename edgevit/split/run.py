@@ -1,4 +1,4 @@
-"""From a trained model to a plan: draft, prune and train, export, fuse, measure, write."""
+"""Splits a trained model into a plan: draft, prune and train, export, fuse, measure, write."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from edgevit.schema.target import devices, resolve_target
 from edgevit.split.jobs import Progress, executor_for, run_jobs
 from edgevit.split.measure import accuracies, bundle_features
 from edgevit.split.options import SplitOptions
-from edgevit.split.plan.preview import Draft, Source, make_draft
+from edgevit.split.plan.preview import Draft, SplitSource, make_draft
 from edgevit.split.train.fuse import own_head, train_head
 from edgevit.split.train.submodel import SubModelJob
 from edgevit.split.train.subset import Subset
@@ -37,44 +37,46 @@ from edgevit.split.train.torch_device import require
 _MODELS = "models"
 
 
-def _silent(what: str, done: int, total: int) -> None:
-    """Tell nobody."""
+def _no_progress(what: str, done: int, total: int) -> None:
+    """A progress callback that does nothing: the default."""
 
 
-def draft_plan(options: SplitOptions, base: Path = Path(), progress: Progress = _silent, skip: Skip = ignore) -> Draft:
-    """What a split would do: sub-models, members, sizes and predicted latency. Trains nothing.
+def draft_plan(
+    options: SplitOptions, base: Path = Path(), progress: Progress = _no_progress, skip: Skip = ignore
+) -> Draft:
+    """Preview a split without training: sub-models, members, sizes and predicted latency.
 
     Args:
         options: how.
         base: the folder that the fleet's profiles are relative to.
-        progress: is told about each step.
-        skip: is told about pictures that are left out because they cannot be read, a tenth at most.
+        progress: called for each step.
+        skip: called for pictures that are left out because they cannot be read, a tenth at most.
 
     Raises:
         UsageError: the request is wrong.
         CheckFailed: the sub-models do not fit the fleet; says what binds and what would do.
         BadFile: the data or a profile cannot be read.
     """
-    return make_draft(Source(options, progress, skip), base)
+    return make_draft(SplitSource(options, progress, skip), base)
 
 
 @dataclass(frozen=True)
 class _Made:
-    """What one split has made so far; lists are by sub-model."""
+    """Intermediate results of one split; lists are by sub-model."""
 
-    source: Source
+    source: SplitSource
     draft: Draft
     folders: Sequence[Path]
     bundles: Sequence[Bundle]
 
     @property
     def members(self) -> list[str]:
-        """By sub-model, who runs it."""
+        """For each sub-model, the name of the member that runs it."""
         return [self.draft.problem.fleet.member[one].name for one in self.draft.assignment.members]
 
 
 def split_model(
-    options: SplitOptions, out: Path, base: Path = Path(), progress: Progress = _silent, skip: Skip = ignore
+    options: SplitOptions, out: Path, base: Path = Path(), progress: Progress = _no_progress, skip: Skip = ignore
 ) -> Plan:
     """Split a model and write the plan; a run that was killed goes on where it stopped.
 
@@ -82,8 +84,8 @@ def split_model(
         options: how.
         out: the plan's folder; an older plan there is replaced whole, where nothing in it was changed or added.
         base: the folder that the fleet's profiles are relative to.
-        progress: is told about each step.
-        skip: is told about pictures that are left out because they cannot be read, a tenth at most.
+        progress: called for each step.
+        skip: called for pictures that are left out because they cannot be read, a tenth at most.
 
     Raises:
         UsageError: the request is wrong; nothing was written.
@@ -96,7 +98,7 @@ def split_model(
     targets = _targets(options)
     if not options.dask:
         require(options.device)
-    source = Source(options, progress, skip)
+    source = SplitSource(options, progress, skip)
     draft = make_draft(source, base)
     with staging(out) as scratch:
         assert source.pool  # made here, so that every job finds it
@@ -130,8 +132,8 @@ def _targets(options: SplitOptions) -> list[str]:
     return found
 
 
-def sub_model_jobs(source: Source, draft: Draft) -> list[SubModelJob]:
-    """What makes each sub-model of a draft."""
+def sub_model_jobs(source: SplitSource, draft: Draft) -> list[SubModelJob]:
+    """The training job of each sub-model of a draft."""
     options = source.options
     return [
         SubModelJob(
@@ -152,7 +154,7 @@ def sub_model_jobs(source: Source, draft: Draft) -> list[SubModelJob]:
     ]
 
 
-def _export_all(source: Source, folders: Sequence[Path], targets: Sequence[str], folder: Path) -> list[Bundle]:
+def _export_all(source: SplitSource, folders: Sequence[Path], targets: Sequence[str], folder: Path) -> list[Bundle]:
     bundles = []
     for index, (made, target) in enumerate(zip(folders, targets, strict=True)):
         name = f"sub-{index + 1}"

@@ -1,1 +1,1 @@
-"""Apps around a bundle: the templates of `apps/`, and a new app from one of them."""
+"""App templates of `apps/`, and new apps made from them with a bundle."""

@@ -1,4 +1,4 @@
-"""A new app: a copy of a template with a bundle inside. What a person has changed is never written over."""
+"""Creates an app: a copy of a template with a bundle inside. Files that the user has changed are never overwritten."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _NOT_COPIED = shutil.ignore_patterns("node_modules", "dist", "__pycache__", ".py
 
 
 class Record(Strict):
-    """``edgevit-app.json`` in an app: what it was made from."""
+    """``edgevit-app.json`` in an app: the template and bundle that it was made from."""
 
     template: str
     edgevit: str
 
 
 def new_app(template: str, source: Path, out: Path) -> Template:
-    """Make an app.
+    """Create an app from a template and a bundle.
 
     Args:
         template: its name.
@@ -61,7 +61,7 @@ def new_app(template: str, source: Path, out: Path) -> Template:
 
 
 def update_app(app: Path, source: Path) -> Template:
-    """Give an app another bundle or plan; nothing else of it is touched.
+    """Replace the bundle or plan inside an app; no other file is touched.
 
     Args:
         app: a folder that `new_app` made.
@@ -101,7 +101,7 @@ def _check_free(out: Path, template: Template) -> None:
 
 
 def _checked(template: Template, source: Path) -> Bundle | None:
-    """Read what an app is to be built around and refuse what it could not run."""
+    """Read the bundle or plan for an app, and refuse one that the app cannot run."""
     if template.info.takes == "plan":
         plan = read_plan(source)
         read_fleet(source / FLEET)
@@ -124,7 +124,7 @@ def _checked(template: Template, source: Path) -> Bundle | None:
 
 
 def _copy(template: Template, source: Path, place: Path) -> None:
-    """A bundle as it was checked; of a plan, the files that belong to it and nothing else."""
+    """Copy a checked bundle; of a plan, only the files that belong to it."""
     if template.info.takes == "bundle":
         shutil.copytree(source, place)
         return
@@ -136,7 +136,7 @@ def _copy(template: Template, source: Path, place: Path) -> None:
 
 
 def _check_own(template: Template, place: Path) -> None:
-    """What lies there must still be what was copied, or a person's work would be lost."""
+    """Refuse to replace a bundle inside the app that was changed since it was copied."""
     try:
         _checked(template, place)
     except CheckFailed as error:

@@ -1,4 +1,4 @@
-"""What there is to start from: one folder of `apps/` each, with a `template.toml`."""
+"""The app templates: one folder of `apps/` each, with a `template.toml`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ FILE = "template.toml"
 
 
 class TemplateInfo(Strict):
-    """One ``template.toml``.
+    """The content of one ``template.toml``.
 
     Attributes:
-        title: for people.
+        title: its name in lists.
         takes: what the app is built around.
         backends: formats of bundles that it runs; empty where `takes` is a plan.
         place: where the bundle or plan goes, relative to the app.
@@ -42,7 +42,7 @@ class TemplateInfo(Strict):
 
 
 class Template(Strict):
-    """A template and where it lies."""
+    """A template and its folder."""
 
     name: str
     folder: Path
@@ -51,7 +51,7 @@ class Template(Strict):
 
 @lru_cache(maxsize=1)
 def templates() -> dict[str, Template]:
-    """All of them, by name.
+    """All templates, by name.
 
     Raises:
         BadFile: a ``template.toml`` is not valid.
@@ -67,7 +67,7 @@ def templates() -> dict[str, Template]:
 
 
 def find_template(name: str) -> Template:
-    """One by name.
+    """The template with a name.
 
     Raises:
         UnknownName: there is none of that name.

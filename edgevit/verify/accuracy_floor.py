@@ -1,4 +1,4 @@
-"""Hold an artifact to a floor: run it on a whole data set in its own runtime."""
+"""Requires an accuracy of an artifact: runs it on a whole data set in its own runtime."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgevit.backends.process.jobs import Limits
+from edgevit.backends.process.jobs import ProcessLimits
 from edgevit.data.folders import Skip
 from edgevit.errors import BadFile
 from edgevit.schema.manifest import Manifest
@@ -20,10 +20,10 @@ from edgevit.verify.probes import make_inputs
 
 @dataclass(frozen=True)
 class Floor:
-    """What is asked.
+    """An accuracy requirement: minimum, data set, preprocessing.
 
     Attributes:
-        least: accuracy, 0 to 1.
+        least: the smallest accepted accuracy, 0 to 1.
         dataset: labelled pictures.
         rule: the model's preprocessing.
     """
@@ -39,21 +39,21 @@ def measure(
     file: Path,
     scratch: Path,
     log: Path,
-    limits: Limits,
+    limits: ProcessLimits,
     stop: threading.Event,
     skip: Skip,
 ) -> float:
     """Accuracy of a model file on the floor's data set.
 
     Args:
-        floor: what is asked.
+        floor: the requirement.
         manifest: of the file.
         file: to run.
         scratch: see `edgevit.verify.judge.run_artifact`, as for the next three.
         log: of the target.
         limits: time and memory.
         stop: when set, the run is ended.
-        skip: is told about pictures that cannot be read, and are left out.
+        skip: called for pictures that cannot be read, and are left out.
 
     Raises:
         BadFile: the folder cannot be read, or none of its pictures.
@@ -68,7 +68,7 @@ def measure(
 
 
 def shortfall(floor: Floor, accuracy: float) -> str:
-    """Why an artifact is not good enough, or an empty string."""
+    """The reason why an artifact is below the required accuracy, or an empty string."""
     if accuracy >= floor.least:
         return ""
     return f"its accuracy on {floor.dataset} is {accuracy:.2%}, below the floor of {floor.least:.2%}"

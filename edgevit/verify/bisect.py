@@ -1,4 +1,4 @@
-"""Find the first operator at which an artifact departs from PyTorch.
+"""Finds the first operator at which an artifact departs from PyTorch.
 
 The program is lowered again with intermediate values as its output, a few evenly spaced ones at
 first, then those between the last right and the first wrong one, until a single operator is left.
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from edgevit.backends.base import find_backend
 from edgevit.backends.process.job import interface_of, lower_job, lowered_with
-from edgevit.backends.process.jobs import Limits, run_job
+from edgevit.backends.process.jobs import ProcessLimits, run_job
 from edgevit.schema.manifest import Lowering, Manifest
 from edgevit.schema.recipe import RECIPE, Recipe, read_recipe
 from edgevit.schema.target import Runtime, runtimes
@@ -36,18 +36,20 @@ if TYPE_CHECKING:
     from edgevit.models.load import LoadedModel
 
 _TAPS = 16
+"""Most values that one lowering returns."""
 _MOST_NUMBERS = 4_000_000
+"""Elements that one lowering returns for a picture, 16 MB of float32."""
 
 
 @dataclass(frozen=True)
-class Finding:
-    """Where an artifact departs.
+class Departure:
+    """The place where an artifact departs from PyTorch.
 
     Attributes:
-        tap: the first value that is wrong, or None where all are right.
-        error: its largest difference as a share of its range.
-        before: the last value that is right, or None.
-        lowerings: how many were needed.
+        tap: the first wrong value, or None where all are right.
+        error: its largest difference from PyTorch, as a share of its range.
+        before: the last right value, or None.
+        lowerings: how many lowerings were needed.
     """
 
     tap: Tap | None
@@ -56,7 +58,7 @@ class Finding:
     lowerings: int
 
     def sentence(self) -> str:
-        """One line for people."""
+        """One line that says where the artifact departs."""
         if self.tap is None:
             return "a fresh lowering is right at every operator: the file was damaged or edited after it was made"
         place = f" in {self.tap.module}" if self.tap.module else ""
@@ -72,7 +74,7 @@ class _Search:
     inputs: NDArray[Any]
     scratch: Path
     log: Path
-    limits: Limits
+    limits: ProcessLimits
     recipe: Recipe | None = None
 
 
@@ -83,9 +85,9 @@ def bisect(
     inputs: NDArray[Any],
     scratch: Path,
     log: Path,
-    limits: Limits,
+    limits: ProcessLimits,
     recipe: Recipe | None = None,
-) -> Finding:
+) -> Departure:
     """Bisect a captured program on one runtime.
 
     Args:
@@ -113,11 +115,11 @@ def bisect(
                 break
             good = index
     wrong = taps[bad] if bad < len(taps) else None
-    return Finding(wrong, error, taps[good] if good >= 0 else None, lowerings)
+    return Departure(wrong, error, taps[good] if good >= 0 else None, lowerings)
 
 
 def _spaced(taps: Sequence[Tap], good: int, bad: int) -> list[int]:
-    """Up to `_TAPS` indices strictly between ``good`` and ``bad``, within a budget of numbers."""
+    """Up to `_TAPS` indices strictly between ``good`` and ``bad``, evenly spaced, within a budget of elements."""
     count = min(_TAPS, bad - good - 1)
     wanted = sorted({good + 1 + round(step * (bad - good - 2) / max(1, count - 1)) for step in range(count)})
     kept: list[int] = []
@@ -128,7 +130,7 @@ def _spaced(taps: Sequence[Tap], good: int, bad: int) -> list[int]:
 
 
 def _errors(search: _Search, chosen: list[Tap]) -> list[tuple[float, float]]:
-    """For each value its error, and what that may be: by the value's own rounding noise, as in a verdict."""
+    """For each value its error and the error that is allowed by its own rounding noise, as in a verdict."""
     names = [tap.node for tap in chosen]
     expected = _reference(search, names)
     found = _artifact(search, names, expected.shape[1])
@@ -150,7 +152,7 @@ def _departure(expected: NDArray[np.floating[Any]], found: NDArray[np.floating[A
 
 
 def _core(search: _Search) -> GraphModule:
-    """The graph that is lowered, in PyTorch."""
+    """The graph that is lowered, executable in PyTorch."""
     from edgevit.graph.prepare import rewritten_core
     from edgevit.graph.qdq.prepare import rewritten_quantized
 
@@ -193,7 +195,7 @@ def _artifact(search: _Search, names: list[str], numbers: int) -> NDArray[np.flo
     return run_artifact(manifest.target.backend, file, search.inputs, search.scratch, search.log, search.limits)
 
 
-def bisect_bundle(bundle: Bundle, loaded: LoadedModel) -> Finding:
+def bisect_bundle(bundle: Bundle, loaded: LoadedModel) -> Departure:
     """Bisect a bundle that failed, from the PyTorch model that it was made of.
 
     Raises:
@@ -213,4 +215,6 @@ def bisect_bundle(bundle: Bundle, loaded: LoadedModel) -> Finding:
         (scratch / "program.pt2").write_bytes(held.getbuffer())
         runtime = runtimes()[manifest.target.runtime]
         recipe = read_recipe(bundle.path / RECIPE) if manifest.quantization else None
-        return bisect(scratch / "program.pt2", manifest, runtime, inputs, scratch, scratch / "log", Limits(), recipe)
+        return bisect(
+            scratch / "program.pt2", manifest, runtime, inputs, scratch, scratch / "log", ProcessLimits(), recipe
+        )

@@ -1,4 +1,4 @@
-"""The verdict on a bundle that already exists."""
+"""Verifies a bundle that already exists."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevit.backends.base import find_backend
-from edgevit.backends.process.jobs import Limits
+from edgevit.backends.process.jobs import ProcessLimits
 from edgevit.bundle.golden import golden_pictures, read_golden
 from edgevit.bundle.read import Bundle
 from edgevit.data.folders import Skip, readable_pictures, refuse
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 _EXACT = 1e-6
+"""Largest accepted difference of float inputs; bytes must be equal."""
 
 
 def verify_bundle(
@@ -35,7 +36,7 @@ def verify_bundle(
     reference: nn.Module | None = None,
     images: Path | None = None,
     log: Path | None = None,
-    limits: Limits | None = None,
+    limits: ProcessLimits | None = None,
     skip: Skip = refuse,
 ) -> VerdictInfo:
     """Judge a bundle again.
@@ -50,7 +51,7 @@ def verify_bundle(
         images: a folder of further pictures; needs a reference.
         log: gets what the runtime prints.
         limits: of the process that runs the artifact.
-        skip: is told about pictures of the folder that cannot be read.
+        skip: called for pictures of the folder that cannot be read.
 
     Returns:
         The verdict; ``not_run`` where this machine cannot execute the format.
@@ -86,7 +87,9 @@ def verify_bundle(
         return verdict.model_copy(update={"status": "failed", "reasons": tuple(found)}) if found else verdict
     with tempfile.TemporaryDirectory() as scratch:
         log = log or Path(scratch) / "run.log"
-        outputs = run_artifact(manifest.target.backend, bundle.entry, inputs, Path(scratch), log, limits or Limits())
+        outputs = run_artifact(
+            manifest.target.backend, bundle.entry, inputs, Path(scratch), log, limits or ProcessLimits()
+        )
     verdict = judge(manifest, expected, outputs, exact)
     if found:
         return verdict.model_copy(update={"status": "failed", "reasons": (*found, *verdict.reasons)})
@@ -94,7 +97,7 @@ def verify_bundle(
 
 
 def _quantized(reference: nn.Module, bundle: Bundle) -> Answering:
-    """A PyTorch model as the bundle's recipe quantizes it."""
+    """A PyTorch model with the rounding of the bundle's recipe."""
     from edgevit.graph.capture import capture
     from edgevit.graph.qdq.prepare import answering
 

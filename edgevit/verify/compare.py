@@ -25,8 +25,11 @@ times it in fp32 and below 3 in fp16; the room is for processors that add in ano
 LEAST_TOLERANCE = {"fp32": 1e-6, "fp16": 1e-3}
 """However quiet a model: 8 units in the last place of fp32, one of fp16, at the largest output."""
 DISCRIMINATION = {"fp32": 100.0, "fp16": 10.0} | dict.fromkeys(QUANTIZED, 1.5)
+"""Smallest difference between any two references over the largest error, at least."""
 _FLOOR = {"fp32": 1e-20, "fp16": 1e-4} | dict.fromkeys(QUANTIZED, 1e-4)
+"""Probabilities below it count as equal to it before the logarithm is taken."""
 _TIE = 0.1
+"""Share of the tolerance by which two classes' reference scores may differ and still count as a tie."""
 
 NOT_FINITE = "PyTorch's own answers are not finite: the model's weights or its preprocessing are at fault"
 
@@ -35,15 +38,15 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was found.
+    """Result of comparing an artifact's outputs with PyTorch's.
 
     Attributes:
         passed: all four conditions hold.
         error: largest absolute difference, as a share of the reference's range.
-        tolerance: what it may be.
+        tolerance: the largest accepted error.
         discrimination: smallest difference between any two references over the largest error.
         top1_equal: the most likely class agrees for every probe.
-        reasons: what failed, for people.
+        reasons: one sentence for each condition that failed.
     """
 
     passed: bool
@@ -99,7 +102,7 @@ def scores(outputs: Floats | NDArray[np.float64], kind: str, precision: str) -> 
 
 
 def compare(reference: Floats, outputs: Floats, *, kind: str, precision: str, noise: float | None = None) -> Comparison:
-    """Judge an artifact's outputs against PyTorch's.
+    """Compare an artifact's outputs with PyTorch's and judge them.
 
     Args:
         reference: [N, classes] from PyTorch in float32, N at least 2.
@@ -145,7 +148,7 @@ def compare(reference: Floats, outputs: Floats, *, kind: str, precision: str, no
 
 
 def _same_top1(expected: NDArray[np.float64], found: NDArray[np.float64], tie: float) -> bool:
-    """Whether the best classes agree; two that the reference holds within ``tie`` count as one."""
+    """Whether the best classes agree; classes whose reference scores differ by at most ``tie`` count as one."""
     rows = np.arange(len(expected))
     chosen = expected[rows, found.argmax(axis=1)]
     return bool((expected.max(axis=1) - chosen <= tie).all())

@@ -27,11 +27,11 @@ Advance = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured.
+    """Accuracy on a data set, with each prediction.
 
     Attributes:
         accuracy: share of pictures whose most likely class is the right one, 0 to 1.
-        count: how many pictures.
+        count: number of pictures.
         predictions: the most likely class of each picture, in the data set's order.
         truth: the right class of each.
         skipped: names of the pictures that could not be read, and why; they are in none of the above.
@@ -45,7 +45,7 @@ class Evaluation:
 
 
 def torch_title() -> str:
-    """What runs a PyTorch model."""
+    """The name and version of PyTorch, as what ran a model."""
     import torch
 
     return f"PyTorch {torch.__version__}"
@@ -59,7 +59,7 @@ def pictures_of(dataset: str, labels: tuple[str, ...], skip: Skip = refuse) -> I
     Args:
         dataset: one of these.
         labels: the model's.
-        skip: is told about pictures of a folder that cannot be read; without it the first one is an error.
+        skip: called for pictures of a folder that cannot be read; without it the first one is an error.
 
     Raises:
         UsageError: there is no such split.
@@ -131,9 +131,9 @@ def evaluate_bundle(
     Args:
         deployed: the bundle.
         dataset: see `pictures_of`.
-        limit: only the first so many pictures.
-        advance: is told about every picture done.
-        skip: is told about every picture that cannot be read.
+        limit: number of pictures to use, the first ones; None for all.
+        advance: called after each picture.
+        skip: called for each picture that cannot be read.
 
     Raises:
         UsageError: the bundle gives features, or there is no such split.

@@ -1,4 +1,4 @@
-"""The verdict on a model file without its bundle, whoever wrote it."""
+"""Verifies a model file without its bundle, whichever tool wrote it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgevit.backends.base import Backend, FileInterface, backend_of
-from edgevit.backends.process.jobs import Limits
+from edgevit.backends.process.jobs import ProcessLimits
 from edgevit.data.folders import Skip, readable_pictures, refuse
 from edgevit.data.images import to_model_size
 from edgevit.errors import UsageError
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from edgevit.models.load import LoadedModel
 
 _SUM = 1e-2
+"""How far the sums of outputs may be from 1 where they count as probabilities."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class LoneVerdict:
 
 
 def _interface(backend: Backend, file: Path, loaded: LoadedModel) -> tuple[FileInterface, Preprocessing]:
-    """What a file takes and gives, and how pictures become its input."""
+    """The interface of a file and the preprocessing of its input."""
     text = backend.read_embedded(file)
     if text is not None:
         manifest = parse_manifest(text, str(file))
@@ -61,7 +62,7 @@ def _interface(backend: Backend, file: Path, loaded: LoadedModel) -> tuple[FileI
 
 
 def _inputs(pictures: list[Picture], rule: Preprocessing, source: InputInfo) -> NDArray[Any]:
-    """What a file is given: as edgevit's own files take it, or in the two further layouts of other tools'."""
+    """The inputs of a file, in edgevit's own layouts or in two further layouts of other tools."""
     if source.kind == "tensor":
         plain = make_inputs(pictures, rule, source)
         return np.ascontiguousarray(plain.transpose(0, 2, 3, 1)) if source.layout == "NHWC" else plain
@@ -72,7 +73,7 @@ def _inputs(pictures: list[Picture], rule: Preprocessing, source: InputInfo) -> 
 
 
 def _kind(stated: str, outputs: NDArray[np.float32]) -> str:
-    """What the outputs are: as stated, otherwise by looking at them."""
+    """The kind of the outputs: as the file states, otherwise found from their values."""
     if stated:
         return stated
     sums = bool((outputs >= 0).all()) and bool((np.abs(outputs.sum(axis=1) - 1) < _SUM).all())
@@ -90,7 +91,7 @@ def verify_file(file: Path, loaded: LoadedModel, *, images: Path | None = None, 
         file: a ``.onnx``, ``.tflite``, ``.pte`` or ``.mlpackage``.
         loaded: what it should compute.
         images: a folder of further pictures.
-        skip: is told about those that cannot be read.
+        skip: called for those that cannot be read.
 
     Raises:
         UsageError: what the file takes is not known, or does not fit the model.
@@ -103,7 +104,7 @@ def verify_file(file: Path, loaded: LoadedModel, *, images: Path | None = None, 
     pictures = distinct([*arrays, *(picture for _, picture in (readable_pictures(images, skip) if images else ()))])
     inputs = _inputs(pictures, rule, found.input)
     with tempfile.TemporaryDirectory() as scratch:
-        outputs = run_artifact(backend.name, file, inputs, Path(scratch), Path(scratch) / "run.log", Limits())
+        outputs = run_artifact(backend.name, file, inputs, Path(scratch), Path(scratch) / "run.log", ProcessLimits())
     kind = _kind(found.output, outputs)
     expected = reference_outputs(loaded.module, pictures, rule, probabilities=kind == "probabilities")
     noise = _noise(loaded, found.precision, backend, expected, pictures, rule, kind)
@@ -120,7 +121,7 @@ def _noise(
     rule: Preprocessing,
     kind: str,
 ) -> float | None:
-    """What rounding alone does to the model in a file's precision; None where that cannot be told."""
+    """The rounding noise of the model in a file's precision; None where it cannot be determined."""
     from edgevit.graph.capture import capture
     from edgevit.graph.noise import rounded_forms
 

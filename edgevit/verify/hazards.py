@@ -1,4 +1,4 @@
-"""Where half precision goes wrong in an artifact, on its golden pictures and any others."""
+"""Finds where half precision goes wrong in an artifact, on its golden pictures and any others."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from edgevit.errors import UsageError, import_failed
 from edgevit.verify.probes import make_inputs
 
 if TYPE_CHECKING:
-    from edgevit.mil.hazards import Hazard, Limits
+    from edgevit.mil.hazards import Fp16Limits, Hazard
 
 
 @dataclass(frozen=True)
 class HazardReport:
-    """What was found.
+    """The half-precision hazards of one artifact.
 
     Attributes:
-        half: the artifact rounds to fp16; otherwise it was looked at as its fp16 version would be.
-        operations: how many were executed.
-        inputs: how many pictures it was executed on.
+        half: whether the artifact itself rounds to fp16; otherwise its fp16 version was simulated.
+        operations: number of operations executed.
+        inputs: number of pictures.
         hazards: in the program's order.
     """
 
@@ -37,21 +37,21 @@ class HazardReport:
 
     @property
     def broken(self) -> bool:
-        """Whether results of this very artifact overflow."""
+        """Whether results of this artifact itself overflow."""
         return self.half and any(hazard.kind == "overflow" for hazard in self.hazards)
 
     def keep(self) -> tuple[str, ...]:
-        """Everything that ``--keep-fp32`` should be given, each once."""
+        """All patterns that ``--keep-fp32`` should be given, each once."""
         return tuple(dict.fromkeys(pattern for hazard in self.hazards for pattern in hazard.keep))
 
 
-def file_hazards(file: Path, inputs: NDArray[Any], limits: Limits | None = None) -> HazardReport:
+def file_hazards(file: Path, inputs: NDArray[Any], limits: Fp16Limits | None = None) -> HazardReport:
     """Hazards of a model file.
 
     Args:
         file: an ``.mlpackage``; other formats cannot be executed operation by operation.
         inputs: [N, ...] as the file takes them.
-        limits: from where on something is reported.
+        limits: thresholds from which something is reported.
 
     Raises:
         UsageError: it is another format, or uses an operator that the evaluator does not know.
@@ -74,11 +74,11 @@ def file_hazards(file: Path, inputs: NDArray[Any], limits: Limits | None = None)
 
 
 def bundle_hazards(
-    bundle: Bundle, images: Path | None = None, limits: Limits | None = None, skip: Skip = refuse
+    bundle: Bundle, images: Path | None = None, limits: Fp16Limits | None = None, skip: Skip = refuse
 ) -> HazardReport:
     """Hazards of a bundle on its golden inputs and on a folder of pictures; arguments as for `file_hazards`.
 
-    ``skip`` is told about pictures that cannot be read.
+    ``skip`` is called for pictures that cannot be read.
     """
     inputs = read_golden(bundle.path).inputs
     if images is not None:

@@ -1,4 +1,4 @@
-"""Run an artifact on the golden inputs and judge it."""
+"""Runs an artifact on the golden inputs and judges its outputs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgevit.backends.base import find_backend
 from edgevit.backends.process.job import ExchangeFiles, RunFacts, RunJob
-from edgevit.backends.process.jobs import Limits, run_job
+from edgevit.backends.process.jobs import ProcessLimits, run_job
 from edgevit.schema.manifest import Manifest, VerdictInfo
 from edgevit.schema.target import runtimes
 from edgevit.verify.compare import compare, scores
@@ -40,10 +40,10 @@ def run_artifact(
     inputs: NDArray[Any],
     scratch: Path,
     log: Path,
-    limits: Limits,
+    limits: ProcessLimits,
     stop: threading.Event | None = None,
 ) -> NDArray[np.float32]:
-    """Run a model file in a process of its own.
+    """Run a model file in a separate process.
 
     Args:
         backend: its name.
@@ -66,7 +66,7 @@ def run_artifact(
 
 
 def why_not_here(manifest: Manifest) -> str:
-    """Why an artifact cannot be executed on this machine, or an empty string."""
+    """The reason why an artifact cannot be executed on this machine, or an empty string."""
     runtime = runtimes().get(manifest.target.runtime)
     return find_backend(manifest.target.backend).available(runtime.variant if runtime else "")
 
@@ -104,7 +104,7 @@ def judge_outputs(
 
 
 def _by_float(exact: NDArray[np.float32], outputs: NDArray[np.float32], kind: str) -> dict[str, float]:
-    """How far outputs are from the float model's."""
+    """The error of outputs relative to the float model's."""
     if outputs.shape != exact.shape or not np.isfinite(outputs).all():
         return {}
     true, found = (scores(values, kind, "fp16") for values in (exact, outputs))
@@ -140,7 +140,7 @@ def judge(
 
 
 def noise_name(manifest: Manifest) -> str:
-    """Which noise of `edgevit.verify.probes.Golden` an artifact is measured by."""
+    """The key of `edgevit.verify.probes.Golden.noise` that an artifact's errors are measured by."""
     if manifest.target.precision != "fp16":
         return manifest.target.precision
     return f"fp16 {find_backend(manifest.target.backend).half}"

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 Answering = Callable[["torch.Tensor"], "torch.Tensor"]
 """A module, or any function from normalised float32 [1, 3, H, W] to logits."""
 _SHAPES = ((1.0, 1.0), (1.3, 1.0), (1.0, 1.7), (2.0, 2.0), (0.8, 1.1), (1.0, 1.0))
+"""(height, width) of the probes as multiples of the model's input: smaller, larger, tall and wide, for crop and
+resize."""
 _SEED = 11
+"""Seed of the first probe; the others follow it."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def distinct(pictures: Iterable[Picture]) -> list[Picture]:
 
 
 def make_inputs(pictures: list[Picture], rule: Preprocessing, source: InputInfo) -> NDArray[Any]:
-    """What a model with that input is given for these pictures."""
+    """The exact inputs of these pictures for a model with the given input."""
     return as_input(np.stack([to_model_size(picture, rule) for picture in pictures]), rule, source)
 
 
@@ -87,13 +90,13 @@ def timm_transform(rule: Preprocessing) -> Callable[[Picture], torch.Tensor]:
     """
     from PIL import Image
 
-    from edgevit.models.torchvision_fix import mend_torchvision
+    from edgevit.models.torchvision_fix import fix_torchvision_import
 
     class WidthFirst(Image.Image):
         def resize(self, size: Any, resample: Any = None, *_: Any) -> Image.Image:
             return resize_width_first(self.crop(), size, resample)
 
-    mend_torchvision()
+    fix_torchvision_import()
     from timm.data import create_transform
 
     transform = create_transform(
@@ -174,7 +177,7 @@ def measured_noise(
     *,
     probabilities: bool,
 ) -> dict[str, float]:
-    """What rounding alone does to a model's outputs, as a share of their range, by name of the form that rounds.
+    """The rounding noise of a model's outputs, as a share of their range, by name of the rounded form.
 
     Args:
         reference: [N, classes] of the model in float32.

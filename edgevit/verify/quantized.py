@@ -18,8 +18,9 @@ ALLOWANCE = 1.5
 LEAST_NOISE = 0.002
 """Of the range: what half-precision kernels add where quantization adds less."""
 DISCRIMINATION = 1.5
+"""Differences between inputs over the error, at least: below it quantization drowns the answers."""
 CLEAR = 6.0
-"""A most likely class leads clearly by so many times the noise."""
+"""A most likely class leads clearly if its lead is at least this many times the noise."""
 
 
 def _rms(values: NDArray[np.float64]) -> float:

@@ -91,14 +91,14 @@ def test_a_floor_is_measured_on_the_others(photos: Path, tmp_path: Path) -> None
 
 
 def test_a_split_says_so_also_from_its_store(few_digits: Path, tmp_path: Path) -> None:
-    from edgevit.split.plan.preview import Source
+    from edgevit.split.plan.preview import SplitSource
     from tests.conftest import small_split
 
     digits = Path(shutil.copytree(few_digits, tmp_path / "digits"))
     (digits / "train" / "3" / "bad.png").write_bytes(b"nothing")
     skipped: list[str] = []
     for _ in range(2):
-        source = Source(small_split(digits), lambda *_: None, lambda name, error: skipped.append(name))
+        source = SplitSource(small_split(digits), lambda *_: None, lambda name, error: skipped.append(name))
         assert len(source.pool[0].pictures) == 200
     assert [Path(name).name for name in skipped] == ["bad.png"] * 2
 

@@ -16,13 +16,13 @@ from edgevit.compress.width.rotate import can_rotate, rotate
 from edgevit.compress.width.structure import STAGES
 from edgevit.data.digits import digits_arrays
 from edgevit.models.load import load_model
-from edgevit.models.torchvision_fix import mend_torchvision
+from edgevit.models.torchvision_fix import fix_torchvision_import
 from edgevit.split.plan.widths import counts
 from edgevit.split.train.importance import importance
 from edgevit.split.train.pool import normalised
 from edgevit.split.train.submodel import best
 
-mend_torchvision()
+fix_torchvision_import()
 from timm.models.vision_transformer import VisionTransformer  # noqa: E402
 
 SMALL: dict[str, Any] = {

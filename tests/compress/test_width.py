@@ -11,16 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from edgevit.compress.width.cut import cut, narrow, structure_of
-from edgevit.compress.width.structure import STAGES, Stage
+from edgevit.compress.width.structure import STAGES, WidthStage
 from edgevit.errors import UsageError
 from edgevit.graph.cost import measure_cost
 from edgevit.models.bundled import build_bundled
 from edgevit.models.load import load_model
-from edgevit.models.torchvision_fix import mend_torchvision
+from edgevit.models.torchvision_fix import fix_torchvision_import
 from edgevit.split.plan.widths import counts, parse_keep
 from edgevit.split.train.importance import masked
 
-mend_torchvision()
+fix_torchvision_import()
 import timm  # noqa: E402
 
 MODELS = ("deit_digits", "tinyvit_digits", "shvit_digits")
@@ -53,7 +53,7 @@ def without_statistics(model: nn.Module) -> nn.Module:
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("name", MODELS)
-def test_cutting_is_masking(name: str, stage: Stage) -> None:
+def test_cutting_is_masking(name: str, stage: WidthStage) -> None:
     model = without_statistics(load_model(name).module)
     images = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     structure = structure_of(model)

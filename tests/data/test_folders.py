@@ -12,7 +12,7 @@ from edgevit.data.folders import labelled_folder, picture_paths, readable_pictur
 from edgevit.errors import BadFile
 from edgevit.models.labels import labels_for
 from edgevit.models.synsets import synset_classes
-from edgevit.models.torchvision_fix import mend_torchvision
+from edgevit.models.torchvision_fix import fix_torchvision_import
 
 
 def folder_of(tmp_path: Path, names: list[str]) -> Path:
@@ -126,7 +126,7 @@ def test_the_folder_above_that_of_the_classes(tmp_path: Path) -> None:
 
 def test_synsets_where_the_labels_are_those_of_imagenet(tmp_path: Path) -> None:
     folder_of(tmp_path, ["n01440764", "n15075141", "n02012849"])
-    mend_torchvision()
+    fix_torchvision_import()
     labels = labels_for("imagenet-1k", 1000, None)
     found = [index for _, index in labelled_folder(tmp_path, labels, synsets=synset_classes)]
     assert found == [0, 134, 999]

@@ -19,7 +19,7 @@ from edgevit.core.files import cache_folder
 from edgevit.devices.base import Reach, open_device
 from edgevit.devices.kinds import browser as browser_module
 from edgevit.devices.kinds.browser import BrowserDevice
-from edgevit.devices.runtimes.npm import Package, unpack, web_files
+from edgevit.devices.runtimes.npm import NpmPackage, unpack, web_files
 from edgevit.errors import DeviceFailed, DeviceUnreachable, EnvironmentIncomplete, UsageError
 from edgevit.profiling.compare import compare
 from edgevit.profiling.contract import Settings
@@ -237,7 +237,7 @@ def test_a_package_that_is_not_the_pinned_one_is_not_unpacked(tmp_path: Path, mo
         info = tarfile.TarInfo("package/a.js")
         info.size = 1
         packed.addfile(info, io.BytesIO(b"x"))
-    package = Package("x", "1", "sha512-AAAA", {"a.js": "a.js"})
+    package = NpmPackage("x", "1", "sha512-AAAA", {"a.js": "a.js"})
     with pytest.raises(EnvironmentIncomplete, match="is not the file that edgevit knows"):
         unpack(package, out.getvalue(), "here")
     assert not (cache_folder() / "web").exists()

@@ -15,7 +15,7 @@ import pytest
 from edgevit.bundle.read import read_bundle
 from edgevit.cli.devices import runtime_lines
 from edgevit.devices import base
-from edgevit.devices.base import Event, Kind, Reach, kinds, open_device
+from edgevit.devices.base import Kind, Reach, RunnerEvent, kinds, open_device
 from edgevit.devices.kinds import ios
 from edgevit.devices.kinds.local import LocalTransport
 from edgevit.devices.kinds.ssh import Address, SSHTransport
@@ -364,7 +364,7 @@ class Rack:
     def library(self, runtime: str) -> tuple[str, str]:
         return "", ""
 
-    def install(self, runtime: str, host: Event) -> None:
+    def install(self, runtime: str, host: RunnerEvent) -> None:
         raise AssertionError
 
     def clean(self) -> int:
@@ -380,7 +380,7 @@ def test_another_package_can_add_a_kind_of_device(
     kind = Kind("A rack", "rack:SLOT", lambda uri, reach: ShellDevice(uri, "local", Rack(tmp_path), reach), list)
     monkeypatch.setattr(base, "kinds", lambda: {"rack": kind})
     device = open_device("rack:7", Reach())
-    assert isinstance(device, base.Device)
+    assert isinstance(device, base.ConnectedDevice)
     found = profile(
         read_bundle(exported()), device, Settings(threads=1, runs=20, seconds=1, least_seconds=0.2, warmup_limit_s=3)
     )
@@ -448,7 +448,7 @@ def test_a_mac_without_a_working_devicectl_or_a_device(monkeypatch: pytest.Monke
 def test_what_coremltools_raises_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     device = ios.IOSDevice("ios:", ios.parse_devices(json.dumps(DEVICECTL))[0])
 
-    async def fails(error: Exception) -> list[Event]:
+    async def fails(error: Exception) -> list[RunnerEvent]:
         raise error
 
     with pytest.raises(DeviceFailed, match="could not measure on Ada's") as caught:

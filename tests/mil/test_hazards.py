@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from edgevit.bundle.read import read_bundle
 from edgevit.errors import UsageError
 from edgevit.mil.evaluate import load_program
-from edgevit.mil.hazards import Hazard, Limits, find_hazards
+from edgevit.mil.hazards import Fp16Limits, Hazard, find_hazards
 from edgevit.models.load import load_model
 from edgevit.pipeline.export import ExportResult, export
 from edgevit.pipeline.options import ExportOptions
@@ -109,7 +109,7 @@ def test_sound_models_have_no_hazards(exported: Exported, model: str, precision:
 
 def hazards(build: Any, x: np.ndarray, tmp_path: Path, *, half: bool = False, **limits: float) -> tuple[Hazard, ...]:
     program = load_program(save(build, {"x": x}, tmp_path, half=half))
-    return find_hazards(program, [x], Limits(**limits))
+    return find_hazards(program, [x], Fp16Limits(**limits))
 
 
 def test_what_follows_an_overflow_is_not_reported(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from edgevit.errors import EnvironmentIncomplete, UsageError, WeightsMismatch
 from edgevit.models.labels import labels_for
 from edgevit.models.load import load_model
 from edgevit.models.registry import find_model, zoo
-from edgevit.models.torchvision_fix import mend_torchvision
+from edgevit.models.torchvision_fix import fix_torchvision_import
 from edgevit.testing import wake
 
 REVISION = "0" * 40
@@ -27,7 +27,7 @@ REVISION = "0" * 40
 
 @pytest.fixture(scope="module", autouse=True)
 def timm() -> None:
-    mend_torchvision()
+    fix_torchvision_import()
 
 
 def test_every_name_that_timm_publishes() -> None:

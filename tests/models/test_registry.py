@@ -50,9 +50,9 @@ ZOO = [name for name, spec in zoo().items() if spec.origin == "zoo"]
 
 @pytest.fixture(scope="module", autouse=True)
 def timm() -> None:
-    from edgevit.models.torchvision_fix import mend_torchvision
+    from edgevit.models.torchvision_fix import fix_torchvision_import
 
-    mend_torchvision()
+    fix_torchvision_import()
 
 
 def test_every_family_is_there() -> None:

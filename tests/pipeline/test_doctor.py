@@ -10,7 +10,7 @@ import pytest
 from edgevit.backends.base import backends
 from edgevit.cli import doctor
 from edgevit.pipeline import doctor as module
-from edgevit.pipeline.doctor import Finding, checkup, import_fault, smallest_extra, useful
+from edgevit.pipeline.doctor import CheckResult, checkup, import_fault, smallest_extra, useful
 
 DEVICE = {"onnxruntime": "1.99.0", "ai-edge-litert": "2.1.0", "numpy": "2.1.0"}
 TOOLCHAIN = {
@@ -22,7 +22,7 @@ TOOLCHAIN = {
 def installed(monkeypatch: pytest.MonkeyPatch) -> object:
     """Pretends that just these packages are installed, and that they can be imported."""
 
-    def pretend(found: dict[str, str], fault: str = "") -> dict[str, Finding]:
+    def pretend(found: dict[str, str], fault: str = "") -> dict[str, CheckResult]:
         monkeypatch.setattr(
             module, "package_versions", lambda names: {name: found[name] for name in names if name in found}
         )
@@ -118,7 +118,7 @@ def test_a_device_needs_less_disk_than_a_machine_that_exports(free: int, exporti
 def test_the_exit_status_tells_whether_anything_can_be_done(
     state: str, status: int | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    findings = [Finding("run .onnx", state, "x", "pip install 'edgevit[runtime]'")]  # type: ignore[arg-type]
+    findings = [CheckResult("run .onnx", state, "x", "pip install 'edgevit[runtime]'")]  # type: ignore[arg-type]
     monkeypatch.setattr(module, "checkup", lambda: findings)
     try:
         doctor.doctor(json=False)

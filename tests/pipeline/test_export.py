@@ -15,7 +15,7 @@ import pytest
 
 from edgevit.backends.process import jobs
 from edgevit.backends.process.job import PlaceFacts, PlaceJob
-from edgevit.backends.process.jobs import Limits, run_job
+from edgevit.backends.process.jobs import ProcessLimits, run_job
 from edgevit.bundle.loaded import load
 from edgevit.bundle.read import read_bundle
 from edgevit.errors import ConversionFailed, EnvironmentIncomplete, UsageError
@@ -192,7 +192,7 @@ def test_a_worker_that_dies_is_that_targets_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, says: str
 ) -> None:
     worker(tmp_path, monkeypatch, code)
-    limits = Limits(seconds=8 if "longer" in says else 60, memory_bytes=600 << 20)
+    limits = ProcessLimits(seconds=8 if "longer" in says else 60, memory_bytes=600 << 20)
     with pytest.raises(ConversionFailed, match=says) as caught:
         run_job(PlaceJob(backend="onnx", file=tmp_path / "none"), PlaceFacts, tmp_path, tmp_path / "logs/log", limits)
     assert str(tmp_path / "logs/log") in caught.value.where

@@ -53,12 +53,12 @@ def executorch_scales(path: Path) -> Found:
     """From the graphs of XNNPACK's delegates; the scales of weights are among the file's named data."""
     from executorch.exir._serialize._program import deserialize_pte_binary
 
-    from edgevit.backends.executorch.program_file import Program
+    from edgevit.backends.executorch.program_file import ExecutorchProgram
     from edgevit.core.binary import root
 
     file = deserialize_pte_binary(path.read_bytes())
     named = {key: file.named_data.buffers[one.buffer_index] for key, one in file.named_data.pte_data.items()}
-    program = Program(path)
+    program = ExecutorchProgram(path)
     values, weights = set(), []
     for _, delegate in program.delegate_calls():
         blob = program.blob(delegate)

@@ -24,7 +24,7 @@ from edgevit.quant.bridges.find import bridges_of
 from edgevit.quant.calibration import read_pictures
 from edgevit.quant.options import Bits
 from edgevit.quant.registry import find_quantizer
-from edgevit.quant.solve import Source, solve_recipe, source_of_program
+from edgevit.quant.solve import CanonicalModel, solve_recipe, source_of_program
 from edgevit.schema.recipe import ChannelFold, Recipe, RecipeModel, UniformCode
 
 
@@ -46,7 +46,7 @@ def logits(core: torch.fx.GraphModule) -> torch.Tensor:
 
 
 @cache
-def solved(name: str, quantizer: str = "repq") -> tuple[Source, Recipe]:
+def solved(name: str, quantizer: str = "repq") -> tuple[CanonicalModel, Recipe]:
     loaded = load_model(name)
     source = source_of_program(program_of(name), name, loaded.preprocessing.size, 10)
     chosen = read_pictures("digits:train", loaded.preprocessing, wanted=8)

@@ -21,7 +21,7 @@ from edgevit.quant.calibration import read_pictures
 from edgevit.quant.options import Bits, Budget
 from edgevit.quant.registry import find_quantizer, quantizers
 from edgevit.quant.sensitivity import sensitivities
-from edgevit.quant.solve import Source, quantized_graph, solve_recipe, solve_weights, source_of_program
+from edgevit.quant.solve import CanonicalModel, quantized_graph, solve_recipe, solve_weights, source_of_program
 from edgevit.schema.recipe import Recipe, UniformCode
 
 MODEL = "deit_digits"
@@ -34,7 +34,7 @@ INPUTS = [torch.from_numpy(normalise(one[None], RULE)) for one in digits_arrays(
 EXACT = answers(SOURCE.make(), INPUTS)
 
 
-def wild() -> Source:
+def wild() -> CanonicalModel:
     """The same function with channels multiplied by 1 to 64."""
 
     def make() -> torch.fx.GraphModule:
@@ -45,10 +45,10 @@ def wild() -> Source:
         core.recompile()
         return core
 
-    return Source(make, SOURCE.model.model_copy(update={"graph": digest(make())}))
+    return CanonicalModel(make, SOURCE.model.model_copy(update={"graph": digest(make())}))
 
 
-def decibels(source: Source, recipe: Recipe) -> float:
+def decibels(source: CanonicalModel, recipe: Recipe) -> float:
     found = agreement_of(EXACT, answers(quantized_graph(source.make(), recipe), INPUTS), "test")
     assert found.sqnr_db is not None
     return found.sqnr_db

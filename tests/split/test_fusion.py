@@ -12,7 +12,7 @@ from torch.nn import functional
 from edgevit.core.fusion import FusionHead, as_sent, read_head, save_head, softmax
 from edgevit.errors import BadFile
 from edgevit.models.load import load_model
-from edgevit.split.train.fuse import _there, own_head, train_head
+from edgevit.split.train.fuse import _presence, own_head, train_head
 
 CLASSES = ((0, 1), (2,), (3, 4))
 
@@ -92,7 +92,7 @@ def test_scores_need_no_training(head: FusionHead) -> None:
 
 def test_training_drops_whole_members_and_never_all() -> None:
     generator = torch.Generator().manual_seed(0)
-    there = _there(4000, torch.tensor([0, 1, 1, 2]), 0.5, generator)
+    there = _presence(4000, torch.tensor([0, 1, 1, 2]), 0.5, generator)
     assert torch.equal(there[:, 1], there[:, 2])
     assert bool(there.any(1).all())
     assert 0.5 < float(there[:, 0].mean()) < 0.8

@@ -10,7 +10,7 @@ from hypothesis import given as for_all
 from hypothesis import strategies as st
 
 from edgevit.errors import UnknownName, UsageError
-from edgevit.split.plan.partition import Rule, balanced, by_confusion, confusion, copied, given
+from edgevit.split.plan.partition import PartitionRule, balanced, by_confusion, confusion, copied, given
 
 
 @for_all(st.integers(2, 40), st.integers(1, 12), st.integers(0, 9))
@@ -28,7 +28,7 @@ def inside(matrix: np.ndarray, parts: tuple[tuple[int, ...], ...]) -> float:
 
 
 @pytest.mark.parametrize("rule", ["together", "apart"])
-def test_confused_classes_end_together_or_apart(rule: Rule) -> None:
+def test_confused_classes_end_together_or_apart(rule: PartitionRule) -> None:
     """Against all ways to cut six classes into pairs."""
     for seed in range(5):
         matrix = np.random.default_rng(seed).uniform(size=(6, 6))

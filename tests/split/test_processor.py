@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from edgevit.errors import EnvironmentIncomplete, UsageError
 from edgevit.split.jobs import Scratch
 from edgevit.split.options import SplitOptions, equal_fleet
-from edgevit.split.plan.preview import Source, make_draft
+from edgevit.split.plan.preview import SplitSource, make_draft
 from edgevit.split.run import split_model, sub_model_jobs
 from edgevit.split.train.fine_tune import Schedule
 from edgevit.split.train.importance import Score
@@ -97,7 +97,7 @@ def assert_same(one: dict[str, NDArray[np.float32]], other: dict[str, NDArray[np
 
 
 def first_job(options: SplitOptions) -> SubModelJob:
-    source = Source(options, lambda what, done, total: None)
+    source = SplitSource(options, lambda what, done, total: None)
     assert source.pool
     return sub_model_jobs(source, make_draft(source, Path()))[0]
 

@@ -9,7 +9,7 @@ import pytest
 
 from edgevit.errors import UsageError
 from edgevit.split.jobs import here, run_jobs
-from edgevit.split.plan.preview import Source, make_draft
+from edgevit.split.plan.preview import SplitSource, make_draft
 from edgevit.split.run import sub_model_jobs
 from edgevit.split.train.fine_tune import Schedule
 from edgevit.split.train.pool import read_pool
@@ -18,7 +18,7 @@ from tests.split.test_split import options
 
 def foreign_accuracy(auxiliary: float) -> float:
     """How well one affine map tells a sub-model's foreign classes apart, from its features of held-out pictures."""
-    source = Source(options(last=Schedule(2, auxiliary=auxiliary)), lambda *_: None)
+    source = SplitSource(options(last=Schedule(2, auxiliary=auxiliary)), lambda *_: None)
     assert source.pool
     job = sub_model_jobs(source, make_draft(source, Path()))[0]
     with here() as executor:

@@ -273,7 +273,7 @@ def test_bisect_names_the_operator_of_a_sabotaged_rewrite(tmp_path: Path, monkey
         inputs,
         tmp_path,
         tmp_path / "log",
-        module.Limits(),
+        module.ProcessLimits(),
     )
     assert found.tap is not None
     assert found.tap.node == faulty
@@ -283,7 +283,7 @@ def test_bisect_names_the_operator_of_a_sabotaged_rewrite(tmp_path: Path, monkey
 
 def test_bisect_clears_the_toolchain_when_the_file_was_damaged(tmp_path: Path) -> None:
     from edgevit.schema.target import resolve_target
-    from edgevit.verify.bisect import Limits, bisect
+    from edgevit.verify.bisect import ProcessLimits, bisect
 
     loaded = load_model("shvit_digits")
     torch.export.save(capture(loaded.module, (32, 32)), tmp_path / "program.pt2")
@@ -295,7 +295,7 @@ def test_bisect_clears_the_toolchain_when_the_file_was_damaged(tmp_path: Path) -
         inputs,
         tmp_path,
         tmp_path / "log",
-        Limits(),
+        ProcessLimits(),
     )
     assert found.tap is None
     assert "damaged" in found.sentence()

@@ -28,7 +28,7 @@ from edgevit.quant.agreement import agreement_of, answers, labelled_inputs
 from edgevit.quant.calibration import read_pictures
 from edgevit.quant.options import Bits
 from edgevit.quant.registry import quantizers
-from edgevit.quant.solve import Source, quantized_graph, solve_recipe
+from edgevit.quant.solve import CanonicalModel, quantized_graph, solve_recipe
 from edgevit.schema.recipe import RecipeModel
 
 ROOT = Path(__file__).parents[2]
@@ -49,7 +49,7 @@ def wild(core: torch.fx.GraphModule) -> torch.fx.GraphModule:
     return core
 
 
-def source_of(name: str, kind: str) -> tuple[Source, Any]:
+def source_of(name: str, kind: str) -> tuple[CanonicalModel, Any]:
     loaded = load_model(name)
     program = capture(loaded.module, loaded.preprocessing.size)
 
@@ -58,7 +58,7 @@ def source_of(name: str, kind: str) -> tuple[Source, Any]:
         return wild(core) if kind == "wild" else core
 
     model = RecipeModel(name=name, size=loaded.preprocessing.size, classes=10, graph=digest(make()))
-    return Source(make, model), loaded
+    return CanonicalModel(make, model), loaded
 
 
 def run(name: str, chosen: list[str], results: dict[str, Any]) -> None:

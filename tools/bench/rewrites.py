@@ -40,13 +40,14 @@ def lowered(name: str, fmt: str, folder: Path) -> tuple[dict[str, Path], list[in
     import torch
 
     from edgevit.backends.process.job import lower_job
-    from edgevit.backends.process.jobs import Limits, run_job
+    from edgevit.backends.process.jobs import ProcessLimits, run_job
     from edgevit.errors import ConversionFailed
     from edgevit.graph.capture import capture
     from edgevit.graph.rewrites import ALL_BACKENDS, rewrites_for
     from edgevit.models.load import load_model
     from edgevit.pipeline.describe import describe
     from edgevit.pipeline.options import ExportOptions
+    from edgevit.schema.manifest import Lowering
     from edgevit.schema.target import resolve_target
 
     loaded, runtime = load_model(name, weights="random"), resolve_target(fmt)
@@ -63,7 +64,7 @@ def lowered(name: str, fmt: str, folder: Path) -> tuple[dict[str, Path], list[in
         target = manifest.target.model_copy(update={"rewrites": asked})
         made = place / manifest.entry
         job = lower_job(program, manifest.model_copy(update={"target": target}), runtime, made)
-        return made, run_job(job, place, place / "log", Limits(threads=1))["rewrites"]
+        return made, run_job(job, Lowering, place, place / "log", ProcessLimits(threads=1)).rewrites
 
     def lower_without(rewrite: str) -> Path | None:
         try:

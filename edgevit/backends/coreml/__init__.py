@@ -1,1 +1,1 @@
-"""Core ML packages (.mlpackage)."""
+"""The Core ML backend: lowers programs to ``.mlpackage`` packages and runs them."""

@@ -1,4 +1,4 @@
-"""What edgevit changes about coremltools' conversion, and what it learns from it."""
+"""Changes to coremltools' conversion, and what edgevit records from it."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _register_exact_fusion() -> None:
 
 
 def tag_modules(program: ExportedProgram) -> ExportedProgram:
-    """Let coremltools carry, where it carries stack traces, each node's module and whether it is guarded."""
+    """Store each node's module path and guard mark where coremltools preserves stack traces."""
     from edgevit.graph.fx import GUARDED
 
     for node in program.graph.nodes:
@@ -120,7 +120,7 @@ def _modules_of(op: Any) -> list[str]:
 
 
 def module_map(program: Any) -> str:
-    """Where a converted program's operations came from: JSON, module path to names of results."""
+    """The PyTorch module of each converted operation: JSON, module path to names of results."""
     found: dict[str, list[str]] = {}
     for function in program.functions.values():
         for op in function.operations:
@@ -141,7 +141,7 @@ class KeepFp32:
         self._patterns = patterns
 
     def keeps(self, op: Any) -> bool:
-        """Whether an operation matches by its type, its name or its module."""
+        """Whether a pattern matches an operation by its type, its name or its module."""
         names = [op.op_type, *(output.name for output in op.outputs), *_modules_of(op)]
         kept = [one for one in self._patterns if any(_matches(name, one) for name in names)]
         for one in kept:
@@ -149,19 +149,19 @@ class KeepFp32:
         return bool(kept) or any(tag.endswith(_GUARD) for tag in _tags(op))
 
     def selector(self) -> Callable[[Any], bool]:
-        """For coremltools: whether an operation is converted to fp16."""
+        """The callback for coremltools: whether an operation is converted to fp16."""
         return lambda op: not self.keeps(op)
 
     def check(self) -> None:
         """Refuse patterns that matched nothing.
 
         Raises:
-            UsageError: one did not.
+            UsageError: a pattern matched nothing.
         """
         if self._unused:
             raise UsageError(f"--keep-fp32 {next(iter(self._unused))} matches no operation, name or module")
 
 
 def _matches(name: str, pattern: str) -> bool:
-    """A glob; a module's pattern takes the modules inside it too."""
+    """Whether a glob matches; a module's pattern includes all modules inside it."""
     return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")

@@ -1,4 +1,4 @@
-"""coremltools, imported without what it looks for and a conversion from PyTorch does not use.
+"""Imports coremltools without the optional packages that a conversion from PyTorch does not use.
 
 Its import tries scikit-learn, transformers, executorch and torchao, which takes three quarters of its time.
 """
@@ -14,7 +14,7 @@ _UNUSED = ("sklearn", "transformers", "executorch", "torchao")
 
 @contextmanager
 def _unseen(names: tuple[str, ...]) -> Iterator[None]:
-    """Let imports of packages that are not loaded yet fail as if they were not installed."""
+    """Context manager: imports of packages that are not loaded yet fail as if they were not installed."""
     hidden = [name for name in names if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None is how Python marks them
     try:

@@ -1,1 +1,1 @@
-"""ExecuTorch programs (.pte), with XNNPACK or the Core ML delegate."""
+"""The ExecuTorch backend: lowers programs to ``.pte`` files, with XNNPACK or the Core ML delegate, and runs them."""

@@ -81,13 +81,13 @@ def _partitioner(request: LowerRequest) -> Any:
 
 
 def in_words(error: Exception) -> str:
-    """What the runtime says, its error number as the word that ExecuTorch has for it."""
+    """A runtime's message with its error number replaced by ExecuTorch's name for it."""
     text = (str(error).splitlines() or [type(error).__name__])[0][:300]
     return re.sub(r"0x[0-9a-fA-F]+", lambda found: _ERRORS.get(int(found[0], 16), found[0]), text)
 
 
 def cause(log: str) -> str:
-    """The operator at which a run ended and what its kernel checked, from what the runtime printed last."""
+    """The operator at which a run failed and what its kernel checked, from the runtime's last output."""
     operators = re.findall(r"in operator (?:\w+::)?(\w+)(?:\.\w+)?: 0x", log)
     if not operators:
         return ""

@@ -1,4 +1,4 @@
-"""Passes of ExecuTorch's XNNPACK backend that cannot match are left out: the same bytes in less time."""
+"""Speed-ups of lowering that leave the output bytes unchanged: XNNPACK passes that cannot match are left out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PASS_NEEDS: dict[str, tuple[str, ...]] = {
 
 
 def needed_passes(passes: list[Any], graph: Any) -> list[Any]:
-    """Those of ExecuTorch's passes for XNNPACK that can match something; each traces the whole graph again."""
+    """The XNNPACK passes that can match something in the graph; each pass traces the whole graph again."""
     calls = [(str(node.target), node) for node in graph.nodes if node.op == "call_function"]
 
     def needed(name: str) -> bool:
@@ -37,7 +37,7 @@ def needed_passes(passes: list[Any], graph: Any) -> list[Any]:
 
 @contextmanager
 def pruned_xnnpack_passes() -> Iterator[None]:
-    """Have ExecuTorch's XNNPACK backend run only the passes that can match."""
+    """Context manager: ExecuTorch's XNNPACK backend runs only the passes that can match."""
     from executorch.backends.xnnpack._passes import XNNPACKPassManager
 
     plain = XNNPACKPassManager.__init__

@@ -43,8 +43,8 @@ _WHY = {
 _OTHERWISE = "ExecuTorch's partitioner for XNNPACK does not take it in this form"
 
 
-class Program:
-    """One file.
+class ExecutorchProgram:
+    """One ExecuTorch file, parsed.
 
     Raises:
         BadFile: it is not an ExecuTorch program, or it points outside itself.
@@ -73,7 +73,7 @@ class Program:
                     yield instruction.integer(0, 1), arguments
 
     def kernel_calls(self) -> Iterator[tuple[str, list[tuple[int, ...]]]]:
-        """Calls outside delegates: the operator's name, and the sizes of its tensors, in order."""
+        """Calls outside delegates, in order: the operator's name, and the shapes of its tensors."""
         if self._forward is None:
             return
         names = [".".join(part for part in (op.text(0), op.text(1)) if part) for op in self._forward.tables(6)]
@@ -86,7 +86,7 @@ class Program:
             yield item(names, call.integer(0)), [tensor.integers(2) for tensor in tensors if tensor is not None]
 
     def delegate_calls(self) -> Iterator[tuple[str, Table]]:
-        """Calls of delegates: the backend's name, and its description."""
+        """Calls of delegates: the backend's name, and the delegate's table."""
         delegates = list(self._forward.tables(7)) if self._forward else []
         for kind, call in self._calls():
             if kind == _DELEGATE_CALL:
@@ -94,7 +94,7 @@ class Program:
                 yield delegate.text(0), delegate
 
     def blob(self, delegate: Table) -> bytes:
-        """What a delegate was given to execute."""
+        """The data of a delegate."""
         reference = delegate.table(1)
         if reference is None:
             return b""
@@ -116,8 +116,8 @@ class Program:
 
 
 def operators(path: Path) -> Counter[str]:
-    """Delegates by backend, and the operators that stay outside them, as called."""
-    program = Program(path)
+    """How often each delegate's backend is called, and each operator outside delegates."""
+    program = ExecutorchProgram(path)
     found = Counter(name for name, _ in program.kernel_calls())
     found.update(f"delegate: {name}" for name, _ in program.delegate_calls())
     return found
@@ -125,11 +125,11 @@ def operators(path: Path) -> Counter[str]:
 
 def read_embedded(path: Path) -> str | None:
     """The string that the constant method ``edgevit_manifest`` returns."""
-    return Program(path).constant_string(MARKER)
+    return ExecutorchProgram(path).constant_string(MARKER)
 
 
 def _macs(name: str, sizes: list[tuple[int, ...]]) -> int:
-    """Of a call outside delegates; its last tensor is its result."""
+    """Multiply-accumulates of a call outside delegates; its last tensor is its result."""
     if name in ("bmm", "mm", "linear") and len(sizes) > 2:
         return prod(sizes[-1]) * sizes[0][-1]
     if name == "addmm" and len(sizes) > 3:
@@ -140,8 +140,8 @@ def _macs(name: str, sizes: list[tuple[int, ...]]) -> int:
 
 
 def placement(path: Path) -> Placement:
-    """What XNNPACK executes and what ExecuTorch's own kernels do, which run on one thread."""
-    program, found, delegates = Program(path), [], 0
+    """Which operators XNNPACK executes and which ExecuTorch's own kernels do, which run on one thread."""
+    program, found, delegates = ExecutorchProgram(path), [], 0
     for name, sizes in program.kernel_calls():
         plain = name.rpartition("::")[2].partition(".")[0]
         found.append(

@@ -1,4 +1,4 @@
-"""Reads what ExecuTorch hands to XNNPACK: the graph inside a delegate (runtime_schema.fbs of executorch)."""
+"""Reads the graph inside an XNNPACK delegate of an ExecuTorch program (runtime_schema.fbs of executorch)."""
 
 from __future__ import annotations
 

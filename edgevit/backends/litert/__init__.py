@@ -1,1 +1,1 @@
-"""LiteRT files (.tflite)."""
+"""The LiteRT backend: lowers programs to ``.tflite`` files, edits their weights, reads and runs them."""

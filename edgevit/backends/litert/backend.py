@@ -174,6 +174,7 @@ def operators(path: Path) -> Counter[str]:
 _DTYPES = {0: "float32", 1: "float16", 2: "int32", 3: "uint8", 4: "int64", 9: "int8"}
 """TensorType of the TFLite schema."""
 _MOST_SIDE = 1 << 31
+"""Sizes are read as unsigned: from here on they are negative numbers, TFLite's sign for a size that is not fixed."""
 
 
 def describe(path: Path) -> FileInterface:

@@ -1,4 +1,4 @@
-"""Operators between floats and integers for TFLite models, where the converter left them out."""
+"""Adds conversions between floats and integers to TFLite models, where the converter left them out."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def float_boundary(model: Any, schema: Any) -> None:
 
 
 def converting(model: Any, schema: Any, place: int, before: int) -> int:
-    """Dequantize the tensor at a place in front of an operator; returns the place of the floats."""
+    """Insert a dequantization of a tensor before an operator; returns the index of the float tensor."""
     graph = model.subgraphs[0]
     floats = _float_twin(graph, place, schema)
     graph.tensors[floats].name = bytes(graph.tensors[place].name) + b"_floats"
@@ -39,7 +39,7 @@ def converting(model: Any, schema: Any, place: int, before: int) -> int:
 
 
 def _float_twin(graph: Any, place: int, schema: Any) -> int:
-    """A new float tensor of the same name and shape; returns its place."""
+    """Add a float tensor of the same name and shape; returns its index."""
     plain, made = graph.tensors[place], schema.TensorT()
     made.name, made.shape, made.shapeSignature = plain.name, plain.shape, plain.shapeSignature
     made.type, made.buffer, made.isVariable, made.hasRank = schema.TensorType.FLOAT32, 0, False, plain.hasRank
@@ -48,7 +48,7 @@ def _float_twin(graph: Any, place: int, schema: Any) -> int:
 
 
 def _operator(model: Any, code: int, source: int, result: int, schema: Any) -> Any:
-    """A QUANTIZE or DEQUANTIZE operator."""
+    """A new QUANTIZE or DEQUANTIZE operator."""
     known = [one.builtinCode for one in model.operatorCodes]
     if code not in known:
         added = schema.OperatorCodeT()
@@ -62,7 +62,7 @@ def _operator(model: Any, code: int, source: int, result: int, schema: Any) -> A
 
 
 def float_activations(model: Any, schema: Any) -> int:
-    """Compute what XNNPACK does on floats only between its integers, in place; returns how many operators.
+    """Compute activations that XNNPACK supports in floating point only as floats, in place; returns how many.
 
     LiteRT's own kernels for these look integers up in a table or compare them one after another, outside of XNNPACK:
     half as much time as TinyViT's products take, and XNNPACK's part falls into 22 pieces.

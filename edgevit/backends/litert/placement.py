@@ -37,12 +37,12 @@ def _macs(operator: Mapping[str, Any], sizes: Mapping[int, tuple[int, ...]]) -> 
 
 
 def _weight(operator: Mapping[str, Any]) -> int:
-    """The second operand: the kernel is an integer one exactly where that is an integer."""
+    """An operator's second operand; its kernel is an integer one exactly where that is an integer tensor."""
     return int(operator["inputs"][1]) if len(operator["inputs"]) > 1 else -1
 
 
 def _executed(operators: Iterable[Mapping[str, Any]], outputs: Iterable[int]) -> set[int]:
-    """Numbers of the operators and delegates that the outputs still need, once delegates give what they give."""
+    """Indices of the operators and delegates that the outputs need, given what delegates compute."""
     giver: dict[int, Mapping[str, Any]] = {}
     for operator in operators:
         for tensor in operator["outputs"]:

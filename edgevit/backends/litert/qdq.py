@@ -1,4 +1,4 @@
-"""What litert-torch needs to lower a program with Q/DQ nodes: float weights that are quantized in the program."""
+"""Prepares Q/DQ programs for litert-torch, which expects float weights that the program itself quantizes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def unfold_weights(module: GraphModule) -> GraphModule:
-    """Put the float weight and a quantization in place of every integer weight, in place.
+    """Replace every integer weight by its float weight and a quantization, in place.
 
     litert-torch 0.10.0 takes the scale of a stored tensor from the node that quantizes it, not from the one
     that dequantizes it.

@@ -17,6 +17,7 @@ from edgevit.backends.litert.boundary import converting
 from edgevit.schema.recipe import Recipe, TableCode, WeightCode
 
 _LEAST_TABLE = 4096
+"""Elements of a constant from which it is stored as integers, as in `edgevit.graph.qdq.constant_tables`."""
 _NEAR = 1e-3
 """Of a step: how far a weight may be from the grid, as floats round."""
 
@@ -56,7 +57,7 @@ def _packed(integers: NDArray[np.int8]) -> NDArray[np.uint8]:
 
 
 class _Writer:
-    """One model under change."""
+    """One TFLite model that is being edited."""
 
     def __init__(self, model: Any, schema: Any) -> None:
         self.model, self.schema, self.graph = model, schema, model.subgraphs[0]
@@ -64,11 +65,11 @@ class _Writer:
         self.axes = {names.FULLY_CONNECTED: 0, names.CONV_2D: 0, names.DEPTHWISE_CONV_2D: 3}
 
     def code_of(self, operator: Any) -> int:
-        """The operator's kind."""
+        """The builtin operator code of an operator, as the file's table of operator codes has it."""
         return int(self.model.operatorCodes[operator.opcodeIndex].builtinCode)
 
     def floats(self, place: int) -> NDArray[np.float32] | None:
-        """A float constant, or None for anything else."""
+        """The array of a float constant, or None for any other tensor."""
         tensor = self.graph.tensors[place]
         data = self.model.buffers[tensor.buffer].data
         if tensor.type != self.schema.TensorType.FLOAT32 or data is None or not len(data):
@@ -86,7 +87,7 @@ class _Writer:
     def store(
         self, place: int, integers: NDArray[np.int8], scale: Sequence[float], axis: int, *, narrow: bool = False
     ) -> int:
-        """A new tensor of integers like the one at a place; returns its own."""
+        """Add an integer tensor like the tensor at an index; returns its own index."""
         plain, made, buffer = self.graph.tensors[place], self.schema.TensorT(), self.schema.BufferT()
         buffer.data = _packed(integers) if narrow else integers.reshape(-1).view(np.uint8)
         self.model.buffers.append(buffer)
@@ -102,7 +103,7 @@ class _Writer:
         return len(self.graph.tensors) - 1
 
     def drop_unread(self, old: set[int]) -> None:
-        """Empty the buffers that no tensor in use reads any more."""
+        """Empty the buffers that no tensor reads any more."""
         used = {int(place) for operator in self.graph.operators for place in operator.inputs if place >= 0}
         kept = {self.graph.tensors[place].buffer for place in used}
         for place in old - used:

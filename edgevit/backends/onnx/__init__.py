@@ -1,1 +1,1 @@
-"""ONNX files (.onnx)."""
+"""The ONNX backend: lowers programs to ``.onnx`` files, with integer operators where quantized, and runs them."""

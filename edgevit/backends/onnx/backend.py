@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from edgevit.graph.qdq.prepare import Form
 
 OPSET = 20
+"""The ONNX operator set of every file but those with 4-bit weights, which need `NARROW_OPSET`."""
 NARROW_OPSET = 21
 """The first with integers of 4 bits."""
 _PROTOBUF_LIMIT = 2 << 30
+"""Protobuf's limit for one message: a larger model cannot be a single file."""
 
 
 def lower(request: LowerRequest) -> None:
@@ -65,7 +67,7 @@ def _quantized_form() -> Form:
 
 
 def _without_traces(model: Any) -> Any:
-    """Without the exporter's notes on every node: they hold paths of the machine that made the file."""
+    """Remove the exporter's notes on every node: they contain paths of the machine that made the file."""
     for holder in (model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
         holder.ClearField("metadata_props")
         holder.ClearField("doc_string")

@@ -1,4 +1,4 @@
-"""Q/DQ nodes in the form that ONNX Runtime's integer kernels take.
+"""Brings Q/DQ nodes into the form that ONNX Runtime's integer kernels take.
 
 Activations become unsigned (zero point + 128, same scale): the x86 kernels for signed ones are far slower.
 Biases become 32-bit integers with the scale of the input times that of the weight.
@@ -18,7 +18,7 @@ _MOVES = frozenset(
 
 
 class _Graph:
-    """A graph with its constants and makers at hand."""
+    """An ONNX graph with indices of its constants and producers."""
 
     def __init__(self, graph: Any) -> None:
         from onnx import numpy_helper
@@ -30,7 +30,7 @@ class _Graph:
         self.makers = {name: node for node in graph.node for name in node.output}
 
     def _lift_constants(self) -> None:
-        """Constant nodes as initializers."""
+        """Turn Constant nodes into initializers."""
         for node in [node for node in self.graph.node if node.op_type == "Constant"]:
             value = self.graph.initializer.add()
             value.CopyFrom(node.attribute[0].t)
@@ -38,18 +38,18 @@ class _Graph:
             self.graph.node.remove(node)
 
     def value(self, name: str) -> np.ndarray[Any, Any] | None:
-        """A constant."""
+        """The array of the constant of that name, or None where the name is no constant."""
         return self._numpy.to_array(self.constants[name]) if name in self.constants else None
 
     def add(self, name: str, value: np.ndarray[Any, Any]) -> str:
-        """A new constant, once."""
+        """Add a constant, unless it exists."""
         if name not in self.constants:
             self.graph.initializer.append(self._numpy.from_array(value, name))
             self.constants[name] = self.graph.initializer[-1]
         return name
 
     def declare_like(self, known: str, name: str, kind: int) -> None:
-        """Note that a value has the shape of another, where that is noted."""
+        """Record for a value the shape of another, if that is recorded."""
         for value in [one for one in self.graph.value_info if one.name == known]:
             made = self.graph.value_info.add()
             made.CopyFrom(value)
@@ -57,7 +57,7 @@ class _Graph:
             made.type.tensor_type.elem_type = kind
 
     def drop_unread(self) -> None:
-        """Forget constants that no node reads."""
+        """Remove constants that no node reads."""
         read = {name for node in self.graph.node for name in node.input}
         for one in [one for one in self.graph.initializer if one.name not in read]:
             self.graph.initializer.remove(one)
@@ -90,7 +90,7 @@ def _integer_biases(graph: _Graph) -> None:
 
 
 def _integer_values(graph: _Graph) -> set[str]:
-    """Names of activations that are integers: what is quantized, and what only moves it."""
+    """Names of integer activations: quantized values, and what layout operators make of them."""
     found = {node.output[0] for node in graph.graph.node if node.op_type == "QuantizeLinear"}
     for node in graph.graph.node:  # in the order of execution
         if node.op_type in _MOVES and node.input[0] in found:
@@ -114,7 +114,7 @@ def _unsigned_activations(graph: _Graph) -> None:
 
 
 def _own_zero_points(graph: _Graph) -> None:
-    """A zero point of its own for each weight.
+    """Give each weight its own zero-point constant.
 
     ONNX Runtime 1.31 cannot make weights unsigned that share one (`session.x64quantprecision`, see the loader).
     """
@@ -127,7 +127,7 @@ def _own_zero_points(graph: _Graph) -> None:
 
 
 def _dynamic_products(graph: _Graph) -> None:
-    """Gemm on integer weights as ONNX Runtime's integer product of an input that is quantized as it comes."""
+    """Replace Gemm on integer weights by ONNX Runtime's integer product with a dynamically quantized input."""
     from onnx import TensorProto, helper
 
     for node in [node for node in graph.graph.node if node.op_type == "Gemm"]:
@@ -167,7 +167,7 @@ def _drop_unread_nodes(graph: _Graph) -> None:
 
 
 def _narrow_weights(graph: _Graph, recipe: Recipe) -> None:
-    """Weights of 4 bits as such, two in a byte."""
+    """Store 4-bit weights as such, two in a byte."""
     from onnx import TensorProto, helper
 
     for node in [node for node in graph.graph.node if node.op_type == "DequantizeLinear"]:

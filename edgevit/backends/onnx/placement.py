@@ -1,4 +1,7 @@
-"""The operators of an ONNX file with their work; ONNX Runtime's CPU provider executes them all, or refuses the file."""
+"""The operators of an ONNX file with their work.
+
+ONNX Runtime's CPU provider executes them all, or refuses the file.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,7 @@ def _macs(operator: str, inputs: list[str], result: str, sizes: dict[str, tuple[
 
 
 def _fuses(inputs: list[str], result: str, makers: dict[str, str], readers: dict[str, set[str]]) -> bool:
-    """Whether ONNX Runtime makes one integer kernel of an operator between Q/DQ nodes."""
+    """Whether ONNX Runtime fuses an operator between Q/DQ nodes into one integer kernel."""
     between = all(makers.get(name) == "DequantizeLinear" for name in inputs[:2])
     return between and readers.get(result, set()) == {"QuantizeLinear"}
 
@@ -64,7 +67,7 @@ def _placed(data: Buffer) -> Iterator[Placed]:
 
 
 def placement(path: Path) -> Placement:
-    """All operators, in one piece.
+    """The placement of all operators, as one piece.
 
     Raises:
         BadFile: the file is not a protobuf message.

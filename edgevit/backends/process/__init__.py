@@ -1,1 +1,1 @@
-"""Lowering and running in a process of its own: typed jobs, the worker, its limits."""
+"""Lowering and running in a separate process: typed jobs, the worker, its limits."""

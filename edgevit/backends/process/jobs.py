@@ -1,4 +1,4 @@
-"""Start a worker, keep its time and memory within limits, and understand how it ended."""
+"""Starts workers, enforces their time and memory limits, and explains how they ended."""
 
 from __future__ import annotations
 
@@ -26,17 +26,18 @@ from edgevit.errors import ConversionFailed, EnvironmentIncomplete
 from edgevit.schema.strict import Strict
 
 _POLL_SECONDS = 0.1
+"""How often a worker's time and memory are checked; bounds how late an overrun is noticed."""
 _ERROR_LINE = re.compile(r"(\w*(Error|Exception|Failure)\b.*|.*(abort|Aborted|Segmentation|LLVM ERROR|error:).*)")
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What one worker may use.
+class ProcessLimits:
+    """Resource limits of one worker.
 
     Attributes:
-        seconds: wall time.
+        seconds: wall-clock time.
         memory_bytes: resident memory.
-        threads: for torch inside it.
+        threads: number of torch threads.
     """
 
     seconds: float = 1800.0
@@ -44,18 +45,18 @@ class Limits:
     threads: int = 1
 
     def memory(self) -> int:
-        """The memory limit; without one, nine tenths of the machine."""
+        """The memory limit in bytes; by default nine tenths of the machine's memory."""
         return self.memory_bytes or int(psutil.virtual_memory().total * 0.9)
 
 
 @dataclass(frozen=True)
 class Worker:
-    """A process that waits for its one job, and imports a toolchain meanwhile.
+    """A process that imports a toolchain while it waits for its one job.
 
     Attributes:
-        process: `edgevit.backends.process.worker`.
-        request: the file that it waits for.
-        log: what it prints goes there.
+        process: runs `edgevit.backends.process.worker`.
+        request: path of the job file that it waits for.
+        log: file that receives its output.
     """
 
     process: subprocess.Popen[bytes]
@@ -63,7 +64,7 @@ class Worker:
     log: Path
 
 
-def start_worker(folder: Path, log: Path, limits: Limits, imports: Sequence[str] = ()) -> Worker:
+def start_worker(folder: Path, log: Path, limits: ProcessLimits, imports: Sequence[str] = ()) -> Worker:
     """Start a worker.
 
     Args:
@@ -94,7 +95,7 @@ def run_job(
     facts: type[Facts],
     folder: Path,
     log: Path,
-    limits: Limits,
+    limits: ProcessLimits,
     stop: threading.Event | None = None,
     worker: Worker | None = None,
 ) -> Facts:
@@ -166,22 +167,22 @@ def _ran_out_of_disk(result: JobResult | None, folder: Path, log: Path) -> bool:
 
 
 def _keep_log(worker: Worker, log: Path) -> None:
-    """What a worker that was started before has printed belongs to its job."""
+    """Append what a worker printed before it got its job to the job's log."""
     if worker.log != log:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as kept:
             kept.write(worker.log.read_bytes())
 
 
-def _environment(limits: Limits) -> dict[str, str]:
+def _environment(limits: ProcessLimits) -> dict[str, str]:
     quiet = {"ORT_DISABLE_TELEMETRY": "1", "TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONWARNINGS": "ignore"}
     package = str(Path(__file__).parents[3])
     path = os.pathsep.join(part for part in (package, os.environ.get("PYTHONPATH", "")) if part)
     return {**os.environ, **quiet, "OMP_NUM_THREADS": str(limits.threads), "PYTHONPATH": path}
 
 
-def _watch(process: subprocess.Popen[bytes], limits: Limits, stop: threading.Event | None) -> str:
-    """Wait for the end; the reason where the worker had to be ended."""
+def _watch(process: subprocess.Popen[bytes], limits: ProcessLimits, stop: threading.Event | None) -> str:
+    """Wait for the worker's end; returns the reason where it had to be killed."""
     deadline, memory = time.monotonic() + limits.seconds, limits.memory()
     watched = psutil.Process(process.pid)
     while process.poll() is None:
@@ -199,7 +200,7 @@ def _watch(process: subprocess.Popen[bytes], limits: Limits, stop: threading.Eve
 
 
 def end_worker(worker: Worker) -> None:
-    """End a worker, whatever it is doing; one that has ended is left alone."""
+    """Kill a worker; one that has ended is left alone."""
     process = worker.process
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
@@ -245,6 +246,6 @@ def placement_apart(backend: str, path: Path) -> dict[str, JsonValue] | None:
     with tempfile.TemporaryDirectory() as folder:
         job = PlaceJob(backend=backend, file=path.resolve())
         try:
-            return run_job(job, PlaceFacts, Path(folder), Path(folder) / "log", Limits()).placement
+            return run_job(job, PlaceFacts, Path(folder), Path(folder) / "log", ProcessLimits()).placement
         except ConversionFailed:
             return None

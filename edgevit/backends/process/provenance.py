@@ -1,4 +1,4 @@
-"""torch's record of where each graph node came from, cut short: less time for the same bytes."""
+"""Speed-up of lowering that leaves the output bytes unchanged: shortens torch's record of each graph node's origin."""
 
 from __future__ import annotations
 

@@ -38,6 +38,7 @@ from edgevit.errors import EnvironmentIncomplete
 from edgevit.schema.manifest import Lowering
 
 _POLL_SECONDS = 0.02
+"""How often a waiting worker looks for its job; bounds the delay until the job starts."""
 
 
 def _end_with_parent() -> None:
@@ -125,14 +126,16 @@ def _carry_out(job: Job) -> Lowering | RunFacts | PlaceFacts:
 
 
 def _root_cause(error: BaseException) -> str:
-    """Toolchains wrap their errors several times; the innermost says what was wrong."""
+    """The innermost error: toolchains wrap their errors several times, and the first one says what was wrong."""
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {error}"
 
 
 def _prepare(modules: Sequence[str]) -> None:
-    """Import what the job will need; what fails to import fails again, and is told, when the job needs it.
+    """Import the modules that the job will need.
+
+    A failed import is ignored here: it fails again, and is reported, when the job needs it.
 
     What a toolchain consists of is no garbage: looking through it again and again takes a tenth of a lowering's time.
     """
@@ -145,7 +148,7 @@ def _prepare(modules: Sequence[str]) -> None:
 
 
 def _keep_scratch_in(folder: Path) -> None:
-    """Toolchains leave temporary files of the model's size; here they go with the job's own folder."""
+    """Keep the toolchain's temporary files, which have the model's size, in the job's folder, to be deleted with it."""
     scratch = folder / "tmp"
     scratch.mkdir(exist_ok=True)
     tempfile.tempdir = os.environ["TMPDIR"] = str(scratch)

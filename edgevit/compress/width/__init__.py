@@ -1,1 +1,1 @@
-"""Narrower versions of an architecture: which widths there are, and how to cut a model down to fewer."""
+"""Width pruning: finds the widths of an architecture, and cuts a model down to fewer units."""

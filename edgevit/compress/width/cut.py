@@ -1,4 +1,4 @@
-"""Cut a model down to the units that are kept: smaller dense tensors, nothing masked."""
+"""Cuts a model down to the units that are kept: smaller dense tensors, no masks."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ FAMILIES = ("ViT and DeiT", "TinyViT", "SHViT")
 
 
 def structure_of(model: nn.Module) -> Structure:
-    """What can be cut from a model as it is now.
+    """The structure of a model as it is now: the groups that can be cut.
 
     Raises:
-        UsageError: its architecture is not known here.
+        UsageError: its architecture is not supported.
     """
     from timm.models.shvit import SHViT
     from timm.models.tiny_vit import TinyVit
@@ -78,7 +78,7 @@ def cut(model: nn.Module, kept: Mapping[str, Sequence[int]], *, rescale: bool = 
 
 
 def narrow(model: nn.Module, widths: Mapping[str, int]) -> nn.Module:
-    """Give a freshly built model the widths of a pruned one, ready for its weights.
+    """Give a freshly built model the widths of a pruned one, so that it can load its weights.
 
     Args:
         model: the original architecture.
@@ -117,7 +117,7 @@ def _replace(model: nn.Module, name: str, dim: int, indices: Tensor) -> None:
 
 
 def _settle_layers(model: nn.Module) -> None:
-    """Bring the sizes that layers keep beside their weights in line with the weights."""
+    """Update the sizes that layers store beside their weights."""
     from torch import nn
 
     for layer in model.modules():
@@ -145,7 +145,7 @@ def _rescale_norms(model: nn.Module) -> None:
 
 
 def _rescale(model: nn.Module, structure: Structure, sizes: Mapping[str, int]) -> None:
-    """Fold sqrt(kept/original) into the query rows: the softmax scale stays what it was."""
+    """Multiply the query rows by sqrt(kept/original), so that the softmax scale stays what it was."""
     parts = {axis.tensor: axis.parts for axis in structure.axes if axis.dim == 0}
     for group, places in structure.softmax.items():
         factor = (sizes[group] / structure.groups[group].size) ** 0.5

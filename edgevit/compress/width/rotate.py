@@ -1,4 +1,4 @@
-"""Turn a ViT into a basis in which few directions carry most, before it is cut: the same function, but less is lost.
+"""Rotates a ViT into a principal basis before it is cut: the same function, but less is lost by the cut.
 
 A channel of the residual stream means nothing by itself: the stream may be rotated, if everything that writes to it
 and reads from it is rotated too. So may the dimensions of a head, queries against keys and values against the output
@@ -19,15 +19,16 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from edgevit.compress.width.structure import Stage
+    from edgevit.compress.width.structure import WidthStage
 
 _BATCH = 64
+"""Pictures in one forward pass; bounds memory."""
 _LEAST = 1e-8
 """Directions with a smaller share of the largest variance than this are taken to have so much."""
 
 
 def can_rotate(model: nn.Module) -> bool:
-    """Whether a model is a ViT whose stream is written and read by linear layers and layer norms alone."""
+    """Whether a model is a ViT whose residual stream only linear layers and layer norms write and read."""
     from timm.models.vision_transformer import VisionTransformer
 
     if not isinstance(model, VisionTransformer):
@@ -46,8 +47,8 @@ def can_rotate(model: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def rotate(model: nn.Module, stage: Stage, images: Tensor) -> None:
-    """Change what one stage of pruning cuts to principal components, in place; the model's function stays.
+def rotate(model: nn.Module, stage: WidthStage, images: Tensor) -> None:
+    """Rotate what one pruning stage cuts into principal components, in place; the model's function stays.
 
     Args:
         model: in eval mode; one that `can_rotate` does not know is left as it is.
@@ -62,7 +63,7 @@ def rotate(model: nn.Module, stage: Stage, images: Tensor) -> None:
 
 @dataclass(frozen=True)
 class _Moments:
-    """Sums over all tokens of all pictures, float64."""
+    """Sums of values and of their products over all tokens of all pictures, float64."""
 
     count: int
     total: Tensor
@@ -70,7 +71,7 @@ class _Moments:
 
     @classmethod
     def of(cls, values: Tensor) -> _Moments:
-        """Of one batch, whose last dimension counts."""
+        """The sums of one batch [..., channels]."""
         rows = values.reshape(-1, values.shape[-1]).double()
         return cls(len(rows), rows.sum(0), rows.T @ rows)
 
@@ -78,11 +79,11 @@ class _Moments:
         return _Moments(self.count + other.count, self.total + other.total, self.square + other.square)
 
     def second(self, part: slice = slice(None)) -> Tensor:
-        """Mean of products."""
+        """Second moments E[x xᵀ] of some channels: [channels, channels], float64, not centred."""
         return self.square[part, part] / self.count
 
     def covariance(self, part: slice = slice(None)) -> Tensor:
-        """Second moment about the mean."""
+        """Covariance [channels, channels] of some channels, float64."""
         mean = self.total[part] / self.count
         return self.second(part) - torch.outer(mean, mean)
 
@@ -119,7 +120,7 @@ def _last_norm(vit: Any) -> nn.LayerNorm:
 
 
 def _fold_norm(norm: nn.LayerNorm, reader: nn.Linear) -> None:
-    """Leave a norm without weights of its own."""
+    """Fold the weight and bias of a norm into the linear layer that reads it."""
     reader.bias.add_(reader.weight @ norm.bias)
     reader.weight.mul_(norm.weight)
     norm.weight.fill_(1)
@@ -154,7 +155,9 @@ def _rotate_stream(vit: Any, images: Tensor) -> None:
 
 
 def _components(second: Tensor) -> Tensor:
-    """[D, D], which takes streams of mean zero to principal components, again of mean zero, and the mean to nothing."""
+    """A [D, D] matrix that rotates zero-mean streams to principal components, again of zero mean, and removes a
+    mean.
+    """
     width = len(second)
     ones = torch.full((width,), width**-0.5, dtype=torch.float64)
     centre = torch.eye(width, dtype=torch.float64) - torch.outer(ones, ones)
@@ -203,7 +206,7 @@ def _strengths(values: Tensor) -> Tensor:
 
 
 def _balance(layer: nn.Linear, q: slice, of_q: Tensor, k: slice, of_k: Tensor) -> None:
-    """Queries and keys with the same products, dimension by dimension as strong on either side, in falling order."""
+    """Transform queries and keys so that their products stay and their dimensions have equal, falling strength."""
     (root_q, inverse_q), (root_k, inverse_k) = _roots(of_q), _roots(of_k)
     left, values, right = torch.linalg.svd(root_q @ root_k)
     strengths = _strengths(values)
@@ -212,7 +215,7 @@ def _balance(layer: nn.Linear, q: slice, of_q: Tensor, k: slice, of_k: Tensor) -
 
 
 def _order(layer: nn.Linear, v: slice, projection: nn.Linear, inside: slice, of_v: Tensor) -> None:
-    """Values whose dimensions add to the stream in falling order."""
+    """Sort the value dimensions by their contribution to the stream, the largest first."""
     root, inverse = _roots(of_v)
     weight = projection.weight[:, inside].double() @ root
     squares, right = (one.flip(-1) for one in torch.linalg.eigh(weight.T @ weight))

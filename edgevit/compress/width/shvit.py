@@ -1,26 +1,26 @@
-"""Widths of SHViT: in every stage with attention, the channels that attend and the channels that pass by."""
+"""The widths of SHViT: in every stage with attention, channels that attend and channels that pass by."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from edgevit.compress.width.structure import Drawing, Structure, Tap
+from edgevit.compress.width.structure import Drawing, Structure, WidthTap
 from edgevit.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import nn
 
-Parts = tuple[str, ...]
+GroupNames = tuple[str, ...]
 _DOWN = "downsample"
 
 
-def _conv_norm(draw: Drawing, path: str, takes: Parts, gives: Parts) -> None:
+def _conv_norm(draw: Drawing, path: str, takes: GroupNames, gives: GroupNames) -> None:
     draw.linear(f"{path}.c", takes, gives)
     draw.vectors(f"{path}.bn", *gives)
 
 
-def _depthwise(draw: Drawing, path: str, parts: Parts) -> None:
+def _depthwise(draw: Drawing, path: str, parts: GroupNames) -> None:
     draw.depthwise(f"{path}.c", *parts)
     draw.vectors(f"{path}.bn", *parts)
 
@@ -30,7 +30,7 @@ def _attends(block: Any) -> bool:
 
 
 def _partial(stage: Any) -> int:
-    """Channels of a stage that attend, 0 in one without attention."""
+    """The number of channels of a stage that attend, 0 in a stage without attention."""
     return next((block.mixer.m.pdim for block in stage.blocks if _attends(block)), 0)
 
 
@@ -42,7 +42,7 @@ def describe_shvit(model: Any) -> Structure:
     """
     draw = Drawing(model)
     last = len(model.stages) - 1
-    streams: list[Parts] = []
+    streams: list[GroupNames] = []
     for index, stage in enumerate(model.stages):
         if index and not hasattr(stage.downsample, "2"):
             raise UsageError("an SHViT whose stages are equally wide cannot be pruned", cure="choose another model")
@@ -77,9 +77,9 @@ def _writers(model: Any, index: int) -> list[str]:
     return first
 
 
-def _stream(draw: Drawing, index: int, width: int, partial: int, writers: list[str]) -> Parts:
-    def taps(start: int) -> list[Tap]:
-        return [Tap(path, "output", 1, start) for path in writers]
+def _stream(draw: Drawing, index: int, width: int, partial: int, writers: list[str]) -> GroupNames:
+    def taps(start: int) -> list[WidthTap]:
+        return [WidthTap(path, "output", 1, start) for path in writers]
 
     rest = f"stage{index}.rest"
     if not partial:
@@ -88,32 +88,34 @@ def _stream(draw: Drawing, index: int, width: int, partial: int, writers: list[s
     return attending, draw.group(rest, width - partial, "residual", taps(partial))
 
 
-def _stem(draw: Drawing, stem: Any, gives: Parts) -> None:
+def _stem(draw: Drawing, stem: Any, gives: GroupNames) -> None:
     convolutions = [number for number, layer in enumerate(stem) if hasattr(layer, "c")]
-    takes: Parts = ()
+    takes: GroupNames = ()
     for number, following in zip(convolutions, [*convolutions[1:], None], strict=True):
         path = f"patch_embed.{number}"
         out = gives
         if following is not None:
             width = stem[number].c.out_channels
-            out = (draw.group(path, width, "hidden", [Tap(f"patch_embed.{following}", "input", 1)]),)
+            out = (draw.group(path, width, "hidden", [WidthTap(f"patch_embed.{following}", "input", 1)]),)
         _conv_norm(draw, path, takes, out)
         takes = out
 
 
-def _ffn(draw: Drawing, path: str, ffn: Any, parts: Parts) -> None:
-    hidden = draw.group(path, ffn.pw1.c.out_channels, "hidden", [Tap(f"{path}.pw2", "input", 1)])
+def _ffn(draw: Drawing, path: str, ffn: Any, parts: GroupNames) -> None:
+    hidden = draw.group(path, ffn.pw1.c.out_channels, "hidden", [WidthTap(f"{path}.pw2", "input", 1)])
     _conv_norm(draw, f"{path}.pw1", parts, (hidden,))
     _conv_norm(draw, f"{path}.pw2", (hidden,), parts)
 
 
-def _downsample(draw: Drawing, path: str, layers: Any, before: Parts, after: Parts) -> None:
+def _downsample(draw: Drawing, path: str, layers: Any, before: GroupNames, after: GroupNames) -> None:
     _depthwise(draw, f"{path}.0.m", before)
     _ffn(draw, f"{path}.1.m", layers[1].m, before)
     merging, merge = layers[2], f"{path}.2"
     # masked before the squeeze, which sees every channel
-    hidden = draw.group(merge, merging.conv1.c.out_channels, "hidden", [Tap(f"{merge}.act2", "output", 1)])
-    squeezed = draw.group(f"{merge}.se", merging.se.fc1.out_channels, "hidden", [Tap(f"{merge}.se.fc2", "input", 1)])
+    hidden = draw.group(merge, merging.conv1.c.out_channels, "hidden", [WidthTap(f"{merge}.act2", "output", 1)])
+    squeezed = draw.group(
+        f"{merge}.se", merging.se.fc1.out_channels, "hidden", [WidthTap(f"{merge}.se.fc2", "input", 1)]
+    )
     _conv_norm(draw, f"{merge}.conv1", before, (hidden,))
     _depthwise(draw, f"{merge}.conv2", (hidden,))
     draw.linear(f"{merge}.se.fc1", (hidden,), (squeezed,))
@@ -123,18 +125,18 @@ def _downsample(draw: Drawing, path: str, layers: Any, before: Parts, after: Par
     _ffn(draw, f"{path}.4.m", layers[4].m, after)
 
 
-def _attention(draw: Drawing, path: str, attention: Any, stream: Parts) -> None:
-    """The values are as many as the channels that attend, so both are cut in one stage."""
+def _attention(draw: Drawing, path: str, attention: Any, stream: GroupNames) -> None:
+    """Declare an attention layer; values have as many channels as attend, so both are cut in one stage."""
     partial, rest = stream
-    qk = draw.group(f"{path}.qk", attention.qk_dim, "attention", [Tap(f"{path}.qkv", "output", 1)], path)
-    v = draw.group(f"{path}.v", attention.pdim, "residual", [Tap(f"{path}.proj", "input", 1)], partial)
+    qk = draw.group(f"{path}.qk", attention.qk_dim, "attention", [WidthTap(f"{path}.qkv", "output", 1)], path)
+    v = draw.group(f"{path}.v", attention.pdim, "residual", [WidthTap(f"{path}.proj", "input", 1)], partial)
     draw.vectors(f"{path}.pre_norm", partial)
     _conv_norm(draw, f"{path}.qkv", (partial,), (qk, qk, v))
     _conv_norm(draw, f"{path}.proj.1", (v, rest), stream)
 
 
 def _settle(model: nn.Module, sizes: Mapping[str, int]) -> None:
-    """Attention keeps the scale that it was built with: the module multiplies by it itself."""
+    """Keep the scale that attention was built with: the module multiplies by it itself."""
     shvit: Any = model
     for index, stage in enumerate(shvit.stages):
         partial = sizes.get(f"stage{index}.partial", 0)

@@ -1,4 +1,4 @@
-"""What can be removed from a vision transformer without leaving a hole: groups of channels, dimensions and neurons.
+"""The structure of a vision transformer: groups of channels, dimensions and neurons that can be removed completely.
 
 A group is a set of units of one width that the network knows in several places: the residual stream's channels
 are rows of one weight and columns of the next. An axis says which groups, in which order, one dimension of one
@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from torch import nn
 
-Stage = Literal["residual", "attention", "hidden"]
+WidthStage = Literal["residual", "attention", "hidden"]
 """ED-ViT's three consecutive stages: residual channels, dimensions inside every head, hidden neurons."""
-STAGES: tuple[Stage, ...] = ("residual", "attention", "hidden")
+STAGES: tuple[WidthStage, ...] = ("residual", "attention", "hidden")
 
 
 @dataclass(frozen=True)
-class Tap:
-    """A place where a group's units can be masked.
+class WidthTap:
+    """A point in the forward pass where a group's units can be masked.
 
     Attributes:
         module: its path.
@@ -39,20 +39,20 @@ class Tap:
 
 @dataclass(frozen=True)
 class Group:
-    """Units of one width.
+    """A set of units of one width, which are removed together everywhere.
 
     Attributes:
         name: stable while the model is cut.
-        size: how many units there are now.
-        stage: in which of the three stages it is cut.
+        size: current number of units.
+        stage: the pruning stage that cuts it.
         taps: where it is masked; together they remove the units completely.
         layer: groups of one layer keep the same number of units (all heads stay equally wide).
     """
 
     name: str
     size: int
-    stage: Stage
-    taps: tuple[Tap, ...]
+    stage: WidthStage
+    taps: tuple[WidthTap, ...]
     layer: str = ""
 
 
@@ -67,7 +67,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Structure:
-    """Everything that can be cut from one model.
+    """All groups of one model, and the tensors that depend on them.
 
     Attributes:
         groups: by name.
@@ -83,12 +83,12 @@ class Structure:
     settle: Callable[[nn.Module, Mapping[str, int]], None]
     softmax: Mapping[str, tuple[tuple[str, int], ...]] = field(default_factory=dict)
 
-    def of_stage(self, stage: Stage) -> list[Group]:
-        """The groups that one stage cuts, in order."""
+    def of_stage(self, stage: WidthStage) -> list[Group]:
+        """The groups that one pruning stage cuts, in order."""
         return [group for group in self.groups.values() if group.stage == stage]
 
     def sizes(self) -> dict[str, int]:
-        """Units by group."""
+        """The number of units in each group, by the group's name."""
         return {name: group.size for name, group in self.groups.items()}
 
 
@@ -101,13 +101,13 @@ class Drawing:
         self.axes: list[Axis] = []
         self.softmax: dict[str, tuple[tuple[str, int], ...]] = {}
 
-    def group(self, name: str, size: int, stage: Stage, taps: list[Tap], layer: str = "") -> str:
-        """Add a group and give back its name."""
+    def group(self, name: str, size: int, stage: WidthStage, taps: list[WidthTap], layer: str = "") -> str:
+        """Add a group and return its name."""
         self.groups[name] = Group(name, size, stage, tuple(taps), layer)
         return name
 
     def axis(self, tensor: str, dim: int, *parts: str) -> None:
-        """One dimension of a tensor consists of these groups."""
+        """Declare that one dimension of a tensor consists of these groups."""
         if tensor in self.shapes:
             width = sum(self.groups[part].size for part in parts)
             if self.shapes[tensor][dim] != width:
@@ -115,12 +115,12 @@ class Drawing:
             self.axes.append(Axis(tensor, dim, parts))
 
     def vectors(self, path: str, *parts: str) -> None:
-        """The weights, biases and running statistics of a normalisation."""
+        """Declare the weights, biases and running statistics of a normalisation."""
         for leaf in ("weight", "bias", "running_mean", "running_var", "gamma"):
             self.axis(f"{path}.{leaf}", 0, *parts)
 
     def linear(self, path: str, takes: tuple[str, ...], gives: tuple[str, ...]) -> None:
-        """A linear layer or convolution; an empty side stays as it is."""
+        """Declare a linear layer or convolution; an empty side is not cut."""
         if gives:
             self.axis(f"{path}.weight", 0, *gives)
             self.axis(f"{path}.bias", 0, *gives)
@@ -128,10 +128,10 @@ class Drawing:
             self.axis(f"{path}.weight", 1, *takes)
 
     def depthwise(self, path: str, *parts: str) -> None:
-        """A depthwise convolution."""
+        """Declare a depthwise convolution: axis 0 of its weight and bias is made of the groups ``parts``."""
         self.axis(f"{path}.weight", 0, *parts)
         self.axis(f"{path}.bias", 0, *parts)
 
     def done(self, settle: Callable[[nn.Module, Mapping[str, int]], None]) -> Structure:
-        """The finished structure."""
+        """The structure of everything that was declared; ``settle`` corrects a module's attributes after a cut."""
         return Structure(self.groups, tuple(self.axes), settle, self.softmax)

@@ -1,11 +1,11 @@
-"""Widths of TinyViT: one residual stream a stage, heads in windows, hidden channels of convolutions and MLPs."""
+"""The widths of TinyViT: one residual stream a stage, heads in windows, hidden channels of convolutions and MLPs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from edgevit.compress.width.structure import Drawing, Structure, Tap
+from edgevit.compress.width.structure import Drawing, Structure, WidthTap
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,7 +34,7 @@ def describe_tinyvit(model: Any) -> Structure:
         "patch_embed",
         model.patch_embed.conv1.conv.out_channels,
         "hidden",
-        [Tap("patch_embed.conv2", "input", 1)],
+        [WidthTap("patch_embed.conv2", "input", 1)],
     )
     _conv_norm(draw, "patch_embed.conv1", (), (stem,))
     _conv_norm(draw, "patch_embed.conv2", (stem,), (names[0],))
@@ -50,25 +50,25 @@ def describe_tinyvit(model: Any) -> Structure:
     return draw.done(_settle)
 
 
-def _residual_taps(index: int, stage: Any) -> list[Tap]:
-    """Every place that writes to the stream; the local convolution replaces it, and so writes too."""
+def _residual_taps(index: int, stage: Any) -> list[WidthTap]:
+    """The taps of all modules that write to the stream, the local convolution, which replaces it, included."""
     if index == 0:
-        blocks = [Tap(f"stages.0.blocks.{j}.conv3", "output", 1) for j in range(len(stage.blocks))]
-        return [Tap("patch_embed", "output", 1), *blocks]
-    taps = [Tap(f"stages.{index}.downsample", "output", 1)]
+        blocks = [WidthTap(f"stages.0.blocks.{j}.conv3", "output", 1) for j in range(len(stage.blocks))]
+        return [WidthTap("patch_embed", "output", 1), *blocks]
+    taps = [WidthTap(f"stages.{index}.downsample", "output", 1)]
     for j in range(len(stage.blocks)):
         path = f"stages.{index}.blocks.{j}"
         taps += [
-            Tap(f"{path}.attn", "output", -1),
-            Tap(f"{path}.local_conv", "output", 1),
-            Tap(f"{path}.mlp", "output", -1),
+            WidthTap(f"{path}.attn", "output", -1),
+            WidthTap(f"{path}.local_conv", "output", 1),
+            WidthTap(f"{path}.mlp", "output", -1),
         ]
     return taps
 
 
 def _inverted(draw: Drawing, path: str, hidden: int, takes: str, gives: str) -> None:
-    """Pointwise, depthwise, pointwise: an MBConv or a patch merging."""
-    inner = draw.group(path, hidden, "hidden", [Tap(f"{path}.conv3", "input", 1)])
+    """Declare pointwise, depthwise, pointwise convolutions: an MBConv or a patch merging."""
+    inner = draw.group(path, hidden, "hidden", [WidthTap(f"{path}.conv3", "input", 1)])
     _conv_norm(draw, f"{path}.conv1", (takes,), (inner,))
     _depthwise(draw, f"{path}.conv2", inner)
     _conv_norm(draw, f"{path}.conv3", (inner,), (gives,))
@@ -81,13 +81,17 @@ def _block(draw: Drawing, path: str, block: Any, d: str) -> None:
     for head in range(heads):
         start = head * (2 * key + value)
         qk = draw.group(
-            f"{attention}.head{head}.qk", key, "attention", [Tap(f"{attention}.qkv", "output", -1, start)], f"{path}.qk"
+            f"{attention}.head{head}.qk",
+            key,
+            "attention",
+            [WidthTap(f"{attention}.qkv", "output", -1, start)],
+            f"{path}.qk",
         )
         v = draw.group(
             f"{attention}.head{head}.v",
             value,
             "attention",
-            [Tap(f"{attention}.proj", "input", -1, head * value)],
+            [WidthTap(f"{attention}.proj", "input", -1, head * value)],
             f"{path}.v",
         )
         draw.softmax[qk] = ((f"{attention}.qkv.weight", 3 * head), (f"{attention}.qkv.bias", 3 * head))
@@ -97,7 +101,7 @@ def _block(draw: Drawing, path: str, block: Any, d: str) -> None:
     draw.linear(f"{attention}.qkv", (d,), tuple(qkv))
     draw.linear(f"{attention}.proj", tuple(out), (d,))
     _depthwise(draw, f"{path}.local_conv", d)
-    hidden = draw.group(f"{path}.mlp", block.mlp.fc1.out_features, "hidden", [Tap(f"{path}.mlp.fc2", "input", -1)])
+    hidden = draw.group(f"{path}.mlp", block.mlp.fc1.out_features, "hidden", [WidthTap(f"{path}.mlp.fc2", "input", -1)])
     draw.vectors(f"{path}.mlp.norm", d)
     draw.linear(f"{path}.mlp.fc1", (d,), (hidden,))
     draw.linear(f"{path}.mlp.fc2", (hidden,), (d,))

@@ -1,11 +1,11 @@
-"""Widths of ViT and DeiT: one residual stream, dimensions inside every head, hidden neurons."""
+"""The widths of ViT and DeiT: one residual stream, dimensions inside every head, hidden neurons."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from edgevit.compress.width.structure import Drawing, Structure, Tap
+from edgevit.compress.width.structure import Drawing, Structure, WidthTap
 from edgevit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -41,9 +41,9 @@ def describe_vit(model: Any) -> Structure:
     """
     _refuse_variants(model)
     draw, d = Drawing(model), "residual"
-    taps = [Tap("norm_pre", "output", -1)]
+    taps = [WidthTap("norm_pre", "output", -1)]
     for index in range(len(model.blocks)):
-        taps += [Tap(f"blocks.{index}.attn", "output", -1), Tap(f"blocks.{index}.mlp", "output", -1)]
+        taps += [WidthTap(f"blocks.{index}.attn", "output", -1), WidthTap(f"blocks.{index}.mlp", "output", -1)]
     draw.group(d, model.embed_dim, "residual", taps)
     draw.linear("patch_embed.proj", (), (d,))
     for token in ("cls_token", "reg_token", "pos_embed"):
@@ -63,14 +63,18 @@ def _block(draw: Drawing, path: str, block: Any, d: str) -> None:
             f"{attention}.head{head}.qk",
             width,
             "attention",
-            [Tap(f"{attention}.qkv", "output", -1, head * width)],
+            [WidthTap(f"{attention}.qkv", "output", -1, head * width)],
             path,
         )
         for head in range(heads)
     ]
     v = [
         draw.group(
-            f"{attention}.head{head}.v", width, "attention", [Tap(f"{attention}.proj", "input", -1, head * width)], path
+            f"{attention}.head{head}.v",
+            width,
+            "attention",
+            [WidthTap(f"{attention}.proj", "input", -1, head * width)],
+            path,
         )
         for head in range(heads)
     ]
@@ -78,7 +82,7 @@ def _block(draw: Drawing, path: str, block: Any, d: str) -> None:
         draw.softmax[qk[head]] = ((f"{attention}.qkv.weight", head), (f"{attention}.qkv.bias", head))
     draw.linear(f"{attention}.qkv", (d,), (*qk, *qk, *v))
     draw.linear(f"{attention}.proj", tuple(v), (d,))
-    hidden = draw.group(f"{path}.mlp", block.mlp.fc1.out_features, "hidden", [Tap(f"{path}.mlp.fc2", "input", -1)])
+    hidden = draw.group(f"{path}.mlp", block.mlp.fc1.out_features, "hidden", [WidthTap(f"{path}.mlp.fc2", "input", -1)])
     draw.linear(f"{path}.mlp.fc1", (d,), (hidden,))
     draw.linear(f"{path}.mlp.fc2", (hidden,), (d,))
     for norm in ("norm1", "norm2", "ls1", "ls2"):

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from edgevit.devices.base import Event, Events, Found, Job, Kind, Reach
+from edgevit.devices.base import Found, Kind, MeasurementJob, Reach, RunnerEvent, RunnerEvents
 from edgevit.devices.runner_process import RunnerProcess, last_line
 from edgevit.devices.runtimes.android_userland import LINKER, PYTHON, capsule, recipe
 from edgevit.devices.runtimes.wheels import MARKER, Installation
@@ -64,7 +64,7 @@ def _server_runs() -> bool:
 
 
 def choose(wanted: str, listed: list[tuple[str, str]]) -> str:
-    """The serial number that is meant.
+    """The serial number of the requested device, or of the only one.
 
     Raises:
         DeviceUnreachable: there is no such device, or it cannot be used now.
@@ -88,7 +88,7 @@ def choose(wanted: str, listed: list[tuple[str, str]]) -> str:
 
 
 class ADBTransport(DeviceFolder):
-    """One device of adb's."""
+    """Files and commands over adb for one device."""
 
     def __init__(self, serial: str, reach: Reach) -> None:
         self._adbutils = _adbutils()
@@ -101,7 +101,7 @@ class ADBTransport(DeviceFolder):
         return DeviceUnreachable(f"{self._serial} does not answer any more", where=where, cure=cure)
 
     def shell(self, command: str, *, limit_s: float = COMMAND_S) -> str:
-        """Run a command and give what it prints."""
+        """Run a command on the device and return its output."""
         try:
             done = self._device.shell2(command, timeout=limit_s, v2=True)
         except (self._adbutils.AdbError, OSError) as error:
@@ -112,7 +112,7 @@ class ADBTransport(DeviceFolder):
 
     @cached_property
     def properties(self) -> dict[str, str]:
-        """Android's properties; none where this is no Android."""
+        """Android's system properties; empty where the device is no Android."""
         return parse_properties(self.shell("getprop 2>/dev/null || true"))
 
     def send(self, path: Path, place: str, finish: str) -> None:
@@ -125,7 +125,7 @@ class ADBTransport(DeviceFolder):
         self.shell(finish)
 
     def start(self, runtime: str, arguments: list[str], deadline_s: float) -> RunnerProcess:
-        """Start the capsule's Python."""
+        """Start Python from the userland on the device."""
         if self._capsule() != recipe().digest:
             raise DeviceFailed(
                 "the phone has no Python that edgevit can run",
@@ -142,8 +142,8 @@ class ADBTransport(DeviceFolder):
         command = [self._adbutils.adb_path(), "-s", self._serial, "shell", script]
         return RunnerProcess(command, deadline_s, self._explain)
 
-    def _explain(self, code: int, said: str) -> EdgevitError | None:  # noqa: ARG002
-        """adb gives 1 or 255 for a lost device, and so may a program: whether it still answers decides."""
+    def _explain(self, code: int, output: str) -> EdgevitError | None:  # noqa: ARG002
+        """Tell a lost device from a failed program: adb exits with 1 or 255 for both, so the device is asked again."""
         if code not in (1, 255):
             return None
         try:
@@ -152,8 +152,8 @@ class ADBTransport(DeviceFolder):
             return gone
         return None
 
-    def install(self, runtime: str, host: Event) -> None:  # noqa: ARG002  # the capsule's Python decides
-        """Bring the capsule and a runtime."""
+    def install(self, runtime: str, host: RunnerEvent) -> None:  # noqa: ARG002  # the capsule's Python decides
+        """Copy the userland and a runtime to the device."""
         wanted = recipe()
         machine = self.shell("uname -m")
         if machine != wanted.machine:
@@ -166,30 +166,30 @@ class ADBTransport(DeviceFolder):
         return self.shell(f"if [ -f {FOLDER}/capsule/{MARKER} ]; then cat {FOLDER}/capsule/{MARKER}; fi")
 
     def close(self) -> None:
-        """adb keeps its own connection."""
+        """Does nothing: the adb server keeps the connection."""
 
 
 class AndroidDevice(ShellDevice):
-    """An Android phone: Linux, and what Android adds to it on heat, battery and model."""
+    """An Android phone: a Linux device, with Android's facts on temperature, battery and model."""
 
     def __init__(self, uri: str, transport: ADBTransport, reach: Reach) -> None:
         super().__init__(uri, "adb", transport, reach)
         self._adb = transport
 
-    def probe(self, runtime: str = "", *, imports: bool = False) -> list[Event]:
-        """What the runner says, or without a runner what Android says."""
+    def probe(self, runtime: str = "", *, imports: bool = False) -> list[RunnerEvent]:
+        """The runner's events, or without a runner those made from Android's properties."""
         properties = self._adb.properties
         try:
-            said = super().probe(runtime, imports=imports)
+            events = super().probe(runtime, imports=imports)
         except DeviceFailed:
-            said = [{"event": "host", "machine": self._adb.shell("uname -m"), "cpus": self._cores()}]
-        return [self._named(event, properties) for event in said]
+            events = [{"event": "host", "machine": self._adb.shell("uname -m"), "cpus": self._cores()}]
+        return [self._named(event, properties) for event in events]
 
     def _cores(self) -> int:
         text = self._adb.shell("nproc 2>/dev/null || echo 1")
         return int(text) if text.isdigit() else 1
 
-    def _named(self, event: Event, properties: dict[str, str]) -> Event:
+    def _named(self, event: RunnerEvent, properties: dict[str, str]) -> RunnerEvent:
         if event["event"] != "host":
             return event
         names = (properties.get("ro.product.manufacturer", ""), properties.get("ro.product.model", ""))
@@ -201,8 +201,8 @@ class AndroidDevice(ShellDevice):
         }
         return {**event, **{key: value for key, value in known.items() if value}}
 
-    def profile(self, job: Job) -> Events:
-        """Measure one model, with Android's own word on heat and battery."""
+    def profile(self, job: MeasurementJob) -> RunnerEvents:
+        """Measure one model, with Android's own record of temperature and battery."""
         properties = self._adb.properties
         for event in super().profile(job):
             if event["event"] == "conditions" and event["phase"] in ("before", "after"):
@@ -214,8 +214,8 @@ class AndroidDevice(ShellDevice):
         if soc:
             yield {"event": "details", "values": {"SoC": soc, "build": properties.get("ro.build.fingerprint", "")}}
 
-    def _warnings(self, event: Event) -> Iterator[Event]:
-        """Add what Android knows to the runner's conditions; stamps for what voids them."""
+    def _warnings(self, event: RunnerEvent) -> Iterator[RunnerEvent]:
+        """Add Android's facts to the runner's conditions, and warnings about those that spoil a measurement."""
         thermal = parse_thermal(self._adb.shell("dumpsys thermalservice 2>/dev/null || true"))
         battery = parse_battery(self._adb.shell("dumpsys battery 2>/dev/null || true"))
         if thermal is not None:
@@ -233,7 +233,7 @@ class AndroidDevice(ShellDevice):
 
 
 def open_adb(uri: str, reach: Reach) -> AndroidDevice:
-    """Connect."""
+    """Connect to an Android device by its URI ``adb:SERIAL``, or ``adb:`` where only one is attached."""
     wanted = uri.removeprefix("adb:").strip("/")
     if wanted.startswith("-"):
         raise UsageError(f"{uri!r} is not a device: no serial number starts with a dash")
@@ -241,7 +241,7 @@ def open_adb(uri: str, reach: Reach) -> AndroidDevice:
 
 
 def discover() -> list[Found]:
-    """What adb sees; a server that does not run is not started just to look."""
+    """The devices that adb lists; an adb server that does not run is not started for this."""
     if not _server_runs():
         return [Found("adb://SERIAL", "none", "adb's server does not run", "adb start-server")]
     try:

@@ -1,4 +1,6 @@
-"""``browser:``: whatever opens the link, a phone among them. Its figures are the browser's, not the phone's runtime's.
+"""``browser:``: any browser that opens the link, on a phone too.
+
+Its figures are those of the browser, not of the phone's native runtime.
 
 Loopback only, unless asked: a page on a local network over plain HTTP gets neither threads nor WebGPU, so there it is
 HTTPS with a certificate of this computer's own. Safari and browsers on phones have not been tried by us; Chromium is
@@ -17,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from edgevit.devices.base import Event, Events, Found, Job, Kind, Reach, Turns
+from edgevit.devices.base import Found, Kind, MeasurementJob, Reach, RunnerEvent, RunnerEvents, Turns
 from edgevit.devices.runner_process import refusal, runner_file, turn_times
 from edgevit.devices.runtimes.npm import packages, web_files
 from edgevit.devices.web.certificate import self_signed
@@ -25,11 +27,13 @@ from edgevit.devices.web.page import PageServer
 from edgevit.errors import DeviceFailed, DeviceUnreachable, EdgevitError, UsageError
 
 _SILENT_S = 60.0
+"""Seconds without a message after which the page counts as closed, or a quarter of the job's deadline if that is
+longer."""
 _LOOPBACK = "127.0.0.1"
 
 
 def lan_address() -> str:
-    """This computer's address on its network; nothing is sent to find it out."""
+    """This computer's address on the local network, found without sending a packet."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))
@@ -39,7 +43,7 @@ def lan_address() -> str:
 
 
 def qr_code(url: str) -> str:
-    """The link for a phone's camera, as text; empty where segno is not installed."""
+    """The link as a QR code in text, for a phone's camera; empty where segno is not installed."""
     try:
         import segno
     except ImportError:
@@ -96,8 +100,8 @@ class BrowserDevice:
             )
         self._opened = True
 
-    def _events(self, deadline_s: float, identity: int | None = None) -> Iterator[Event]:
-        """What the page says, until it is done or silent."""
+    def _events(self, deadline_s: float, identity: int | None = None) -> Iterator[RunnerEvent]:
+        """The page's events until it is done or has been silent for too long."""
         end = time.monotonic() + deadline_s
         while True:
             try:
@@ -122,24 +126,24 @@ class BrowserDevice:
             if event["event"] == "done":
                 return
 
-    def probe(self) -> list[Event]:
-        """What the browser says of itself."""
+    def probe(self) -> list[RunnerEvent]:
+        """Events ``host`` and ``runtimes`` as the browser reports them."""
         self._wait_for_page()
         self._page.command(command="probe")
-        said = list(self._events(_SILENT_S))
+        events = list(self._events(_SILENT_S))
         versions = {runtime: found[0].version for runtime, found in packages().items()}
-        return [*said, {"event": "runtimes", "versions": versions, "meter": ""}]
+        return [*events, {"event": "runtimes", "versions": versions, "meter": ""}]
 
     def prepare(self, runtime: str) -> None:
-        """Have the page's runtime here before the link is given.
+        """Fetch the page's runtime before the user opens the link.
 
         Raises:
-            DeviceFailed: it is not here, and was not to be fetched.
+            DeviceFailed: it is not on this computer, and may not be fetched.
             EnvironmentIncomplete: it cannot be fetched.
         """
         self._page.public.update(web_files(runtime, install=self._reach.install_runtime, announce=self._reach.announce))
 
-    def _job(self, job: Job) -> dict[str, Any]:
+    def _job(self, job: MeasurementJob) -> dict[str, Any]:
         self.prepare(job.runtime)
         number = next(self._numbers)
         model, inputs = f"model-{number}", f"inputs-{number}"
@@ -153,27 +157,27 @@ class BrowserDevice:
             "accelerator": "webgpu" if self._reach.accelerator == "webgpu" else "cpu",
         }
 
-    def profile(self, job: Job) -> Events:
+    def profile(self, job: MeasurementJob) -> RunnerEvents:
         """Measure one model in a page of its own."""
         asked = self._job(job)
         self._wait_for_page()
         self._page.command(command="profile", job=asked)
         yield from self._events(job.deadline_s)
 
-    def operators(self, job: Job) -> Events:
-        """Runtimes in browsers do not time their operators."""
+    def operators(self, job: MeasurementJob) -> RunnerEvents:
+        """Refused: runtimes in browsers do not time their operators."""
         raise DeviceFailed(f"{job.runtime} does not time its operators")
 
-    def turns(self, job: Job) -> Turns:
+    def turns(self, job: MeasurementJob) -> Turns:
         """A model that stays loaded in the page."""
         return _PageTurns(self, job, next(self._numbers))
 
     def clean(self) -> int:
-        """A page leaves nothing behind."""
+        """Nothing to remove: a page leaves no files; 0 bytes."""
         return 0
 
     def close(self) -> None:
-        """Say good-bye to the page and stop listening."""
+        """Tell the page to end, and stop the server."""
         if self._opened:
             self._page.command(command="bye")
             end = time.monotonic() + 3
@@ -184,36 +188,36 @@ class BrowserDevice:
 
 
 class _PageTurns:
-    def __init__(self, device: BrowserDevice, job: Job, number: int) -> None:
+    def __init__(self, device: BrowserDevice, job: MeasurementJob, number: int) -> None:
         self._device, self._job, self._number = device, job, number
 
-    def _until(self, name: str, limit_s: float) -> list[Event]:
-        said = []
+    def _until(self, name: str, limit_s: float) -> list[RunnerEvent]:
+        events = []
         for event in self._device._events(limit_s, self._number):
-            said.append(event)
+            events.append(event)
             if event["event"] == name:
                 break
-        return said
+        return events
 
-    def start(self) -> list[Event]:
-        """Load and warm up."""
+    def start(self) -> list[RunnerEvent]:
+        """Load the model in the page and warm up."""
         asked = self._device._job(self._job)
         self._device._wait_for_page()
         self._device._page.command(command="load", id=self._number, job=asked)
         return self._until("ready", self._job.deadline_s)
 
     def turn(self, runs: int) -> list[int]:
-        """Run so often; nanoseconds each."""
+        """Run the model ``runs`` times; nanoseconds each."""
         self._device._page.command(command="turn", id=self._number, runs=runs)
         return turn_times(self._until("turn", self._job.deadline_s), runs)
 
-    def end(self) -> list[Event]:
-        """Nothing: the page keeps its models until it is left."""
+    def end(self) -> list[RunnerEvent]:
+        """Does nothing: the page keeps its models until it is closed."""
         return []
 
 
 def open_browser(uri: str, reach: Reach) -> BrowserDevice:
-    """Listen; the link is given when it is needed."""
+    """Start the page's server; the link is shown when it is needed."""
     port = uri.removeprefix("browser:").strip("/")
     if port and not (port.isdigit() and int(port) < 1 << 16):
         raise UsageError(f"{uri!r} is not a device", cure="write browser: or browser:PORT")
@@ -221,7 +225,7 @@ def open_browser(uri: str, reach: Reach) -> BrowserDevice:
 
 
 def discover() -> list[Found]:
-    """A browser is found by its user."""
+    """One entry that says how to use a browser; browsers cannot be discovered."""
     return [Found("browser:", "ready", "any browser that opens a link; --lan for a phone on this network")]
 
 

@@ -19,14 +19,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgevit.devices.base import Event, Events, Found, Job, Kind, Reach, Turns
+from edgevit.devices.base import Found, Kind, MeasurementJob, Reach, RunnerEvent, RunnerEvents, Turns
 from edgevit.devices.runner_process import last_line
 from edgevit.errors import DeviceFailed, DeviceUnreachable, EdgevitError, MissingDependency, UsageError
 
 TEAM = "EDGEVIT_APPLE_TEAM"
 _LIST_S = 60
+"""Seconds that ``devicectl`` may take to list devices."""
 _CHUNK = 20
+"""Runs in one window of the warm-up."""
 _WINDOWS = 3
+"""Windows of the warm-up; their medians tell whether latency was steady, as in edgevit's own runner."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class AppleDevice:
         name: that its owner gave it.
         model: as sold, e.g. ``iPhone 17 Pro``.
         system: with its version.
-        connected: whether it can be talked to now.
+        connected: whether it can be reached now.
         developer_mode: whether it runs apps from Xcode.
     """
 
@@ -105,7 +108,7 @@ def missing() -> tuple[str, str]:
 
 
 class IOSDevice:
-    """One attached device.
+    """One attached iPhone or iPad.
 
     Attributes:
         uri: how it was named.
@@ -117,21 +120,21 @@ class IOSDevice:
     def __init__(self, uri: str, found: AppleDevice) -> None:
         self.uri, self._found = uri, found
 
-    def probe(self) -> list[Event]:
-        """What devicectl knows."""
+    def probe(self) -> list[RunnerEvent]:
+        """Model, system and Core ML version of the device, as ``devicectl`` lists them."""
         host = {"event": "host", "machine": "arm64", "model": self._found.model, "os": self._found.system, "cpus": 1}
         return [host, {"event": "runtimes", "versions": {"coreml": self._found.system}, "meter": ""}]
 
-    def profile(self, job: Job) -> Events:
+    def profile(self, job: MeasurementJob) -> RunnerEvents:
         """Times of loading and predicting on the device, from coremltools' benchmarker."""
         yield from self._driven(_measured(self._found.identifier, job, self._found.system))
 
-    def operators(self, job: Job) -> Events:
-        """Operations' times, from coremltools' benchmarker."""
+    def operators(self, job: MeasurementJob) -> RunnerEvents:
+        """Times of the model's operations, from coremltools' benchmarker."""
         yield from self._driven(_operations(self._found.identifier, job))
 
-    def _driven(self, work: Coroutine[Any, Any, list[Event]]) -> list[Event]:
-        """What coremltools reports.
+    def _driven(self, work: Coroutine[Any, Any, list[RunnerEvent]]) -> list[RunnerEvent]:
+        """Events from what coremltools reports.
 
         Raises:
             MissingDependency: it is not installed.
@@ -144,23 +147,25 @@ class IOSDevice:
         except EdgevitError:
             raise
         except Exception as error:
-            said = last_line(str(error)) or type(error).__name__
+            message = last_line(str(error)) or type(error).__name__
             cure = "unlock it, keep its screen on, and look whether Xcode runs an app on it"
-            raise DeviceFailed(f"coremltools could not measure on {self._found.name}", where=said, cure=cure) from error
+            raise DeviceFailed(
+                f"coremltools could not measure on {self._found.name}", where=message, cure=cure
+            ) from error
 
-    def turns(self, job: Job) -> Turns:  # noqa: ARG002
-        """Not here: coremltools loads one model at a time."""
+    def turns(self, job: MeasurementJob) -> Turns:  # noqa: ARG002
+        """Refused: coremltools loads one model at a time."""
         raise UsageError("compare does not run on iOS", cure="profile both, or compare in Safari: -d browser: --lan")
 
     def clean(self) -> int:
-        """coremltools' runner app stays until it is deleted by hand."""
+        """Nothing to remove from here: coremltools' runner app stays until it is deleted by hand; 0 bytes."""
         return 0
 
     def close(self) -> None:
-        """Nothing is open between measurements."""
+        """Does nothing: no connection is held between measurements."""
 
 
-async def _benchmarker(identifier: str, job: Job) -> Any:
+async def _benchmarker(identifier: str, job: MeasurementJob) -> Any:
     from coremltools.models import MLModel
     from coremltools.models.ml_program.experimental.perf_utils import MLModelBenchmarker
     from coremltools.models.ml_program.experimental.remote_device import AppSigningCredentials, Device
@@ -176,7 +181,7 @@ def _ns(milliseconds: list[float]) -> list[int]:
     return [round(one * 1e6) for one in milliseconds]
 
 
-async def _measured(identifier: str, job: Job, system: str) -> list[Event]:
+async def _measured(identifier: str, job: MeasurementJob, system: str) -> list[RunnerEvent]:
     bench = await _benchmarker(identifier, job)
     loaded = _ns((await bench.benchmark_load(iterations=1)).samples)[0]
     first = _ns((await bench.benchmark_predict(iterations=1)).samples)[0]
@@ -195,7 +200,7 @@ async def _measured(identifier: str, job: Job, system: str) -> list[Event]:
     ]
 
 
-async def _operations(identifier: str, job: Job) -> list[Event]:
+async def _operations(identifier: str, job: MeasurementJob) -> list[RunnerEvent]:
     bench = await _benchmarker(identifier, job)
     found = await bench.benchmark_operation_execution(iterations=int(job.settings["operator_runs"]))
     rows = []
@@ -207,7 +212,7 @@ async def _operations(identifier: str, job: Job) -> list[Event]:
 
 
 def choose(wanted: str, listed: list[AppleDevice]) -> AppleDevice:
-    """The device that is meant.
+    """The requested device, or the only one.
 
     Raises:
         DeviceUnreachable: it is not there or not ready.
@@ -229,7 +234,7 @@ def choose(wanted: str, listed: list[AppleDevice]) -> AppleDevice:
 
 
 def open_ios(uri: str, reach: Reach) -> IOSDevice:  # noqa: ARG001
-    """Find the device."""
+    """Find the iOS device of a URI ``ios:NAME`` among those attached to this Mac."""
     lacking, cure = missing()
     if lacking:
         raise DeviceUnreachable(lacking, cure=cure)
@@ -237,7 +242,7 @@ def open_ios(uri: str, reach: Reach) -> IOSDevice:  # noqa: ARG001
 
 
 def discover() -> list[Found]:
-    """What devicectl sees, or what is missing."""
+    """The devices that devicectl lists, or what this computer lacks."""
     lacking, cure = missing()
     if lacking:
         return [Found("ios:", "missing", lacking, cure)]

@@ -7,7 +7,7 @@ import platform
 import sys
 from pathlib import Path
 
-from edgevit.devices.base import Event, Found, Kind, Reach
+from edgevit.devices.base import Found, Kind, Reach, RunnerEvent
 from edgevit.devices.runner_process import RunnerProcess
 from edgevit.devices.shell.device import ShellDevice
 from edgevit.errors import UsageError
@@ -16,48 +16,48 @@ _CURES = {"runtime-missing": "pip install 'edgevit[runtime]'; ExecuTorch files: 
 
 
 class LocalTransport:
-    """Nothing has to be carried anywhere."""
+    """Runs files where they lie: nothing is copied on this computer."""
 
     def put(self, path: Path) -> str:
-        """The file itself."""
+        """The file's own absolute path: on this computer nothing is copied."""
         return str(path.resolve())
 
     def start(self, runtime: str, arguments: list[str], deadline_s: float) -> RunnerProcess:  # noqa: ARG002
-        """This Python, away from edgevit's own folder."""
+        """Start this Python interpreter in a process of its own, outside of edgevit's folder."""
         env = {**os.environ, "ORT_DISABLE_TELEMETRY": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-        return RunnerProcess([sys.executable, *arguments], deadline_s, lambda code, said: None, env, cures=_CURES)
+        return RunnerProcess([sys.executable, *arguments], deadline_s, lambda code, output: None, env, cures=_CURES)
 
     def own(self) -> dict[str, str]:
-        """None: nothing is put anywhere."""
+        """Empty: no runtimes are installed for this device."""
         return {}
 
     def library(self, runtime: str) -> tuple[str, str]:  # noqa: ARG002
-        """None: here ExecuTorch comes with its own Python bindings."""
+        """Empty: here ExecuTorch comes with its own Python bindings."""
         return "", ""
 
-    def install(self, runtime: str, host: Event) -> None:  # noqa: ARG002
-        """Nothing is installed into this Python behind its user's back."""
+    def install(self, runtime: str, host: RunnerEvent) -> None:  # noqa: ARG002
+        """Refused: nothing is installed into the user's own Python."""
         raise UsageError(
             "--install-runtime is for other computers", cure=f"here, pip install 'edgevit[runtime]' brings {runtime}"
         )
 
     def clean(self) -> int:
-        """Nothing was put anywhere."""
+        """Nothing to remove; 0 bytes."""
         return 0
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Does nothing: no connection is held."""
 
 
 def open_local(uri: str, reach: Reach) -> ShellDevice:
-    """This computer."""
+    """Open this computer as a device; its only URI is ``local:``."""
     if uri.rstrip("/") != "local:":
         raise UsageError(f"{uri!r} is not a device", cure="this computer is local:")
     return ShellDevice("local:", "local", LocalTransport(), reach)
 
 
 def discover() -> list[Found]:
-    """This computer."""
+    """The one device of this kind, this computer, which is always ready."""
     return [
         Found("local:", "ready", f"this computer: {platform.system()} {platform.machine()}, {os.cpu_count()} cores")
     ]

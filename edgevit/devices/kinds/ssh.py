@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from edgevit.devices.base import Event, Found, Kind, Reach
+from edgevit.devices.base import Found, Kind, Reach, RunnerEvent
 from edgevit.devices.runner_process import RunnerProcess, last_line, no_commands
 from edgevit.devices.runtimes.wheels import Installation, only_64_bit
 from edgevit.devices.shell.device import ShellDevice
@@ -26,7 +26,10 @@ from edgevit.devices.shell.folder import COMMAND_S, KILL_AFTER_S, LATER_S, Devic
 from edgevit.errors import DeviceFailed, DeviceUnreachable, EdgevitError, EnvironmentIncomplete, UsageError
 
 _CONNECT_S = 15
+"""Seconds for ssh to reach a host (its ``ConnectTimeout``)."""
 _SEND_S = 900.0
+"""Seconds for sending one file, a model or a runtime of many megabytes; silence is noticed by ``ServerAlive``
+earlier."""
 _INSTALL_SSH = "sudo apt install openssh-client"
 
 _REFUSALS: tuple[tuple[str, str, str], ...] = (
@@ -108,8 +111,8 @@ class KeyFile:
     in_agent: bool
 
 
-def _said(*command: str) -> str:
-    """What a program prints; empty where it fails."""
+def _output_of(*command: str) -> str:
+    """The output of a program; empty where it fails."""
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=5, check=False
@@ -120,28 +123,28 @@ def _said(*command: str) -> str:
 
 
 def _agent_keys() -> set[str]:
-    """Fingerprints of the keys in the agent."""
-    return {words[1] for line in _said("ssh-add", "-l").splitlines() if len(words := line.split()) > 1}
+    """Fingerprints of the keys that the SSH agent holds."""
+    return {words[1] for line in _output_of("ssh-add", "-l").splitlines() if len(words := line.split()) > 1}
 
 
 def offered_keys(options: list[str], target: str) -> list[KeyFile]:
     """The key files that ssh would offer and that exist."""
     held, found = _agent_keys(), []
-    for line in _said("ssh", "-G", *options, "--", target).splitlines():
+    for line in _output_of("ssh", "-G", *options, "--", target).splitlines():
         name, _, value = line.partition(" ")
         path = Path(value).expanduser()
         if name == "identityfile" and path.is_file():
             # No output: a passphrase protects it. An empty one is tried, never asked for.
-            locked = not _said("ssh-keygen", "-y", "-P", "", "-f", str(path))
+            locked = not _output_of("ssh-keygen", "-y", "-P", "", "-f", str(path))
             public = path.with_name(f"{path.name}.pub")
-            print_of = _said("ssh-keygen", "-lf", str(public if public.is_file() else path)).split()
+            print_of = _output_of("ssh-keygen", "-lf", str(public if public.is_file() else path)).split()
             found.append(KeyFile(str(path), locked, len(print_of) > 1 and print_of[1] in held))
     return found
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where to log in; everything that is not in the URI is left to ssh's own configuration."""
+    """Host, user and port to log in; everything else is left to ssh's own configuration."""
 
     host: str
     user: str | None
@@ -149,7 +152,7 @@ class Address:
 
     @property
     def target(self) -> str:
-        """As ssh takes it."""
+        """The destination as ssh takes it: ``user@host`` or ``host``."""
         return f"{self.user}@{self.host}" if self.user else self.host
 
 
@@ -170,7 +173,7 @@ def parse_address(uri: str) -> Address:
 
 
 class SSHTransport(DeviceFolder):
-    """One connection.
+    """Files and commands over one shared SSH connection.
 
     Raises:
         EnvironmentIncomplete: there is no ssh here.
@@ -201,17 +204,17 @@ class SSHTransport(DeviceFolder):
 
     def _greet(self) -> None:
         tools = "command -v timeout sha256sum tar >/dev/null && echo tools || echo none"
-        said = self.shell(f'uname -s; {tools}; echo "$HOME"').split("\n")
-        if said[:2] != ["Linux", "tools"] or len(said) < 3:
-            host, where = self._address.host, f"it says: {', '.join(said)}"
+        lines = self.shell(f'uname -s; {tools}; echo "$HOME"').split("\n")
+        if lines[:2] != ["Linux", "tools"] or len(lines) < 3:
+            host, where = self._address.host, f"it says: {', '.join(lines)}"
             raise DeviceFailed(f"{host} is not a Linux computer with coreutils and tar", where=where)
-        self.folder = f"{said[2]}/.cache/edgevit"
+        self.folder = f"{lines[2]}/.cache/edgevit"
 
-    def _words(self, said: str) -> dict[str, str]:
-        """What messages are filled in with."""
+    def _words(self, output: str) -> dict[str, str]:
+        """Values for the placeholders of error messages."""
         address, where = self._address, " ".join(map(shlex.quote, self._where))
-        offending = re.search(r"Offending \S+ key in (\S+):\d+", said)
-        unprotected = re.search(r"(?:Load key|for) [\"'](\S+?)[\"'](?: are too open|: bad permissions)", said)
+        offending = re.search(r"Offending \S+ key in (\S+):\d+", output)
+        unprotected = re.search(r"(?:Load key|for) [\"'](\S+?)[\"'](?: are too open|: bad permissions)", output)
         return {
             "host": address.host,
             "port": str(address.port or 22),
@@ -222,12 +225,12 @@ class SSHTransport(DeviceFolder):
             "unprotected": shlex.quote(unprotected[1]) if unprotected else "~/.ssh/id_*",
         }
 
-    def _refused(self, said: str) -> DeviceUnreachable:
-        words, where = self._words(said), f"ssh says: {last_line(said) or 'the connection was closed'}"
+    def _refused(self, output: str) -> DeviceUnreachable:
+        words, where = self._words(output), f"ssh says: {last_line(output) or 'the connection was closed'}"
         for pattern, message, cure in _REFUSALS:
-            if re.search(pattern, said):
+            if re.search(pattern, output):
                 return DeviceUnreachable(message.format(**words), where=where, cure=cure.format(**words))
-        if "Permission denied" in said:
+        if "Permission denied" in output:
             message, cure = self._why_denied(words)
             return DeviceUnreachable(message, where=where, cure=cure)
         return DeviceUnreachable(f"{self._address.host} does not answer", where=where, cure=words["ssh"])
@@ -245,11 +248,11 @@ class SSHTransport(DeviceFolder):
         return f"{host} refused the login", f"{words['copy']} puts your key there; is the user right?"
 
     def shell(self, command: str, *, limit_s: float = COMMAND_S) -> str:
-        """Run a command for `sh` and give what it prints."""
+        """Run a command with `sh` on the device and return its output."""
         return self._run(command, None, limit_s)
 
     def send(self, path: Path, place: str, finish: str) -> None:
-        """Write a file there through the connection, and finish it in the same command: it may break in between."""
+        """Write a file on the device and finish it in the same command, since the connection may break in between."""
         part = shlex.quote(place)
         tidy = f"trap 'rm -f {part}' EXIT; trap 'exit 1' HUP INT TERM PIPE"
         self._run(f"{tidy}; cat >{part} || exit 1; {finish}", path, _SEND_S)
@@ -261,18 +264,18 @@ class SSHTransport(DeviceFolder):
                 done = subprocess.run(line, stdin=file, capture_output=True, timeout=limit_s, check=False)
             except subprocess.TimeoutExpired as error:
                 raise DeviceUnreachable(f"{self._address.host} did not answer within {limit_s:.0f} s") from error
-        said = done.stderr.decode("utf-8", "replace")
+        output = done.stderr.decode("utf-8", "replace")
         greeting, marked, answer = done.stdout.decode("utf-8", "replace").partition(f"{self._mark}\n")
         if done.returncode == 255:
-            raise self._refused(said)
+            raise self._refused(output)
         if not marked:
-            raise no_commands(greeting or said)
+            raise no_commands(greeting or output)
         if done.returncode != 0:
-            raise self.failed(said)
+            raise self.failed(output)
         return answer.rstrip("\n")
 
     def start(self, runtime: str, arguments: list[str], deadline_s: float) -> RunnerProcess:
-        """Start Python there."""
+        """Start Python on the device with these arguments, ended there after ``deadline_s`` and a margin."""
         own = shlex.quote(self.runtime_folder(runtime)) if runtime else ""
         words = " ".join(shlex.quote(argument) for argument in arguments)
         # Not exec: a shell turns the signal that ended Python into an exit status, which ssh does not.
@@ -283,11 +286,11 @@ class SSHTransport(DeviceFolder):
         command = [*self._ssh, f"sh -c {shlex.quote(script)}"]
         return RunnerProcess(command, deadline_s, self._explain, after=self._mark)
 
-    def _explain(self, code: int, said: str) -> EdgevitError | None:
-        return self._refused(said) if code == 255 else None
+    def _explain(self, code: int, output: str) -> EdgevitError | None:
+        return self._refused(output) if code == 255 else None
 
-    def install(self, runtime: str, host: Event) -> None:
-        """Bring a runtime's wheels for that machine and unpack them in edgevit's own folder.
+    def install(self, runtime: str, host: RunnerEvent) -> None:
+        """Copy a runtime's wheels for that machine and unpack them in edgevit's folder on the device.
 
         Raises:
             DeviceFailed: there are none for it; also for a 32-bit system on a 64-bit processor.
@@ -301,19 +304,19 @@ class SSHTransport(DeviceFolder):
         return [*self._ssh[:-2], "-O", "exit", "--", self._address.target]
 
     def close(self) -> None:
-        """End the connection."""
+        """End the shared SSH connection and remove its control socket."""
         if (self._scratch / "c").exists():
             subprocess.run(self._leaving, capture_output=True, timeout=COMMAND_S, check=False)
         shutil.rmtree(self._scratch, ignore_errors=True)
 
 
 def open_ssh(uri: str, reach: Reach) -> ShellDevice:
-    """Connect."""
+    """Connect over SSH to the device of a URI ``ssh://[USER@]HOST[:PORT]``."""
     return ShellDevice(uri, "ssh", SSHTransport(parse_address(uri), reach), reach)
 
 
 def discover() -> list[Found]:
-    """Hosts cannot be listed without asking all of them; whether ssh is here can."""
+    """One entry that says whether ssh is installed here; hosts cannot be listed without contacting them."""
     if shutil.which("ssh"):
         return [Found("ssh://USER@HOST", "ready", "any Linux computer that ssh logs in to without a password")]
     return [Found("ssh://USER@HOST", "missing", "there is no ssh here", _INSTALL_SSH)]

@@ -1,1 +1,1 @@
-"""Runtimes for other machines: wheels, npm packages, an Android userland."""
+"""Builds runtimes for other machines: wheels, npm packages, an Android userland."""

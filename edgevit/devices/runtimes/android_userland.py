@@ -1,4 +1,4 @@
-"""A C library and Python for an Android phone, in a folder: Debian's, as Android's own C library runs no Linux wheels.
+"""An Android userland: C library and Python from Debian in one folder, since Android's C library runs no Linux wheels.
 
 Its programs are started by its own dynamic linker, so nothing of the phone's system is used or changed, and neither
 root nor the NDK is needed. CPU only: GPUs and NPUs are reached through Android's C library. It has been run in an
@@ -25,20 +25,22 @@ from edgevit.errors import EnvironmentIncomplete
 LINKER = "lib/ld-linux-aarch64.so.1"
 PYTHON = "bin/python3.11"
 _LARGEST = 64 << 20
+"""Bytes read of one package (64 MiB): a mirror cannot fill memory, and what is cut off fails the digest."""
 _TIMEOUT_S = 120
+"""Seconds for a mirror to answer or to send its next bytes, before the next mirror is tried."""
 _HEADER, _MAGIC = 60, b"!<arch>\n"
 _SKIPPED = ("test", "lib2to3", "idlelib", "tkinter", "ensurepip", "pydoc_data", "distutils")
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What the capsule is made of.
+class UserlandRecipe:
+    """The contents of the userland.
 
     Attributes:
         python: version of its Python.
-        machine: the processor's name.
-        mirrors: where Debian's archive is; the first that has a file is taken.
-        packages: path in the archive and SHA-256, each.
+        machine: processor name as ``uname -m`` says.
+        mirrors: base URLs of Debian's archive; the first that has a file is used.
+        packages: path in the archive and SHA-256 of each package.
     """
 
     python: str
@@ -48,20 +50,20 @@ class Recipe:
 
     @property
     def digest(self) -> str:
-        """Of all packages: the capsule's name."""
+        """Digest of all packages, which names the userland."""
         return hashlib.sha256("".join(sha for _, sha in self.packages).encode()).hexdigest()[:16]
 
 
 @lru_cache(maxsize=1)
-def recipe() -> Recipe:
-    """The one that is shipped."""
+def recipe() -> UserlandRecipe:
+    """The userland recipe that edgevit ships."""
     read = json.loads(runner_file("android", "capsule.json").read_text(encoding="utf-8"))
     packages = tuple((one["path"], one["sha256"]) for one in read["packages"])
-    return Recipe(read["python"], read["machine"], tuple(read["mirrors"]), packages)
+    return UserlandRecipe(read["python"], read["machine"], tuple(read["mirrors"]), packages)
 
 
 def capsule(announce: Callable[[str], None]) -> Path:
-    """The capsule as an archive, made once.
+    """The userland as an archive, built once and cached.
 
     Raises:
         EnvironmentIncomplete: Debian's archive does not answer, or gives something else.
@@ -83,21 +85,21 @@ def capsule(announce: Callable[[str], None]) -> Path:
     return archive
 
 
-def fetch(wanted: Recipe, path: str, sha: str) -> bytes:
-    """One package, checked."""
-    said = ""
+def fetch(wanted: UserlandRecipe, path: str, sha: str) -> bytes:
+    """The bytes of one Debian package, from the first mirror that has it with the expected SHA-256."""
+    reason = ""
     for mirror in wanted.mirrors:
         try:
             with urllib.request.urlopen(f"{mirror}/{path}", timeout=_TIMEOUT_S) as answer:
                 data = bytes(answer.read(_LARGEST))
         except (urllib.error.URLError, TimeoutError, OSError) as error:
-            said = f"{mirror}: {error}"
+            reason = f"{mirror}: {error}"
             continue
         if hashlib.sha256(data).hexdigest() == sha:
             return data
-        said = f"{mirror}: another file"
+        reason = f"{mirror}: another file"
     name = PurePosixPath(path).name
-    raise EnvironmentIncomplete(f"{name} could not be fetched", where=said, cure="is Debian's archive reachable?")
+    raise EnvironmentIncomplete(f"{name} could not be fetched", where=reason, cure="is Debian's archive reachable?")
 
 
 def _data_archive(package: bytes) -> bytes:
@@ -115,7 +117,9 @@ def _data_archive(package: bytes) -> bytes:
 
 
 def wanted_files(package: bytes) -> Iterator[tuple[str, int, bytes]]:
-    """Libraries, Python and licences of a package, by their place in the capsule; links as what they lead to."""
+    """Libraries, Python and licences of a package, by their path in the userland; links are replaced by their
+    targets.
+    """
     with tarfile.open(fileobj=io.BytesIO(_data_archive(package))) as packed:
         members = {str(PurePosixPath(one.name)): one for one in packed}
         for name, member in members.items():
@@ -126,7 +130,7 @@ def wanted_files(package: bytes) -> Iterator[tuple[str, int, bytes]]:
 
 
 def _content(packed: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None:
-    """What a file holds, or what a link leads to; None for a link out of the package."""
+    """The bytes of a file or of a link's target; None for a link out of the package."""
     if not (member.isfile() or member.issym()):
         return None
     try:
@@ -137,7 +141,7 @@ def _content(packed: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None:
 
 
 def _place(path: PurePosixPath) -> str:
-    """Where a file of Debian's goes in the capsule, or an empty string."""
+    """The path of a Debian file in the userland, or an empty string where it is not needed."""
     parts = path.parts
     if ".." in parts:
         return ""

@@ -1,4 +1,4 @@
-"""Packages from the npm registry for a browser's page: fetched when asked for, checked by their pinned digest."""
+"""npm packages for the browser's page: fetched on request, checked against their pinned digest."""
 
 from __future__ import annotations
 
@@ -22,18 +22,20 @@ from edgevit.devices.runner_process import runner_file
 from edgevit.errors import DeviceFailed, EnvironmentIncomplete
 
 _LARGEST = 256 << 20
+"""Bytes of the largest accepted package (256 MiB), so that a registry cannot fill memory."""
 _TIMEOUT_S = 120
+"""Seconds for the registry to answer or to send its next bytes."""
 
 
 @dataclass(frozen=True)
-class Package:
-    """A package of the registry.
+class NpmPackage:
+    """One pinned package of the npm registry.
 
     Attributes:
-        name: with its scope.
-        version: exact.
-        integrity: as npm writes it, ``sha512-`` and base64.
-        files: what the page asks for, and what that is called in the package.
+        name: with its scope, e.g. ``@scope/name``.
+        version: the exact version.
+        integrity: the digest as npm writes it, ``sha512-`` and base64.
+        files: by the name that the page asks for, the path in the package.
     """
 
     name: str
@@ -43,28 +45,28 @@ class Package:
 
     @property
     def folder(self) -> Path:
-        """Where its files lie once they were fetched."""
+        """The cache folder of its files."""
         return cache_folder() / "web" / f"{self.name.replace('/', '+')}-{self.version}"
 
 
 @lru_cache(maxsize=1)
-def packages() -> dict[str, tuple[Package, ...]]:
-    """What each runtime of the page is made of."""
+def packages() -> dict[str, tuple[NpmPackage, ...]]:
+    """The npm packages of each runtime of the page."""
     listed = json.loads(runner_file("browser", "packages.json").read_text(encoding="utf-8"))
-    return {runtime: tuple(Package(**one) for one in found) for runtime, found in listed.items()}
+    return {runtime: tuple(NpmPackage(**one) for one in found) for runtime, found in listed.items()}
 
 
 def fetched(runtime: str) -> dict[str, Path] | None:
-    """Files of a runtime by the name the page asks for, or None if they were not fetched yet."""
+    """Files of a runtime by the name the page asks for, or None where they are not in the cache."""
     found = {name: one.folder / name for one in packages()[runtime] for name in one.files}
     return found if all(path.is_file() for path in found.values()) else None
 
 
 def web_files(runtime: str, *, install: bool, announce: Callable[[str], None]) -> dict[str, Path]:
-    """Files of a runtime, fetched if they may be.
+    """Files of a runtime by the name the page asks for, fetched if that is allowed.
 
     Raises:
-        DeviceFailed: they are not here, and were not to be fetched.
+        DeviceFailed: they are not in the cache, and may not be fetched.
         EnvironmentIncomplete: the registry does not answer, or gives something else.
     """
     found = fetched(runtime)
@@ -81,13 +83,13 @@ def web_files(runtime: str, *, install: bool, announce: Callable[[str], None]) -
     return found
 
 
-def _address(package: Package) -> str:
+def _address(package: NpmPackage) -> str:
     base = package.name.rpartition("/")[2]
     return f"{_registry()}/{package.name}/-/{base}-{package.version}.tgz"
 
 
 def _registry() -> str:
-    """The registry that npm is set to on this computer; npm itself knows which that is."""
+    """The registry that npm is configured to use on this computer."""
     found = os.environ.get("NPM_CONFIG_REGISTRY", "")
     if not found and shutil.which("npm"):
         command = ["npm", "config", "get", "registry"]
@@ -99,7 +101,7 @@ def _registry() -> str:
     return found.rstrip("/")
 
 
-def _fetch(package: Package) -> None:
+def _fetch(package: NpmPackage) -> None:
     address = _address(package)
     try:
         with urllib.request.urlopen(address, timeout=_TIMEOUT_S) as answer:
@@ -111,8 +113,8 @@ def _fetch(package: Package) -> None:
     unpack(package, data, address)
 
 
-def unpack(package: Package, data: bytes, where: str) -> None:
-    """Write a package's wanted files; none unless the whole has the pinned digest.
+def unpack(package: NpmPackage, data: bytes, where: str) -> None:
+    """Write a package's wanted files, if the whole package has the pinned digest.
 
     Raises:
         EnvironmentIncomplete: it is another file than the pinned one.

@@ -1,4 +1,4 @@
-"""A runtime for another machine, as one archive: wheels unpacked for its Python and processor, nothing of them run."""
+"""A runtime for another machine as one archive: wheels unpacked for its Python and processor, without running them."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ LIBRARY = "libedgevit_executorch.so"
 _PLATFORMS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014")
 _MACHINES = ("aarch64", "x86_64")
 _PIP_S = 900
+"""Seconds for pip to download and unpack a runtime's wheels."""
 _NATIVE = "executorch"
 """The runtime that is linked to, not imported: its Python bindings need torch."""
 _LINKED = ("backend_xnnpack", "kernels_optimized", "kernels_quantized", "threadpool")
@@ -33,11 +34,11 @@ _LINKED = ("backend_xnnpack", "kernels_optimized", "kernels_quantized", "threadp
 
 @dataclass(frozen=True)
 class Installation:
-    """What is put on a device.
+    """A runtime for one machine and Python version.
 
     Attributes:
         runtime: its name in runners, e.g. ``litert``.
-        machine: the processor's, as ``uname -m`` says.
+        machine: processor name as ``uname -m`` says.
         python: version of the device's Python.
     """
 
@@ -47,16 +48,16 @@ class Installation:
 
     @property
     def source(self) -> Runtime:
-        """The runtime's facts: its package and the version that edgevit is tested with."""
+        """The runtime's package and the version that edgevit is tested with."""
         return next(one for one in runtimes().values() if one.engine == self.runtime)
 
     @property
     def tag(self) -> str:
-        """Python's version as wheels name it, e.g. 313."""
+        """Python's version as wheels write it, e.g. ``313``."""
         return "".join(self.python.split(".")[:2])
 
     def marker(self) -> dict[str, object]:
-        """What lies beside it and says what it is."""
+        """The content of the marker file that identifies the installation."""
         native = {"library": sha256_file(_source())} if self.runtime == _NATIVE else {}
         return {"version": self.source.tested, "python": self.tag, "machine": self.machine, **native}
 
@@ -66,7 +67,7 @@ def _source() -> Path:
 
 
 def only_64_bit(runtime: str) -> DeviceFailed:
-    """The refusal of a 32-bit system, whose kernel may well be a 64-bit one."""
+    """The error for a 32-bit system, whose kernel may well be a 64-bit one."""
     return DeviceFailed(
         f"the device has a 32-bit system, and there are no wheels of {runtime} for any",
         cure="a 64-bit system is needed: on a Raspberry Pi 3, 4, 5 or Zero 2 W the 64-bit Raspberry Pi OS",
@@ -74,7 +75,7 @@ def only_64_bit(runtime: str) -> DeviceFailed:
 
 
 def prepare(wanted: Installation) -> Path:
-    """An archive of the runtime's folder, kept for the next time.
+    """The runtime's folder as an archive, cached.
 
     Raises:
         DeviceFailed: there are no wheels for that machine.
@@ -104,21 +105,21 @@ def prepare(wanted: Installation) -> Path:
         (folder / MARKER).write_text(marker, encoding="utf-8")
         packed = Path(scratch) / "packed.tar.gz"
         with tarfile.open(packed, "w:gz", compresslevel=4) as tar:
-            tar.add(folder, arcname=".", filter=_nobody)
+            tar.add(folder, arcname=".", filter=_without_owner)
         packed.replace(archive)
     note.write_text(marker, encoding="utf-8")
     return archive
 
 
-def _nobody(entry: tarfile.TarInfo) -> tarfile.TarInfo:
-    """Without the names and numbers of this computer's users."""
+def _without_owner(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    """An archive entry without names and numbers of this computer's users."""
     entry.uid = entry.gid = 0
     entry.uname = entry.gname = ""
     return entry
 
 
 def _pip(wanted: Installation, packages: list[str], folder: Path, *, fetch: bool = False) -> None:
-    """Unpack wheels for the other machine into a folder, or only fetch them there."""
+    """Unpack wheels for another machine into a folder, or only download them."""
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download" if fetch else "install"]
     command += ["--no-deps", "--dest", str(folder)] if fetch else ["--no-compile", "--target", str(folder)]
     command += ["--quiet", "--only-binary=:all:", "--implementation", "cp", "--python-version", wanted.tag]
@@ -150,7 +151,7 @@ def _pip(wanted: Installation, packages: list[str], folder: Path, *, fetch: bool
 
 
 def compiler(machine: str) -> str:
-    """A C++ compiler on this computer for another machine's programs.
+    """The C++ compiler on this computer that builds programs for another machine.
 
     Raises:
         EnvironmentIncomplete: there is none.
@@ -166,7 +167,7 @@ def compiler(machine: str) -> str:
 
 
 def _native(wanted: Installation, scratch: Path, folder: Path) -> None:
-    """The libraries of ExecuTorch's wheel, and edgevit's C interface linked to them."""
+    """ExecuTorch's native libraries from its wheel, and edgevit's C interface linked to them."""
     program = compiler(wanted.machine)
     _pip(wanted, [f"{wanted.source.package}=={wanted.source.tested}"], scratch / "wheels", fetch=True)
     wheel = next((scratch / "wheels").glob("*.whl"))
@@ -188,7 +189,7 @@ def _native(wanted: Installation, scratch: Path, folder: Path) -> None:
 
 
 def _unpack(wheel: Path, folder: Path, wanted: tuple[str, ...]) -> None:
-    """Some folders of a wheel; never outside the destination."""
+    """Unpack some folders of a wheel, never outside the destination."""
     with zipfile.ZipFile(wheel) as packed:
         for name in packed.namelist():
             if name.startswith(wanted) and ".." not in PurePosixPath(name).parts and not name.endswith("/"):

@@ -1,4 +1,4 @@
-"""What Android's commands print, read: pure functions over text."""
+"""Parsers for the output of Android's commands: pure functions over text."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Thermal:
     """`dumpsys thermalservice`, Android 10 and newer.
 
     Attributes:
-        status: Android's word for how much it throttles; ``none`` if not at all.
+        status: Android's throttling status; ``none`` if it does not throttle.
         temperature_c: by sensor, from the hardware where it says, otherwise as last seen.
-        overridden: somebody set the status by hand.
+        overridden: whether somebody set the status by hand.
     """
 
     status: str
@@ -30,7 +30,7 @@ class Thermal:
 
 
 def parse_thermal(text: str) -> Thermal | None:
-    """Read it; None where the service is not there."""
+    """Parse ``dumpsys thermalservice``; None where the service is missing."""
     status = re.search(r"^\s*Thermal Status:\s*(\d+)", text, re.MULTILINE)
     if status is None:
         return None
@@ -52,7 +52,7 @@ class Battery:
 
 
 def parse_battery(text: str) -> Battery | None:
-    """Read it; None where there is no battery."""
+    """Parse ``dumpsys battery``; None without a battery."""
     pairs = (line.split(":", 1) for line in text.splitlines() if line.startswith("  ") and ":" in line)
     found = {key.strip(): value.strip() for key, value in pairs}
     if not found.get("level", "").isdigit():
@@ -67,11 +67,11 @@ def parse_battery(text: str) -> Battery | None:
 
 
 def parse_properties(text: str) -> dict[str, str]:
-    """`getprop`: ``[name]: [value]`` a line."""
+    """Parse ``getprop``: ``[name]: [value]`` a line."""
     return dict(re.findall(r"^\[([^\]]+)\]: \[([^\]]*)\]$", text, re.MULTILINE))
 
 
 def emulator_of(properties: dict[str, str]) -> str:
-    """The name of Android's emulator if this is one, otherwise an empty string."""
+    """The name of Android's emulator, or an empty string on a real device."""
     flags = (properties.get("ro.kernel.qemu"), properties.get("ro.boot.qemu"))
     return "Android Emulator" if "1" in flags else ""

@@ -8,6 +8,7 @@ from pathlib import Path
 from edgevit.core.certificates import issue
 
 _VALID = datetime.timedelta(days=2)
+"""The certificate is for one session, so it ends soon."""
 
 
 def self_signed(names: list[str], folder: Path) -> tuple[Path, Path]:

@@ -1,4 +1,4 @@
-"""The server behind a browser's page: files, commands out, events in; one link, used once."""
+"""The server of the measuring page: serves files, sends commands, receives events; its link works once."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from edgevit.devices.base import Event
+from edgevit.devices.base import RunnerEvent
 
 _LONGEST_POST = 32 << 20
+"""Bytes of the largest accepted message of the page (32 MiB), so that a page cannot fill memory."""
 _POLL_S = 15.0
+"""Seconds that a request for the next command is held open before the page is told to ask again."""
 _TYPES = {".wasm": "application/wasm", ".mjs": "text/javascript", ".js": "text/javascript"}
 _ISOLATED = {
     # Threads need a page that shares its process with no other origin.
@@ -32,19 +34,19 @@ _ISOLATED = {
 
 
 class PageServer:
-    """Serves one page.
+    """Serves the measuring page to one browser.
 
     Attributes:
-        token: of the link; whoever comes first with it gets the session.
+        token: of the link; the first browser that opens it gets the session.
         events: what the page posted, in order.
-        claimed: set once somebody opened the link.
+        claimed: set once the link was opened.
     """
 
     def __init__(
         self, bind: str, port: int, hosts: frozenset[str], public: Mapping[str, Path], tls: tuple[Path, Path] | None
     ) -> None:
         self.token = secrets.token_urlsafe(16)
-        self.events: queue.Queue[Event] = queue.Queue()
+        self.events: queue.Queue[RunnerEvent] = queue.Queue()
         self.claimed = threading.Event()
         self.public = dict(public)
         self.private: dict[str, Path] = {}
@@ -67,7 +69,7 @@ class PageServer:
 
     @property
     def port(self) -> int:
-        """That it listens on."""
+        """The TCP port that it listens on."""
         return int(self._server.server_address[1])
 
     def claim(self, token: str) -> str | None:
@@ -80,26 +82,26 @@ class PageServer:
         return self._session
 
     def knows(self, session: str) -> bool:
-        """Whether it is the session that was given out."""
+        """Whether a session is the one that was given out."""
         return bool(self._session) and secrets.compare_digest(session.encode(), self._session.encode())
 
     def command(self, **command: Any) -> None:
-        """Tell the page to do something."""
+        """Queue a command for the page."""
         self._commands.put(command)
 
     def next_command(self) -> dict[str, Any]:
-        """What the page shall do next; after some seconds without anything, to ask again."""
+        """The next command for the page; after some seconds without one, a request to ask again."""
         try:
             return self._commands.get(timeout=_POLL_S)
         except queue.Empty:
             return {"command": "wait"}
 
     def idle(self) -> bool:
-        """Whether the page has been told everything."""
+        """Whether all commands have been delivered."""
         return self._commands.empty()
 
     def close(self) -> None:
-        """Stop listening."""
+        """Stop the server and free its port."""
         self._server.shutdown()
         self._server.server_close()
 
@@ -121,7 +123,7 @@ def _handler(page: PageServer) -> type[http.server.BaseHTTPRequestHandler]:
             self.wfile.write(data)
 
         def _refused(self) -> bool:
-            """A name that is not ours is somebody else's page in disguise (DNS rebinding)."""
+            """Refuse a foreign host name: another site's page that reached this server by DNS rebinding."""
             host = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
             if host not in page.hosts:
                 self._answer(421)

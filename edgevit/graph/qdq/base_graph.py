@@ -1,4 +1,7 @@
-"""The graph that a recipe speaks of: the same for all formats, named and digested."""
+"""The canonical float graph that recipes refer to, the same for every format.
+
+Format-independent rewrites are applied; recipes use its node names, and `digest` identifies it.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ BEFORE = (
 
 
 def quantizable(program: ExportedProgram) -> GraphModule:
-    """A captured program's graph as all formats quantize it, free to edit."""
+    """The canonical float graph of a captured program, free to edit."""
     core = graph_of(program)
     apply_rewrites(core, (one for one in rewrites() if one.name in BEFORE))
     return core
@@ -51,7 +54,7 @@ def _text(value: Any) -> str:
 
 
 def digest(core: GraphModule) -> str:
-    """SHA-256 of a graph's operators, names and constants: what a recipe's names refer to."""
+    """SHA-256 of a graph's operators, names and constants: it identifies the graph that a recipe was solved for."""
     found = hashlib.sha256()
     for node in core.graph.nodes:
         found.update(f"{node.name} {node.op} {node.target} {_text(node.args)} {_text(node.kwargs)}\n".encode())

@@ -1,4 +1,4 @@
-"""Exact changes of a value's channels: scaled and shifted where it is made, undone where it is read.
+"""Exact changes of a value's channels: scaled and shifted by its producer, undone by its readers.
 
 RepQ-ViT (Li et al., ICCV 2023, section 3.2) does this after LayerNorm; here it is done wherever the maker of
 a value can take a factor for each channel: a norm, a convolution or linear layer, also before a ReLU.
@@ -28,15 +28,15 @@ _LAYER_NORM, GROUP_NORM = aten.layer_norm.default, aten.group_norm.default
 
 @dataclass(frozen=True)
 class Site:
-    """A value whose channels can be changed exactly.
+    """A value whose channels can be scaled (and perhaps shifted) without changing the model.
 
     Attributes:
-        value: it.
-        maker: the layer or norm that takes the change.
-        consumers: the layers that undo it; nothing else reads the value.
-        channels: how many.
-        shifts: whether a shift is possible beside a factor.
-        through: products of attention that hand the channels on, so that the change reaches their results too.
+        value: the fx node whose channels can be rescaled.
+        maker: the layer or norm that computes it and takes the change.
+        consumers: the layers that undo the change; nothing else reads the value.
+        channels: number of channels.
+        shifts: whether a shift is possible besides a factor.
+        through: attention products that preserve the channels, so that their results change too.
     """
 
     value: Node
@@ -48,7 +48,7 @@ class Site:
 
 
 def _channel_axis(maker: Node) -> int:
-    """Of what a layer or norm gives."""
+    """The axis of the channels in the result of a layer or norm."""
     return len(shape(maker) or ()) - 1 if is_call(maker, LINEAR, _LAYER_NORM) else 1
 
 
@@ -62,7 +62,7 @@ def _takes_factor(core: GraphModule, node: Node) -> bool:
 
 
 def _weighted(user: Node, value: Node, positions: torch.Tensor) -> torch.Tensor | None:
-    """Channels of what attention makes of its values: sums over tokens, each of one channel."""
+    """The channels of an attention product's result: sums over tokens, each of one channel of its values."""
     place = 2 if is_call(user, aten.scaled_dot_product_attention.default) else 1
     is_product = is_call(user, aten.scaled_dot_product_attention.default, aten.matmul.default, aten.bmm.default)
     if not is_product or [one is value for one in user.args[:3]].count(True) != 1 or user.args[place] is not value:
@@ -73,7 +73,7 @@ def _weighted(user: Node, value: Node, positions: torch.Tensor) -> torch.Tensor 
 
 
 def _readers(value: Node, positions: torch.Tensor, through: list[Node]) -> Iterable[tuple[Node, torch.Tensor | None]]:
-    """Who computes with a value, and which channel each element is that they read."""
+    """The operators that read a value, each with the channel of every element that it reads."""
     for user in value.users:
         if is_call(user, *SHAPE_OPERATORS):
             moved = traced(user, positions)
@@ -148,7 +148,7 @@ def _change_norm(core: GraphModule, node: Node, affine: Affine) -> None:
 
 
 def widened(weight: torch.Tensor, values: torch.Tensor, groups: int) -> torch.Tensor:
-    """Values of input channels, laid against a weight [out, in / groups, ...] so that they multiply it."""
+    """Values per input channel, shaped to broadcast against a weight [out, in / groups, ...]."""
     if groups > 1:
         values = values.reshape(groups, -1).repeat_interleave(weight.shape[0] // groups, 0)
     else:
@@ -170,11 +170,11 @@ def _change_input(core: GraphModule, layer: Layer, affine: Affine) -> None:
 
 @torch.no_grad()
 def apply_fold(core: GraphModule, site: Site, factor: torch.Tensor, shift: torch.Tensor | None = None) -> None:
-    """Change a value's channels: x becomes (x - shift) / factor.
+    """Change a value's channels exactly: x becomes (x - shift) / factor.
 
     Args:
         core: edited in place.
-        site: where.
+        site: the value, its producer and its readers.
         factor: positive, [channels].
         shift: [channels]; None for none.
     """
@@ -190,7 +190,7 @@ def apply_fold(core: GraphModule, site: Site, factor: torch.Tensor, shift: torch
 
 
 def apply_folds(core: GraphModule, folds: Iterable[ChannelFold]) -> None:
-    """Make a recipe's changes, in order.
+    """Apply a recipe's channel changes, in order.
 
     Raises:
         BadFile: the graph has no such value, or one whose channels cannot be changed so.

@@ -1,4 +1,4 @@
-"""The arithmetic of codes: from ranges to scales, from values to integers and back.
+"""The arithmetic of quantization codes: from ranges to scales, from values to integers and back.
 
 Scales lie on the grid of float16, so that a half-precision program keeps them as they are, and zero is
 always one of the values.
@@ -25,7 +25,7 @@ def on_grid(scale: Tensor) -> Tensor:
 
 
 def uniform_code(low: float, high: float, bits: int = 8, *, symmetric: bool = False) -> UniformCode:
-    """The code of a range.
+    """The uniform code (scale, zero point) that covers a range.
 
     ``s = (high - low) / (2^b - 1)``, ``z = round(q_min - low / s)`` (Q-HyViT, section III), with the range widened
     to hold zero, so that the zero point is an integer of the code: [4, 6] becomes [0, 6].
@@ -45,13 +45,13 @@ def uniform_code(low: float, high: float, bits: int = 8, *, symmetric: bool = Fa
 
 
 def weight_scales(weight: Tensor, bits: int = 8) -> Tensor:
-    """Symmetric scales of the largest magnitude in each output channel: [out channels]."""
+    """Symmetric scales from the largest magnitude in each output channel: [out channels]."""
     most = (1 << (bits - 1)) - 1
     return on_grid(weight.abs().flatten(1).amax(1) / most)
 
 
 def per_channel(values: Tensor, rank: int) -> Tensor:
-    """[channels] laid along axis 0 of a tensor with so many axes."""
+    """A vector [channels] shaped to broadcast along axis 0 of a tensor with ``rank`` axes."""
     return values.reshape(-1, *[1] * (rank - 1))
 
 
@@ -62,12 +62,12 @@ def weight_integers(weight: Tensor, code: WeightCode) -> Tensor:
 
 
 def fake_weight(weight: Tensor, code: WeightCode) -> Tensor:
-    """A weight rounded to its code, in float32."""
+    """A weight quantized to its code and dequantized, in float32."""
     return weight_integers(weight, code).float() * per_channel(torch.tensor(code.scale), weight.dim())
 
 
 def fake_uniform(values: Tensor, scale: float | Tensor, zero_point: float | Tensor, low: int, high: int) -> Tensor:
-    """Values rounded to ``scale * (q - zero_point)``."""
+    """Values quantized to ``scale * (q - zero_point)`` and dequantized."""
     # in place: a search does this thousands of times, and fresh memory takes longer than the arithmetic
     return (values / scale).round_().add_(zero_point).clamp_(low, high).sub_(zero_point).mul_(scale)
 
@@ -101,7 +101,7 @@ def _factors(values: Tensor, code: FactorCode) -> Tensor:
 
 
 def rounding(code: Code) -> Callable[[Tensor], Tensor]:
-    """A function that rounds values to a code, as a graph can call it."""
+    """A function that quantizes and dequantizes values by a code, callable from a graph."""
 
     def rounded(values: Tensor) -> Tensor:
         return fake_code(values, code)
@@ -110,7 +110,7 @@ def rounding(code: Code) -> Callable[[Tensor], Tensor]:
 
 
 def fake_code(values: Tensor, code: Code) -> Tensor:
-    """Values rounded to any code, in float32."""
+    """Values quantized by a code of any kind and dequantized, in float32."""
     if isinstance(code, UniformCode):
         return fake_uniform(values, code.scale, code.zero_point, code.low, code.high)
     if isinstance(code, TwinUniformCode):

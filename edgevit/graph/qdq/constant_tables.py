@@ -1,4 +1,4 @@
-"""Large constants that are added: position embeddings and expanded biases of attention, as integers.
+"""Large added constants as integers: position embeddings and expanded attention biases.
 
 A format that stores them expanded would be a third larger than its integer weights otherwise. Every format
 computes with the rounded values, so that all agree.
@@ -29,7 +29,7 @@ _ADDING = (aten.add.Tensor, aten.scaled_dot_product_attention.default)
 
 
 def tables_of(core: GraphModule) -> Iterator[tuple[Node, Tensor]]:
-    """Constants that are added to values, and nothing else is done with: (their node, the values)."""
+    """Constants that are added to values and used for nothing else: (their node, the values)."""
     for node in core.graph.nodes:
         value = constant(core, node)
         if value is None or value.dtype != torch.float32 or value.numel() < LEAST or value.dim() < 2:
@@ -50,13 +50,13 @@ def table_code(value: Tensor) -> TableCode:
 
 
 def fake_table(value: Tensor, code: TableCode) -> Tensor:
-    """A table rounded to its code, in float32."""
+    """A table quantized to its code and dequantized, in float32."""
     scale = _laid(torch.tensor(code.scale), code.axis)
     return (value / scale).round().clamp(-127, 127) * scale
 
 
 def round_tables(core: GraphModule, codes: Mapping[str, TableCode]) -> None:
-    """Put the rounded values in place, in a graph."""
+    """Replace the tables of a graph by their rounded values, in place."""
     builder = Builder(core)
     for node, value in list(tables_of(core)):
         code = codes.get(node.name)

@@ -1,4 +1,4 @@
-"""Activations that the runtime quantizes as they come: one scale and zero point for each input of a linear layer."""
+"""Dynamic quantization: the runtime computes scale and zero point of each linear layer's input while it runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LOW, _HIGH, _EPSILON = -128, 127, 2.0**-23
 
 
 def insert_dynamic(builder: Builder, layer: Layer) -> None:
-    """Quantize what a layer reads by its own smallest and largest value, in front of the layer."""
+    """Insert nodes in front of a layer that quantize its input by the input's own minimum and maximum."""
     builder.at(layer.node)
     value = operand(layer.node)
     chosen = builder.call(CHOOSE, value, _LOW, _HIGH, _EPSILON, torch.int8)
@@ -35,7 +35,7 @@ def insert_dynamic(builder: Builder, layer: Layer) -> None:
 
 
 def drop_dynamic(core: GraphModule) -> int:
-    """Let linear layers read floats again: the file says in another way that their inputs are quantized."""
+    """Remove dynamic quantization nodes, for formats that mark such layers in the file instead."""
     done = 0
     for node in list(calls(core, LINEAR)):
         value = node.args[0]

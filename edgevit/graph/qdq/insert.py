@@ -1,4 +1,4 @@
-"""Put a recipe's Q/DQ nodes into a graph.
+"""Inserts a recipe's Q/DQ nodes into a graph.
 
 The nodes are torch's own ``quantized_decomposed`` operators: a value is quantized once and dequantized by
 each of its readers; a weight is an int8 constant that is dequantized along its first axis; a bias lies on the
@@ -22,7 +22,7 @@ from edgevit.graph.qdq.channel_folds import apply_folds
 from edgevit.graph.qdq.codes import rounding, weight_integers
 from edgevit.graph.qdq.constant_tables import round_tables
 from edgevit.graph.qdq.dynamic import insert_dynamic
-from edgevit.graph.qdq.layers import SHAPE_OPERATORS, Layer, Plan, layers_of, plan
+from edgevit.graph.qdq.layers import SHAPE_OPERATORS, Layer, LayerPlan, layers_of, plan
 from edgevit.schema.recipe import Code, Recipe, UniformCode
 
 if TYPE_CHECKING:
@@ -55,13 +55,13 @@ def _leads_to(node: Node, wanted: set[Node]) -> bool:
 
 
 def emit_pair(builder: Builder, value: Node, numbers: tuple[Any, ...], users: Iterable[Node]) -> None:
-    """Quantize a value, and let each of ``users`` read it dequantized.
+    """Quantize a value once and give each of ``users`` a dequantized copy.
 
     Args:
         builder: of the value's graph.
         value: in floating point.
         numbers: scale, zero point, smallest and largest integer, and dtype.
-        users: some or all that read the value.
+        users: those readers of the value that shall read it dequantized.
     """
     integers = builder.at(value.next).call(QUANTIZE, value, *numbers)
     for user in users:
@@ -79,7 +79,7 @@ def _emit(builder: Builder, value: Node, code: Code, users: list[Node]) -> None:
         user.replace_input_with(value, rounded)
 
 
-def _quantize_values(core: GraphModule, found: Plan, recipe: Recipe) -> None:
+def _quantize_values(core: GraphModule, found: LayerPlan, recipe: Recipe) -> None:
     builder = Builder(core)
     reading = {layer.node for layer in found.layers} | set(found.sums)
     for value in found.points:
@@ -93,7 +93,7 @@ def _quantize_values(core: GraphModule, found: Plan, recipe: Recipe) -> None:
 
 
 def _bias_on_grid(bias: torch.Tensor, source: Code | None, scale: tuple[float, ...]) -> torch.Tensor:
-    """A bias rounded to multiples of the input's scale times the weight's, as 32-bit integers count them."""
+    """A bias rounded to multiples of input scale times weight scale, the unit of 32-bit accumulators."""
     if not isinstance(source, UniformCode):
         return bias
     step = torch.tensor(source.scale) * torch.tensor(scale)
@@ -119,7 +119,9 @@ def _quantize_weight(builder: Builder, layer: Layer, recipe: Recipe) -> None:
 
 
 def float_weights(core: GraphModule) -> int:
-    """Weights of layers that compute in floating point as floats on the grid of their code; returns how many."""
+    """Replace dequantized weights of layers that compute in floating point by rounded float constants; returns how
+    many.
+    """
     builder, done = Builder(core), 0
     for node in list(calls(core, DEQUANTIZE_CHANNELS)):
         layer = next(iter(node.users))
@@ -135,7 +137,7 @@ def float_weights(core: GraphModule) -> int:
 
 @torch.no_grad()
 def insert(core: GraphModule, recipe: Recipe, *, check: bool = True) -> GraphModule:
-    """Turn a graph into its quantized form, in place.
+    """Turn a canonical float graph into its quantized form, in place.
 
     Args:
         core: as `edgevit.graph.qdq.base_graph.quantizable` gives it.

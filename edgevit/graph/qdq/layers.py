@@ -1,4 +1,4 @@
-"""What there is to quantize in a graph: layers, sums of quantized values, and the values between them.
+"""What can be quantized in a graph: layers, sums of quantized values, and the values between them.
 
 A *point* is a value that gets a scale. Operators that only move values (views, permutations, splits) have
 the point of what they move, and so does everything that is read through them.
@@ -32,7 +32,7 @@ class Layer:
     """A convolution or linear layer with constant weights.
 
     Attributes:
-        node: its call.
+        node: its call in the graph.
         source: the value that it reads, before operators that only move it.
         result: the value that it gives, after an activation that integer kernels fuse.
         weight: float32 [out channels, ...].
@@ -45,22 +45,22 @@ class Layer:
 
     @property
     def name(self) -> str:
-        """Of its node."""
+        """The name of its fx node, by which recipes refer to the layer."""
         return self.node.name
 
     @property
     def is_convolution(self) -> bool:
-        """Whether it is one, rather than linear."""
+        """Whether it is a convolution rather than a linear layer."""
         return is_call(self.node, CONVOLUTION)
 
     @property
     def groups(self) -> int:
-        """Of a convolution; 1 for a linear layer."""
+        """The groups of a convolution; 1 for a linear layer."""
         return int(argument(self.node, "groups")) if self.is_convolution else 1
 
     @property
     def module(self) -> str:
-        """Path of the module that it was captured in."""
+        """Dotted path of the PyTorch module that the layer was captured in."""
         return module_path(self.node)
 
     @property
@@ -75,14 +75,14 @@ class Layer:
 
 
 def source_of(node: Node) -> Node:
-    """The value behind operators that only move it."""
+    """The value that a chain of layout operators starts from."""
     while is_call(node, *SHAPE_OPERATORS):
         node = operand(node)
     return node
 
 
 def readers(node: Node) -> Iterator[tuple[Node, Node]]:
-    """Who computes with a value, behind operators that only move it: (user, the moved value that it reads)."""
+    """The operators that compute with a value, seen through layout operators: (user, the moved value that it reads)."""
     for user in node.users:
         if is_call(user, *SHAPE_OPERATORS):
             yield from readers(user)
@@ -114,11 +114,11 @@ def layers_of(core: GraphModule) -> list[Layer]:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is quantized.
+class LayerPlan:
+    """The layers and sums that will be quantized.
 
     Attributes:
-        layers: with integer weights, in order.
+        layers: those with integer weights, in graph order.
         sums: additions of two quantized values, computed on integers.
     """
 
@@ -127,7 +127,7 @@ class Plan:
 
     @cached_property
     def computed(self) -> set[Node]:
-        """Values that exist as integers only: results of layers and of sums."""
+        """Values that exist as integers only: the results of layers and of sums."""
         return {layer.result for layer in self.layers} | {_result(node) for node in self.sums}
 
     @cached_property
@@ -148,7 +148,7 @@ def _is_sum(node: Node) -> bool:
     return is_call(node, *_SUMS) and len(set(sizes)) == 1 and sizes[0] is not None and not node.kwargs
 
 
-def plan(core: GraphModule, kept: Collection[str] = ()) -> Plan:
+def plan(core: GraphModule, kept: Collection[str] = ()) -> LayerPlan:
     """Decide what is quantized: all layers but those kept, and the sums that stand between them.
 
     A sum is computed on integers where both its terms are, and where all that read it are layers or such
@@ -174,8 +174,8 @@ def plan(core: GraphModule, kept: Collection[str] = ()) -> Plan:
     return _supported(layers, sums[::-1])
 
 
-def _supported(layers: tuple[Layer, ...], sums: list[Node]) -> Plan:
-    """Without the sums whose terms were sums that are not kept."""
+def _supported(layers: tuple[Layer, ...], sums: list[Node]) -> LayerPlan:
+    """A plan without sums whose own terms are sums that were not kept."""
     integer = {layer.result for layer in layers}
     kept: list[Node] = []
     for node in sums:
@@ -183,6 +183,6 @@ def _supported(layers: tuple[Layer, ...], sums: list[Node]) -> Plan:
             integer.add(_result(node))
             kept.append(node)
     if len(kept) == len(sums):
-        return Plan(layers, tuple(kept))
+        return LayerPlan(layers, tuple(kept))
     reading = {layer.node for layer in layers} | set(kept)
     return _supported(layers, [one for one in kept if all(u in reading for u, _ in readers(_result(one)))])

@@ -1,4 +1,4 @@
-"""The quantized program that one backend lowers."""
+"""Prepares the quantized program that one backend lowers."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Form:
-    """How a backend takes a quantized program.
+    """The form in which a backend takes a quantized program.
 
     Attributes:
-        carrying: who keeps integers through operators that only move values: the toolchain; this package, where no
-            value is quantized anew; this package, also where concatenated values get one code.
+        carrying: who propagates integers through layout operators: the toolchain; this package, where no value is
+            requantized; or this package, also where concatenated values get one code.
         dynamic: whether quantization at run time is in the program; otherwise the backend writes it into the file.
         weights: whether integer weights of layers that compute in floating point are in the program; otherwise the
             backend writes them into the file.
@@ -48,7 +48,7 @@ def quantized_core(program: ExportedProgram, recipe: Recipe) -> GraphModule:
 
 
 def answering(program: ExportedProgram, recipe: Recipe) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The quantized model in PyTorch: normalised float32 [1, 3, H, W] to logits.
+    """The quantized model as a PyTorch function: normalised float32 [1, 3, H, W] to logits.
 
     Raises:
         BadFile: the recipe is for another graph.
@@ -57,8 +57,8 @@ def answering(program: ExportedProgram, recipe: Recipe) -> Callable[[torch.Tenso
     return lambda inputs: first_output(core(inputs))
 
 
-def _then(chosen: Iterable[Rewrite], form: Form) -> tuple[Rewrite, ...]:
-    """A backend's rewrites that are left to do once a graph is quantized, and those that need it to be."""
+def _rewrites_after_quantization(chosen: Iterable[Rewrite], form: Form) -> tuple[Rewrite, ...]:
+    """The backend's rewrites that run after quantization, and those edits that need a quantized graph."""
     edits = {"drop_clipped_relus": drop_clipped_relus}
     if not form.dynamic:
         edits["drop_dynamic"] = drop_dynamic
@@ -73,7 +73,7 @@ def _then(chosen: Iterable[Rewrite], form: Form) -> tuple[Rewrite, ...]:
 def rewritten_quantized(program: Path, recipe: Recipe, chosen: Iterable[Rewrite], form: Form) -> GraphModule:
     """The edited graph of a saved program, before its call replacements and its wrapping."""
     core = quantized_core(torch.export.load(program), recipe)
-    apply_rewrites(core, _then(chosen, form))
+    apply_rewrites(core, _rewrites_after_quantization(chosen, form))
     return core
 
 
@@ -92,11 +92,11 @@ def prepare_quantized(
         interface: what the result takes and gives.
         recipe: the scales.
         chosen: the backend's rewrites, in order.
-        form: how the backend takes it.
+        form: the form in which the backend takes it.
         taps: names of intermediate values to answer with in place of the logits.
 
     Raises:
         BadFile: the recipe is for another graph.
     """
     core = quantized_core(program, recipe)
-    return finished(core, replace(interface, half=False), _then(chosen, form), taps)
+    return finished(core, replace(interface, half=False), _rewrites_after_quantization(chosen, form), taps)

@@ -1,4 +1,4 @@
-"""Keep integers where values only move: what a runtime would otherwise do in floating point.
+"""Propagates quantization through layout operators, which runtimes would otherwise compute in floating point.
 
 A value that is quantized is quantized again, with the same numbers, behind every operator that only moves it,
 and in front of every concatenation whose result is quantized. Quantizing commutes with moving, so that no value
@@ -28,13 +28,13 @@ def _is_tensor(node: Node) -> bool:
 
 
 def carry(core: GraphModule, *, requantizes: bool = True) -> int:
-    """Carry integers through views, permutations, splits and concatenations.
+    """Propagate integers through views, permutations, splits and concatenations.
 
     Args:
         core: edited in place.
-        requantizes: whether the toolchain keeps a quantization that directly follows a dequantization with other
-            numbers. Where it does not, a ReLU stands between them, if the code has no negative values; otherwise
-            the concatenation stays in floating point.
+        requantizes: whether the toolchain preserves a quantize that directly follows a dequantize with other
+            parameters. Where it does not, a ReLU is put between them if the code has no negative values; otherwise the
+            concatenation stays in floating point.
 
     Returns:
         How many Q/DQ pairs it took.
@@ -54,7 +54,7 @@ def carry(core: GraphModule, *, requantizes: bool = True) -> int:
 
 
 def _concatenations(core: GraphModule, builder: Builder, requantizes: bool) -> int:
-    """Quantize the parts of a concatenation with the numbers of the whole."""
+    """Quantize the inputs of a concatenation with the parameters of its result."""
     made = 0
     for quantizing in list(calls(core, QUANTIZE)):
         joined = operand(quantizing)
@@ -76,7 +76,7 @@ def _concatenations(core: GraphModule, builder: Builder, requantizes: bool) -> i
 
 
 def drop_clipped_relus(core: GraphModule) -> int:
-    """Leave out a ReLU whose result is quantized from zero up: clamping to the code does the same."""
+    """Remove a ReLU whose result is quantized from zero up: clamping to the code does the same."""
     done = 0
     for quantizing in list(calls(core, QUANTIZE)):
         node = operand(quantizing)

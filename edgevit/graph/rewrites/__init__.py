@@ -33,7 +33,7 @@ class Rewrite:
 
     Attributes:
         name: as in the manifest.
-        summary: one line for people.
+        summary: one line for lists and reports.
         order: rewrites run in ascending order.
         backends: the backends it is applied for.
         edit: changes the graph in place and returns how often it matched.
@@ -85,7 +85,8 @@ def _choice() -> dict[str, dict[str, list[str]]]:
 def rewrites_for(
     backend: str, variant: str = "", *, family: str = "", half: bool = False, asked: Sequence[str] = ()
 ) -> tuple[Rewrite, ...]:
-    """The rewrites applied for one model and backend: those that help on the backend, but for what slows the family.
+    """The rewrites applied for one model and backend: all that the backend wants, except those measured to slow the
+    family.
 
     Args:
         backend: its name.

@@ -21,7 +21,7 @@ _CHECKS = (
 
 
 def is_check(node: Node) -> bool:
-    """Whether a call only asserts something, and gives no value."""
+    """Whether a call only asserts something and has no result."""
     return node.op == "call_function" and getattr(node.target, "__name__", "").partition(".")[0] in _CHECKS
 
 

@@ -19,6 +19,7 @@ from edgevit.graph.layouts import permutation
 from edgevit.graph.rewrites import Rewrite
 
 MOST_AXES = 5
+"""Core ML takes values of no more axes."""
 RESHAPES = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)
 _BINARY = (aten.add.Tensor, aten.mul.Tensor, aten.add_.Tensor)
 

@@ -23,7 +23,7 @@ def fold(
     padding: Sequence[int],
     stride: Sequence[int],
 ) -> torch.Tensor:
-    """Windows added up where they overlap: [N, C * kh * kw, L] or [C * kh * kw, L] to [N, C, H, W] or [C, H, W]."""
+    """Sum overlapping windows (`col2im`): [N, C * kh * kw, L] or [C * kh * kw, L] to [N, C, H, W] or [C, H, W]."""
     taps = kernel[0] * kernel[1]
     sides = range(2)
     reach = [dilation[side] * (kernel[side] - 1) + 1 for side in sides]
@@ -51,12 +51,12 @@ def pad(x: torch.Tensor, widths: Sequence[int], mode: str = "constant", value: f
 
 
 def constant_pad(x: torch.Tensor, widths: Sequence[int], value: float = 0) -> torch.Tensor:
-    """The same of the operator that takes no mode."""
+    """The same as `pad` for the operator without a mode."""
     return pad(x, widths, "constant", value)
 
 
 def rules() -> Mapping[Any, Callable[..., Any]]:
-    """The replacements."""
+    """Replacement functions by ATen operator, for `edgevit.graph.fx.RuleInterpreter`."""
     return {aten.col2im.default: fold, aten.pad.default: pad, aten.constant_pad_nd.default: constant_pad}
 
 

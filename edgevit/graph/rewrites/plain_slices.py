@@ -21,36 +21,36 @@ def _slice(x: torch.Tensor, dim: int, start: int, length: int) -> torch.Tensor:
 
 
 def split_with_sizes(x: torch.Tensor, sizes: Sequence[int], dim: int = 0) -> tuple[torch.Tensor, ...]:
-    """Parts of given sizes."""
+    """Split into parts of given sizes."""
     starts = [sum(sizes[:index]) for index in range(len(sizes))]
     return tuple(_slice(x, dim, start, size) for start, size in zip(starts, sizes, strict=True))
 
 
 def split(x: torch.Tensor, size: int, dim: int = 0) -> tuple[torch.Tensor, ...]:
-    """Parts of one size, the last one of what is left."""
+    """Split into parts of one size; the last holds the remainder."""
     total = x.shape[dim]
     return split_with_sizes(x, [min(size, total - start) for start in range(0, total, size)], dim)
 
 
 def chunk(x: torch.Tensor, count: int, dim: int = 0) -> tuple[torch.Tensor, ...]:
-    """At most ``count`` parts of one size."""
+    """Split into at most ``count`` parts of one size."""
     return split(x, max(1, -(-x.shape[dim] // count)), dim)
 
 
 def select(x: torch.Tensor, dim: int, index: int) -> torch.Tensor:
-    """One slice without its axis."""
+    """One slice along an axis, without that axis."""
     axis = dim % x.dim()
     shape = [size for place, size in enumerate(x.shape) if place != axis]
     return _slice(x, axis, index % x.shape[axis], 1).reshape(shape)
 
 
 def unbind(x: torch.Tensor, dim: int = 0) -> tuple[torch.Tensor, ...]:
-    """Every slice without its axis."""
+    """All slices along an axis, each without that axis."""
     return tuple(select(x, dim, index) for index in range(x.shape[dim]))
 
 
 def squeeze(x: torch.Tensor, dim: int | Sequence[int] | None = None) -> torch.Tensor:
-    """Without axes of size 1."""
+    """Remove axes of size 1."""
     chosen = range(x.dim()) if dim is None else [dim] if isinstance(dim, int) else dim
     axes = {axis % x.dim() for axis in chosen}
     return x.reshape([size for axis, size in enumerate(x.shape) if not (axis in axes and size == 1)])
@@ -59,7 +59,7 @@ def squeeze(x: torch.Tensor, dim: int | Sequence[int] | None = None) -> torch.Te
 def stepped_slice(
     x: torch.Tensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
 ) -> torch.Tensor:
-    """Every ``step``-th entry: the first of each group of so many."""
+    """Every ``step``-th entry along an axis, as the first entry of each group of ``step``."""
     places = range(x.shape[dim])[start:end:step]
     if step == 1 or len(places) < 2:
         return aten.slice.Tensor(x, dim, start, end, step)
@@ -75,7 +75,7 @@ def stepped_slice(
 
 
 def roll(x: torch.Tensor, shifts: Sequence[int], dims: Sequence[int] = ()) -> torch.Tensor:
-    """What leaves at one end of an axis comes in at the other."""
+    """Rotate an axis: entries that leave at one end come in at the other."""
     if not dims:
         return roll(x.reshape(-1), shifts, (0,)).reshape(x.shape)
     for shift, dim in zip(shifts, dims, strict=True):
@@ -87,7 +87,7 @@ def roll(x: torch.Tensor, shifts: Sequence[int], dims: Sequence[int] = ()) -> to
 
 
 def rules() -> Mapping[Any, Callable[..., Any]]:
-    """The replacements."""
+    """Replacement functions by ATen operator, for `edgevit.graph.fx.RuleInterpreter`."""
     return {
         aten.split_with_sizes.default: split_with_sizes,
         aten.split.Tensor: split,

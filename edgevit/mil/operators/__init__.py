@@ -1,4 +1,4 @@
-"""Every operator that the evaluator knows, registered when this package is imported.
+"""All operators that the evaluator knows; importing this package registers them.
 
 Left out, with a clear error that names them: control flow, lists, GRU and plain recurrent layers, random
 numbers, states, and the box operators of detectors. No image classifier of the zoo needs them.

@@ -1,4 +1,4 @@
-"""Weights that are stored compressed: linear, blockwise, palettized and sparse (``constexpr_*``).
+"""Compressed weights: linear, blockwise, palettized and sparse (``constexpr_*``).
 
 Operators of iOS 16 take packed bytes and a shape, those of iOS 18 take tensors of narrow types; a
 shape among the parameters tells the two apart.
@@ -29,7 +29,7 @@ def constexpr_affine_dequantize(*, quantized_data: Tensor, zero_point: Tensor, s
 
 
 def _blocks(values: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Each element repeated over its block until the tensor has that shape."""
+    """Repeat each element over its block until the tensor has the wanted shape."""
     for axis, size in enumerate(shape):
         if size % values.shape[axis]:
             raise ValueError(f"{size} elements do not divide into {values.shape[axis]} blocks")
@@ -77,7 +77,7 @@ def _unpacked(raw: Tensor, bits: int, shape: Ints) -> Tensor:
 def constexpr_lut_to_dense(
     *, indices: Tensor, lut: Tensor, shape: Ints | None = None, vector_axis: int | None = None
 ) -> Tensor:
-    """Table entries in place of their indices."""
+    """Replace indices by their table entries."""
     if shape is None:
         return _look_up(indices, lut, vector_axis)
     return lut[_unpacked(indices, round(math.log2(len(lut))), shape).long()]

@@ -37,7 +37,7 @@ def padding(sizes: Ints, kernel: Ints, strides: Ints, dilations: Ints, pad_type:
 
 
 def _reversed_pairs(pads: Ints) -> list[int]:
-    """From first dimension first to last dimension first, as `torch.nn.functional.pad` has it."""
+    """Reverse the order of dimensions in a list of (before, after) pairs, as `torch.nn.functional.pad` expects."""
     pairs = list(zip(pads[::2], pads[1::2], strict=True))
     return [one for pair in reversed(pairs) for one in pair]
 

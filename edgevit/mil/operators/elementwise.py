@@ -1,4 +1,4 @@
-"""Element by element: arithmetic, comparisons, logic, activations and casts."""
+"""Element-wise operators: arithmetic, comparisons, logic, activations and casts."""
 
 from __future__ import annotations
 
@@ -105,13 +105,13 @@ def inverse(*, x: Tensor, epsilon: float = 1e-4) -> Tensor:
 
 @operator("clip")
 def clip(*, x: Tensor, alpha: float, beta: float) -> Tensor:
-    """Into [alpha, beta]."""
+    """``x`` clamped into the interval [``alpha``, ``beta``]."""
     return x.clamp(alpha, beta)
 
 
 @operator("threshold")
 def threshold(*, x: Tensor, alpha: float) -> Tensor:
-    """At least ``alpha``."""
+    """The larger of ``x`` and ``alpha``, element by element."""
     return x.clamp(min=alpha)
 
 
@@ -129,13 +129,13 @@ def clamped_relu(*, x: Tensor, alpha: float, beta: float) -> Tensor:
 
 @operator("leaky_relu")
 def leaky_relu(*, x: Tensor, alpha: float) -> Tensor:
-    """Slope ``alpha`` below 0."""
+    """``x``, with slope ``alpha`` below 0."""
     return functional.leaky_relu(x, alpha)
 
 
 @operator("elu")
 def elu(*, x: Tensor, alpha: float) -> Tensor:
-    """``alpha (exp(x) - 1)`` below 0."""
+    """``x``, and ``alpha * (exp(x) - 1)`` below 0."""
     return functional.elu(x, alpha)
 
 
@@ -159,7 +159,7 @@ def linear_activation(*, x: Tensor, alpha: float, beta: float) -> Tensor:
 
 @operator("scaled_tanh")
 def scaled_tanh(*, x: Tensor, alpha: float, beta: float) -> Tensor:
-    """``alpha tanh(beta x)``."""
+    """``alpha * tanh(beta * x)``, element by element."""
     return alpha * torch.tanh(x * beta)
 
 

@@ -14,7 +14,7 @@ from edgevit.mil.registry import Bools, Ints, operator, positive, take
 def _slices(
     begin: Ints, end: Ints, stride: Ints | None, begin_mask: Bools | None, end_mask: Bools | None, squeeze: Bools | None
 ) -> tuple[slice | int, ...]:
-    """numpy's index for MIL's slice parameters; a masked bound is left open, a squeezed axis is an index."""
+    """numpy's index for MIL's slice parameters; masked bounds are left open, squeezed axes become an integer."""
     no = (False,) * len(begin)
     rows = zip(begin, end, stride or (1,) * len(begin), begin_mask or no, end_mask or no, squeeze or no, strict=True)
     return tuple(
@@ -43,7 +43,7 @@ def slice_by_index(
 
 @operator("slice_by_size")
 def slice_by_size(*, x: Tensor, begin: Ints, size: Ints) -> Tensor:
-    """From ``begin``, ``size`` elements of each axis; -1 is all that follow."""
+    """A slice of ``size`` elements of each axis from ``begin``; -1 means all that follow."""
     firsts = [positive(first, length) if first < 0 else first for first, length in zip(begin, x.shape, strict=True)]
     return x[tuple(slice(f, None if n == -1 else f + n) for f, n in zip(firsts, size, strict=True))]
 
@@ -67,10 +67,10 @@ def slice_update(
 
 
 def _wrapped(indices: Tensor, size: int) -> Tensor:
-    """Indices with negative ones counted from the end.
+    """Indices with negative ones counted from the end of the axis.
 
     Raises:
-        ValueError: one lies outside.
+        ValueError: one is out of range.
     """
     indices = indices.long()
     if indices.numel() and not bool(((indices >= -size) & (indices < size)).all()):
@@ -87,7 +87,7 @@ def gather(
     batch_dims: int = 0,
     validate_indices: bool = False,  # noqa: ARG001
 ) -> Tensor:
-    """Slices of an axis at the given places; the first ``batch_dims`` axes go together, as in TensorFlow."""
+    """Slices of an axis at the given indices; the first ``batch_dims`` axes are paired, as in TensorFlow."""
     axis = positive(axis, x.ndim)
     places = _wrapped(indices, x.shape[axis])
     if batch_dims == 0:
@@ -99,13 +99,13 @@ def gather(
 
 @operator("gather_along_axis")
 def gather_along_axis(*, x: Tensor, indices: Tensor, axis: int = 0, validate_indices: bool = False) -> Tensor:  # noqa: ARG001
-    """As numpy's ``take_along_axis``."""
+    """Values of ``x`` at ``indices`` along an axis, as numpy's ``take_along_axis`` picks them."""
     axis = positive(axis, x.ndim)
     return x.gather(axis, _wrapped(indices, x.shape[axis]))
 
 
 def _flat_places(indices: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Row numbers in the flattened leading axes for indices [..., depth]."""
+    """Row numbers in the flattened leading axes, for indices [..., depth]."""
     place = torch.zeros(indices.shape[:-1], dtype=torch.int64)
     for axis, size in enumerate(shape):
         place = place * size + _wrapped(indices[..., axis], size)
@@ -153,7 +153,7 @@ def scatter_along_axis(
     mode: str = "add",
     validate_indices: bool = False,  # noqa: ARG001
 ) -> Tensor:
-    """Updates put or combined along one axis."""
+    """A copy with updates written or combined along one axis."""
     axis = positive(axis, data.ndim)
     return _scattered(data, axis, _wrapped(indices, data.shape[axis]), updates, mode)
 
@@ -168,7 +168,7 @@ def scatter(
     mode: str = "add",
     validate_indices: bool = False,  # noqa: ARG001
 ) -> Tensor:
-    """Slices of an axis replaced or combined; ``indices`` may have any rank."""
+    """A copy with slices of an axis replaced or combined; ``indices`` may have any rank."""
     axis = positive(axis, data.ndim)
     places = _wrapped(indices, data.shape[axis]).reshape(-1)
     shape = (*data.shape[:axis], len(places), *data.shape[axis + 1 :])
@@ -185,7 +185,7 @@ def scatter_nd(
     mode: str = "add",
     validate_indices: bool = False,  # noqa: ARG001
 ) -> Tensor:
-    """Slices at index vectors replaced or combined."""
+    """A copy with slices at index vectors replaced or combined."""
     depth = indices.shape[-1]
     rows, width = math.prod(data.shape[:depth]), math.prod(data.shape[depth:])
     places = _flat_places(indices, tuple(data.shape[:depth])).reshape(-1)

@@ -27,7 +27,7 @@ def matmul(*, x: Tensor, y: Tensor, transpose_x: bool = False, transpose_y: bool
 
 @operator("einsum")
 def einsum(*, values: list[Tensor], equation: str) -> Tensor:
-    """Einstein summation."""
+    """Einstein summation of the tensors ``values``, with torch's notation in ``equation``."""
     return torch.einsum(equation, *values)
 
 

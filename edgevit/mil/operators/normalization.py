@@ -1,4 +1,4 @@
-"""Normalisations."""
+"""The normalization operators of ML Programs: batch, layer, instance and local response norm, L2."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def batch_norm(
     beta: Tensor | None = None,
     epsilon: float = 1e-5,
 ) -> Tensor:
-    """By given statistics of each channel (axis 1)."""
+    """Normalise by given statistics of each channel (axis 1)."""
     return functional.batch_norm(x, mean, variance, gamma, beta, eps=epsilon)
 
 
@@ -32,7 +32,7 @@ def batch_norm(
 def instance_norm(
     *, x: Tensor, gamma: Tensor | None = None, beta: Tensor | None = None, epsilon: float = 1e-5
 ) -> Tensor:
-    """By the statistics of each channel of each image."""
+    """Normalise each channel of each image by its own statistics."""
     axes = tuple(range(2, x.ndim))
     variance, mean = torch.var_mean(x, axes, correction=0, keepdim=True)
     scale, shift = (None if one is None else spread(one, 1, x.ndim) for one in (gamma, beta))
@@ -48,7 +48,7 @@ def layer_norm(
     beta: Tensor | None = None,
     epsilon: float = 1e-5,
 ) -> Tensor:
-    """By the statistics over ``axes``; ``gamma`` and ``beta`` have the sizes of those axes."""
+    """Normalise by the statistics over ``axes``; ``gamma`` and ``beta`` have the sizes of those axes."""
     chosen = sorted(axis % x.ndim for axis in axes) if axes is not None else list(range(x.ndim))
     sizes = [x.shape[axis] for axis in chosen]
     if chosen == list(range(x.ndim - len(chosen), x.ndim)):
@@ -61,11 +61,11 @@ def layer_norm(
 
 @operator("l2_norm")
 def l2_norm(*, x: Tensor, epsilon: float = 1e-6) -> Tensor:
-    """Divided by the root of the sum of squares over the last three axes."""
+    """Divide by the root of the sum of squares over the last three axes."""
     return x / torch.sqrt(x.square().sum((-3, -2, -1), keepdim=True) + epsilon)
 
 
 @operator("local_response_norm")
 def local_response_norm(*, x: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Tensor:
-    """By the squares of ``size`` neighbouring channels."""
+    """Divide by a power of the squares of ``size`` neighbouring channels."""
     return functional.local_response_norm(x, size, alpha, beta, k)

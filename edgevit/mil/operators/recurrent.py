@@ -1,4 +1,4 @@
-"""The recurrent layer that vision models use: LSTM."""
+"""LSTM, the only recurrent layer of vision models here."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _one_way(
     activations: tuple[Callable[[Tensor], Tensor], ...],
     clip: float | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One direction over [steps, batch, in]: every hidden state, the last one, and the last cell."""
+    """Run one direction over [steps, batch, in]: every hidden state, the last one, and the last cell."""
     gate, inner, outer = activations
     given = torch.nn.functional.linear(x, weights[0], bias)
     peeps = peephole.chunk(3) if peephole is not None else (torch.zeros(()),) * 3

@@ -1,4 +1,4 @@
-"""Resizing of the last two axes; where samples lie is as coremltools' documentation states."""
+"""Resizing of the last two axes; sample positions follow coremltools' documentation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edgevit.mil.registry import Ints, operator, take
 
 
 def sample_positions(size: int, wanted: int, mode: str) -> Tensor:
-    """Where ``wanted`` samples lie on a grid of ``size`` points: float64 [wanted] within [0, size - 1].
+    """The positions of ``wanted`` samples on a grid of ``size`` points: float64 [wanted] within [0, size - 1].
 
     Args:
         size: of the input axis.
@@ -65,13 +65,13 @@ def _scaled(x: Tensor, height: float, width: float) -> tuple[int, int]:
 def resize_bilinear(
     *, x: Tensor, target_size_height: int = 1, target_size_width: int = 1, sampling_mode: str = "DEFAULT"
 ) -> Tensor:
-    """Bilinear, to a given size."""
+    """Bilinear resizing to a given size."""
     return _bilinear(x, target_size_height, target_size_width, sampling_mode)
 
 
 @operator("resize_nearest_neighbor")
 def resize_nearest_neighbor(*, x: Tensor, target_size_height: int, target_size_width: int) -> Tensor:
-    """Nearest neighbour, to a given size."""
+    """Nearest-neighbour resizing to a given size."""
     return _nearest(x, target_size_height, target_size_width)
 
 
@@ -79,7 +79,7 @@ def resize_nearest_neighbor(*, x: Tensor, target_size_height: int, target_size_w
 def upsample_nearest_neighbor(
     *, x: Tensor, scale_factor_height: float = 1.0, scale_factor_width: float = 1.0
 ) -> Tensor:
-    """Nearest neighbour, by a factor."""
+    """Nearest-neighbour upsampling by a factor."""
     return _nearest(x, *_scaled(x, scale_factor_height, scale_factor_width))
 
 
@@ -92,7 +92,7 @@ def upsample_bilinear(
     align_corners: bool = True,
     half_pixel_centers: bool | None = None,
 ) -> Tensor:
-    """Bilinear, by a factor; the factor is computed again from the sizes."""
+    """Bilinear upsampling by a factor, which is computed again from the sizes."""
     half = not align_corners if half_pixel_centers is None else half_pixel_centers
     modes = {(True, False): "STRICT_ALIGN_CORNERS", (False, True): "UNALIGN_CORNERS", (False, False): "DEFAULT"}
     if (align_corners, half) not in modes:
@@ -104,7 +104,7 @@ def upsample_bilinear(
 def resize(
     *, x: Tensor, shape: Ints, resized_dims: int, interpolation_mode: str = "LINEAR", sampling_mode: str = "DEFAULT"
 ) -> Tensor:
-    """The last ``resized_dims`` axes to the last sizes of ``shape``, where 0 keeps an axis."""
+    """Resize the last ``resized_dims`` axes to the last sizes of ``shape``, where 0 keeps an axis."""
     wanted = shape[len(shape) - resized_dims :]
     sizes = [size or have for size, have in zip(wanted, x.shape[x.ndim - resized_dims :], strict=True)]
     nearest = interpolation_mode == "NEAREST_NEIGHBOR"

@@ -1,4 +1,4 @@
-"""Shapes: nothing is computed, elements only move."""
+"""Shape operators: elements are moved, nothing is computed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgevit.mil.registry import Ints, operator, positive
 
 @operator("reshape")
 def reshape(*, x: Tensor, shape: Ints) -> Tensor:
-    """To ``shape``; 0 keeps the dimension at that place, -1 is what is left."""
+    """Reshape to ``shape``; 0 keeps the dimension at that place, -1 is inferred."""
     if 0 in shape and len(shape) != x.ndim:
         raise ValueError(f"a shape with 0, {list(shape)}, needs as many dimensions as its input, {x.ndim}")
     return x.reshape([x.shape[index] if size == 0 else size for index, size in enumerate(shape)])
@@ -21,7 +21,7 @@ def reshape(*, x: Tensor, shape: Ints) -> Tensor:
 
 @operator("reshape_like")
 def reshape_like(*, x: Tensor, ref_tensors: list[Tensor], begins: Ints, ends: Ints, end_masks: Ints) -> Tensor:
-    """To the joined sizes of parts of other tensors' shapes."""
+    """Reshape to the joined sizes of parts of other tensors' shapes."""
     shape: list[int] = []
     for other, begin, end, mask in zip(ref_tensors, begins, ends, end_masks, strict=True):
         shape += other.shape[begin : None if mask else end]
@@ -30,13 +30,13 @@ def reshape_like(*, x: Tensor, ref_tensors: list[Tensor], begins: Ints, ends: In
 
 @operator("transpose")
 def transpose(*, x: Tensor, perm: Ints) -> Tensor:
-    """Axes in another order."""
+    """Permute the axes of a tensor."""
     return x.permute(perm)
 
 
 @operator("expand_dims")
 def expand_dims(*, x: Tensor, axes: Ints) -> Tensor:
-    """With new axes of size 1 at the given places of the result."""
+    """Insert axes of size 1 at the given positions of the result."""
     rank = x.ndim + len(axes)
     for axis in sorted(positive(axis, rank) for axis in axes):
         x = x.unsqueeze(axis)
@@ -45,13 +45,13 @@ def expand_dims(*, x: Tensor, axes: Ints) -> Tensor:
 
 @operator("squeeze")
 def squeeze(*, x: Tensor, axes: Ints | None = None) -> Tensor:
-    """Without axes of size 1; others among ``axes`` are left."""
+    """Remove axes of size 1; other axes among ``axes`` stay."""
     return x.squeeze() if axes is None else x.squeeze(axes)
 
 
 @operator("flatten2d")
 def flatten2d(*, x: Tensor, axis: int = 1) -> Tensor:
-    """[product before ``axis``, product from it on]."""
+    """Flatten to [product before ``axis``, product from it on]."""
     return x.reshape(math.prod(x.shape[:axis]), math.prod(x.shape[axis:]))
 
 
@@ -63,13 +63,13 @@ def shape(*, x: Tensor) -> Tensor:
 
 @operator("reverse")
 def reverse(*, x: Tensor, axes: Ints | None = None) -> Tensor:
-    """Backwards along some axes, or along all."""
+    """Reverse the order of elements along some axes, or along all."""
     return x.flip(tuple(range(x.ndim)) if axes is None else axes)
 
 
 @operator("reverse_sequence")
 def reverse_sequence(*, x: Tensor, lengths: Ints, seq_axis: int = 0, batch_axis: int = 0) -> Tensor:
-    """The first ``lengths[i]`` elements of each slice of a batch backwards."""
+    """Reverse the first ``lengths[i]`` elements of each slice of a batch."""
     moved = x.movedim((batch_axis, seq_axis), (0, 1))
     rows = [torch.cat([row[:length].flip(0), row[length:]]) for row, length in zip(moved, lengths, strict=True)]
     return torch.stack(rows).movedim((0, 1), (batch_axis, seq_axis))
@@ -77,19 +77,19 @@ def reverse_sequence(*, x: Tensor, lengths: Ints, seq_axis: int = 0, batch_axis:
 
 @operator("pixel_shuffle")
 def pixel_shuffle(*, x: Tensor, upscale_factor: int) -> Tensor:
-    """Channels into space, as torch's ``PixelShuffle``."""
+    """Move channels into space, as torch's ``PixelShuffle``."""
     return functional.pixel_shuffle(x, upscale_factor)
 
 
 @operator("pixel_unshuffle")
 def pixel_unshuffle(*, x: Tensor, downscale_factor: int) -> Tensor:
-    """Space into channels, as torch's ``PixelUnshuffle``."""
+    """Move space into channels, as torch's ``PixelUnshuffle``."""
     return functional.pixel_unshuffle(x, downscale_factor)
 
 
 @operator("depth_to_space")
 def depth_to_space(*, x: Tensor, block_size: int) -> Tensor:
-    """Channels into space with the block index leading, as TensorFlow's ``depth_to_space``."""
+    """Move channels into space, block index first, as TensorFlow's ``depth_to_space``."""
     batch, channels, height, width = x.shape
     kept = channels // block_size**2
     blocks = x.reshape(batch, block_size, block_size, kept, height, width).permute(0, 3, 4, 1, 5, 2)
@@ -98,7 +98,7 @@ def depth_to_space(*, x: Tensor, block_size: int) -> Tensor:
 
 @operator("space_to_depth")
 def space_to_depth(*, x: Tensor, block_size: int) -> Tensor:
-    """Space into channels with the block index leading, as TensorFlow's ``space_to_depth``."""
+    """Move space into channels, block index first, as TensorFlow's ``space_to_depth``."""
     batch, channels, height, width = x.shape
     rows, columns = height // block_size, width // block_size
     blocks = x.reshape(batch, channels, rows, block_size, columns, block_size).permute(0, 3, 5, 1, 2, 4)
@@ -107,7 +107,7 @@ def space_to_depth(*, x: Tensor, block_size: int) -> Tensor:
 
 @operator("space_to_batch")
 def space_to_batch(*, x: Tensor, block_shape: Ints, paddings: Ints) -> Tensor:
-    """Padded space into the batch with the block index leading, as TensorFlow's ``space_to_batch_nd``."""
+    """Pad and move space into the batch, block index first, as TensorFlow's ``space_to_batch_nd``."""
     top, bottom, left, right = paddings
     padded = functional.pad(x, (left, right, top, bottom))
     tall, wide = block_shape
@@ -119,7 +119,7 @@ def space_to_batch(*, x: Tensor, block_shape: Ints, paddings: Ints) -> Tensor:
 
 @operator("batch_to_space")
 def batch_to_space(*, x: Tensor, block_shape: Ints, crops: Ints) -> Tensor:
-    """The batch back into space, then cropped, as TensorFlow's ``batch_to_space_nd``."""
+    """Move the batch back into space and crop, as TensorFlow's ``batch_to_space_nd``."""
     tall, wide = block_shape
     batch, channels, height, width = x.shape
     images = batch // (tall * wide)
@@ -131,6 +131,6 @@ def batch_to_space(*, x: Tensor, block_shape: Ints, crops: Ints) -> Tensor:
 
 @operator("sliding_windows")
 def sliding_windows(*, x: Tensor, axis: int, size: int, stride: int = 1) -> Tensor:
-    """All windows along an axis, each a new axis behind it."""
+    """All windows along an axis; each window becomes a new axis behind it."""
     axis = positive(axis, x.ndim)
     return x.unfold(axis, size, stride).movedim(-1, axis + 1)

@@ -1,4 +1,4 @@
-"""Making, joining, splitting and padding tensors, and the classifier's last step."""
+"""Operators that make, join, split and pad tensors, and the classifier's last step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgevit.mil.registry import Ints, Strings, operator, positive, take
 
 @operator("concat")
 def concat(*, values: list[Tensor], axis: int, interleave: bool = False) -> Tensor:
-    """Joined along an axis, one after the other or element by element; scalars become a vector."""
+    """Join along an axis, one after the other or interleaved; scalars become a vector."""
     parts = [one.reshape(1) if one.ndim == 0 else one for one in values]
     axis = positive(axis, parts[0].ndim)
     return torch.stack(parts, axis + 1).flatten(axis, axis + 1) if interleave else torch.cat(parts, axis)
@@ -21,7 +21,7 @@ def concat(*, values: list[Tensor], axis: int, interleave: bool = False) -> Tens
 
 @operator("stack")
 def stack(*, values: list[Tensor], axis: int) -> Tensor:
-    """Joined along a new axis."""
+    """Join along a new axis."""
     return torch.stack(values, axis)
 
 
@@ -29,7 +29,7 @@ def stack(*, values: list[Tensor], axis: int) -> Tensor:
 def split(
     *, x: Tensor, axis: int, num_splits: int | None = None, split_sizes: Ints | None = None
 ) -> tuple[Tensor, ...]:
-    """Into parts of given sizes, or into equal ones."""
+    """Split into parts of given sizes, or into equal ones."""
     if split_sizes is not None:
         return torch.split(x, list(split_sizes), axis)
     if not num_splits or x.shape[axis] % num_splits:
@@ -39,7 +39,7 @@ def split(
 
 @operator("tile")
 def tile(*, x: Tensor, reps: Ints) -> Tensor:
-    """Repeated along each axis."""
+    """Repeat along each axis."""
     return x.tile(reps)
 
 
@@ -57,7 +57,7 @@ def fill_like(*, ref_tensor: Tensor, value: Tensor | None = None) -> Tensor:
 
 @operator("range_1d")
 def range_1d(*, start: Tensor, end: Tensor, step: Tensor) -> Tensor:
-    """From ``start`` by ``step``, ``end`` left out."""
+    """Numbers from ``start`` by ``step`` up to, but without, ``end``."""
     return torch.arange(start.item(), end.item(), step.item())
 
 
@@ -86,7 +86,7 @@ def non_zero(*, x: Tensor) -> Tensor:
 
 @operator("band_part")
 def band_part(*, x: Tensor, lower: int = -1, upper: int = -1) -> Tensor:
-    """Zero outside a band around the diagonal; a negative width keeps everything on that side."""
+    """Zero all elements outside a band around the diagonal; a negative width keeps everything on that side."""
     below = torch.arange(x.shape[-2]).unsqueeze(1) - torch.arange(x.shape[-1])
     band = ((lower < 0) | (below <= lower)) & ((upper < 0) | (-below <= upper))
     return torch.where(band, x, torch.zeros_like(x))
@@ -94,7 +94,7 @@ def band_part(*, x: Tensor, lower: int = -1, upper: int = -1) -> Tensor:
 
 @operator("pad")
 def pad(*, x: Tensor, pad: Ints, mode: str = "constant", constant_val: float = 0.0) -> Tensor:
-    """Around the last ``len(pad) / 2`` axes: (before, after) of each, the first of them first.
+    """Pad the last ``len(pad) / 2`` axes: (before, after) of each, the first of them first.
 
     ``reflect`` leaves the edge element out, ``replicate`` repeats it.
     """
@@ -118,7 +118,7 @@ def pad(*, x: Tensor, pad: Ints, mode: str = "constant", constant_val: float = 0
 
 @operator("crop")
 def crop(*, x: Tensor, crop_height: Ints, crop_width: Ints) -> Tensor:
-    """Without rows and columns at the edges of the last two axes."""
+    """Remove rows and columns at the edges of the last two axes."""
     (top, bottom), (left, right) = crop_height, crop_width
     return x[..., top : x.shape[-2] - bottom, left : x.shape[-1] - right]
 

@@ -47,7 +47,7 @@ class Bridge:
 
     Attributes:
         resolution: (H, W) of the image.
-        makers: the layers whose results the image is made of.
+        makers: the layers that produce the image.
         readers: the layers that first read its tokens; empty where attention does at once.
     """
 
@@ -57,7 +57,7 @@ class Bridge:
 
 
 def _image(node: Node) -> Sides | None:
-    """Sides of an image value of more than one pixel."""
+    """(H, W) of a value that is an image of more than one pixel, or None."""
     size = shape(node)
     if size is None or len(size) != 4 or size[0] != 1 or size[2] * size[3] < 2:
         return None
@@ -65,7 +65,7 @@ def _image(node: Node) -> Sides | None:
 
 
 def _makers(node: Node, found: dict[Node, bool] | None = None) -> list[Node]:
-    """The nearest layers above a value that are convolutions of images, through sums, norms and activations."""
+    """The nearest image convolutions above a value, found through sums, norms and activations."""
     found = {} if found is None else found
     if is_call(node, CONVOLUTION):
         return [node]
@@ -76,7 +76,7 @@ def _makers(node: Node, found: dict[Node, bool] | None = None) -> list[Node]:
 
 
 def _tokens(core: GraphModule, node: Node, image: Node, seen: set[Node]) -> Iterator[Node]:
-    """What first computes with the tokens: layers of tokens, and attention."""
+    """The first readers that compute with the tokens: layers of tokens, and attention."""
     for user in node.users:
         if user in seen:
             continue
@@ -111,7 +111,7 @@ def _lays_out_anew(user: Node, image: Node) -> bool:
 
 
 def bridges_of(core: GraphModule) -> list[Bridge]:
-    """Every bridge block of a graph, in order."""
+    """Every bridge block of a graph, in graph order."""
     found: dict[Sides, Bridge] = {}
     tokens: set[Sides | None] = set()
     for node in core.graph.nodes:

@@ -1,4 +1,4 @@
-"""Judge a bridge block as one: by what its last layers give when all of its layers are quantized.
+"""Refines the codes of a bridge block by the error of its last layers while all of its layers are quantized.
 
 Q-HyViT (section III-C): of a bridge block, ``O`` in ``E[dO^T diag((dL/dO)^2) dO]`` is what the whole block gives, its
 layers applied in sequence with the earlier ones quantized.
@@ -32,11 +32,12 @@ if TYPE_CHECKING:
 Choice = Callable[[], None]
 """Puts one candidate into the bench."""
 _WEIGHT_MULTIPLES = (0.8, 0.9, 1.1, 1.2)
+"""Factors by which a layer's weight scales are varied, all channels together."""
 
 
 @dataclass(frozen=True)
 class _Block:
-    """What it takes to run one bridge again and again.
+    """The data needed to run one bridge block repeatedly.
 
     Attributes:
         core: the graph with all folds made.
@@ -64,7 +65,7 @@ class _Quantized(Interpreter):
         self._layers = {layer.node: layer for layer in (*block.makers, *block.readers)}
 
     def run_node(self, n: Node) -> Any:
-        """One operator."""
+        """One operator, a layer with its input and weight rounded to the bench's codes."""
         layer = self._layers.get(n)
         if layer is None:
             result = super().run_node(n)
@@ -115,7 +116,7 @@ def _block(bench: Bench, bridge: Bridge) -> _Block | None:
 
 
 def _loss(bench: Bench, block: _Block) -> float:
-    """Fisher-weighted error of what the block gives."""
+    """Fisher-weighted error of the block's results."""
     total = 0.0
     for picture, environment in enumerate(block.environments):
         run = _Quantized(block, bench)
@@ -129,7 +130,9 @@ def _loss(bench: Bench, block: _Block) -> float:
 
 
 def _outside(bench: Bench, block: _Block, point: str) -> float:
-    """What a point costs the layers outside of the block that read it, counted as the block's loss is."""
+    """The loss that a point's code causes in layers outside of the block that read it, in the unit of the block's
+    loss.
+    """
     inside = {layer.name for layer in (*block.makers, *block.readers)}
     readings = [one for one in bench.readers(point) if one.name not in inside]
     code = bench.activations[point]
@@ -137,7 +140,7 @@ def _outside(bench: Bench, block: _Block, point: str) -> float:
 
 
 def _try(bench: Bench, block: _Block, choices: Iterable[Choice], undo: Choice, point: str) -> None:
-    """Keep the choice with the smallest loss, or none of them."""
+    """Apply the choice with the smallest loss, or none where none is better."""
     best, kept = _loss(bench, block) + _outside(bench, block, point), undo
     for choose in choices:
         choose()
@@ -176,7 +179,7 @@ def _refine_weight(bench: Bench, block: _Block, layer: Layer) -> None:
 
 @torch.no_grad()
 def refine_bridge(bench: Bench, bridge: Bridge, grid: Grid, schemes: tuple[bool, ...]) -> None:
-    """Search the codes of one bridge block again, with the block's own result for a measure.
+    """Search the codes of one bridge block again, judged by the error of the block's own result.
 
     Args:
         bench: with codes for everything.

@@ -9,10 +9,11 @@ from edgevit.quant.search import Grid
 from edgevit.quant.workbench import Bench
 
 GRID = Grid(alpha=0.5, beta=1.2, count=100, rounds=1)
+"""Multiples of the first guess that the search tries, see `Grid`."""
 
 
 def solve(bench: Bench) -> None:
-    """Cosine similarity, symmetric codes, in order."""
+    """Search codes layer by layer: cosine similarity, symmetric, in execution order."""
     solve_in_order(bench, GRID, cosine)
 
 

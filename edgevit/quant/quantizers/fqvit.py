@@ -17,11 +17,13 @@ from edgevit.quant.workbench import Bench, largest_weights, observe_values
 from edgevit.schema.recipe import FactorCode, LogCode
 
 MOST_FACTOR = 3
+"""Largest exponent of a channel's power-of-two factor, as in the paper (equations 10 to 12): 2^0 to 2^3."""
 ATTENTION_BITS = 4
+"""Bits of the logarithmic code of attention weights, as in FQ-ViT."""
 
 
 def factor_code(rows: Tensor, bits: int) -> FactorCode:
-    """Power-of-two factors (equations 10 to 12).
+    """A code with one power-of-two factor for each channel (equations 10 to 12).
 
     The step of the whole tensor is divided by 2^3; each channel takes the factor 2^0 to 2^3 with the smallest
     squared error.
@@ -41,7 +43,7 @@ def factor_code(rows: Tensor, bits: int) -> FactorCode:
 
 
 def solve(bench: Bench) -> None:
-    """Ranges as seen, and the codes inside of operators where they may be."""
+    """Take min/max ranges, and add codes for attention and LayerNorm inputs unless the recipe must be exportable."""
     observe_values(bench, minmax)
     largest_weights(bench)
     if bench.exportable:

@@ -14,8 +14,11 @@ from edgevit.quant.search import Reading
 from edgevit.quant.workbench import Bench, largest_weights, observe_values
 
 STEPS = 300
+"""Steps of Adam for one factor."""
 RATE = 2e-2
+"""Learning rate of Adam on the logarithm of the factor, annealed to zero by a cosine."""
 ROWS = 256
+"""Sampled rows of a layer that the loss is computed on; bounds the time of a step."""
 
 
 def _rounded(values: Tensor, scale: Tensor, zero: Tensor | float, low: int, high: int) -> Tensor:
@@ -90,7 +93,7 @@ def learn_factor(bench: Bench, site: Site, *, steps: int = STEPS) -> Tensor:
 
 
 def solve(bench: Bench) -> None:
-    """Learn the factors, then ranges as seen."""
+    """Learn channel factors, fold them, then take min/max ranges."""
     for place, site in enumerate(bench.sites.values()):
         bench.tell(f"learning channel factors, {place + 1} of {len(bench.sites)}")
         bench.fold(site, learn_factor(bench, site))

@@ -8,7 +8,7 @@ from edgevit.quant.workbench import Bench, largest_weights, observe_values
 
 
 def solve(bench: Bench) -> None:
-    """Ranges as seen."""
+    """Choose activation ranges from the extremes seen, and weight scales from each channel's largest magnitude."""
     observe_values(bench, minmax)
     largest_weights(bench)
 

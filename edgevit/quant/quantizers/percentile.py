@@ -8,7 +8,7 @@ from edgevit.quant.workbench import Bench, largest_weights, observe_values
 
 
 def solve(bench: Bench) -> None:
-    """Ranges without outliers."""
+    """Choose activation ranges by percentile, and weight scales from each channel's largest magnitude."""
     observe_values(bench, percentile)
     largest_weights(bench)
 

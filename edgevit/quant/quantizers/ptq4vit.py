@@ -18,12 +18,18 @@ from edgevit.quant.workbench import Bench
 from edgevit.schema.recipe import Code, TwinUniformCode
 
 GRID = Grid(alpha=0.01, beta=1.2, count=100, rounds=3)
+"""Multiples of the first guess that the search tries, see `Grid`."""
 GELU_MINIMUM = 0.16997
+"""The magnitude of GELU's smallest value."""
 MOST_SHIFT = 16
+"""Splits 2^-1 to 2^-15 are tried."""
 
 
 def softmax_codes(bits: int) -> list[TwinUniformCode]:
-    """Every split 2^-m of values in 0..1; the step of the upper range is ``1 / (2^(b-1) - 1)`` (equation 6)."""
+    """Candidate twin codes for attention weights in 0..1, one for each split 2^-m.
+
+    The step of the upper range is ``1 / (2^(b-1) - 1)`` (equation 6).
+    """
     most = (1 << (bits - 1)) - 1
     return [
         TwinUniformCode(bits=bits, split=2.0**-m, low_scale=2.0**-m / most, high_scale=1 / most)
@@ -32,7 +38,9 @@ def softmax_codes(bits: int) -> list[TwinUniformCode]:
 
 
 def gelu_codes(high: float, bits: int) -> list[TwinUniformCode]:
-    """The step below zero is fixed by GELU's minimum, that above is searched (section 4.1)."""
+    """Candidate twin codes for GELU results: the step below zero follows from GELU's minimum, that above is
+    searched.
+    """
     half = 1 << (bits - 1)
     return [
         TwinUniformCode(bits=bits, split=0.0, low_scale=GELU_MINIMUM / half, high_scale=max(high, 1e-4) * m / half)
@@ -66,7 +74,7 @@ def _products(bench: Bench) -> None:
 
 
 def solve(bench: Bench) -> None:
-    """Fisher-weighted search, and the twins where they may be."""
+    """Fisher-weighted search of all scales, and twin codes unless the recipe must be exportable."""
     alternate(bench, GRID, fisher, omse, schemes=(True,))
     if not bench.exportable:
         _twins_after_gelu(bench)

@@ -18,12 +18,14 @@ from edgevit.quant.strategies import alternate
 from edgevit.quant.workbench import Bench, change_input, channel_fold
 
 GRID = Grid(alpha=0.01, beta=1.2, count=100, rounds=3)
+"""Range, number of candidates and rounds of the search, as in Q-HyViT's released code."""
 COARSE = Grid(alpha=0.3, beta=1.1, count=17)
+"""The coarser grid on which granularities are compared."""
 SCHEMES = (False, True)
 
 
 def _loss(bench: Bench, readings: list[Reading]) -> float:
-    """The smallest loss that a value's readers can have, with weights as their largest magnitudes have them."""
+    """The smallest loss over candidate codes of a value, with its readers' weights quantized by largest magnitude."""
     bits = bench.activation_bits
     rounded = []
     for one in readings:
@@ -36,7 +38,7 @@ def _loss(bench: Bench, readings: list[Reading]) -> float:
 
 
 def choose_granularity(bench: Bench, site: Site) -> bool:
-    """Fold one value's channels if that loses less; returns whether it did."""
+    """Fold one value's channels where that lowers the loss; returns whether it was done."""
     values = bench.values(site.value.name)
     assert values.channel_low is not None and values.channel_high is not None
     best, choice = _loss(bench, [bench.readings[layer.name] for layer in site.consumers]), None
@@ -57,7 +59,7 @@ def choose_granularity(bench: Bench, site: Site) -> bool:
 
 
 def solve(bench: Bench) -> None:
-    """Granularity, then scale and scheme of every value in turn with the weights."""
+    """Choose granularity, then search scale and scheme of every value in turn with the weights."""
     for place, site in enumerate(bench.sites.values()):
         bench.tell(f"choosing granularity, {place + 1} of {len(bench.sites)}")
         choose_granularity(bench, site)

@@ -11,7 +11,7 @@ from edgevit.quant.workbench import Bench
 
 
 def solve(bench: Bench) -> None:
-    """Equal channels before depthwise convolutions, then the search."""
+    """Equalise channel ranges before depthwise convolutions, then search symmetric codes."""
     for site in bench.sites.values():
         if all(layer.groups > 1 for layer in site.consumers):
             equalise(bench, site, symmetric=True)

@@ -12,7 +12,7 @@ from edgevit.schema.recipe import LogCode
 
 
 def solve(bench: Bench) -> None:
-    """Fold what norms give, then ranges without outliers."""
+    """Fold the channel-wise scales of norm results, then take percentile ranges."""
     for site in bench.sites.values():
         if is_normalised(site):
             equalise(bench, site)

@@ -20,15 +20,15 @@ import numpy as np
 from edgevit.errors import CheckFailed, MissingDependency, UsageError
 from edgevit.schema.plan import Fleet, Network, Predicted
 
-Kind = Literal["memory", "latency", "energy"]
-_KINDS: tuple[Kind, ...] = ("memory", "latency", "energy")
+CostKind = Literal["memory", "latency", "energy"]
+_KINDS: tuple[CostKind, ...] = ("memory", "latency", "energy")
 _UNIT = {"memory": "MB", "latency": "ms", "energy": "mJ"}
 _FIELD = {"memory": "memory_mb", "latency": "latency_ms", "energy": "energy_mj"}
 
 
 @dataclass(frozen=True)
 class Level:
-    """What a sub-model costs that keeps a share of every width.
+    """The cost of a sub-model that keeps one share of every width.
 
     Attributes:
         keep: the share.
@@ -54,7 +54,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Assignment:
-    """By sub-model, in order: the index of its level and of its member."""
+    """For each sub-model, in order, the index of its level and of its member."""
 
     levels: tuple[int, ...]
     members: tuple[int, ...]
@@ -62,7 +62,7 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Problem:
-    """What is to be assigned.
+    """The assignment problem: sub-models, levels, members and their limits.
 
     Attributes:
         fleet: members with limits.
@@ -76,23 +76,25 @@ class Problem:
     rates: tuple[float | None, ...]
     parts: tuple[tuple[int, ...], ...]
 
-    def cost(self, kind: Kind, member: int, level: int) -> float:
-        """What one sub-model adds to a member, in the limit's unit; the network comes on top of latency."""
+    def cost(self, kind: CostKind, member: int, level: int) -> float:
+        """What one sub-model adds to a member's load, in the limit's unit; network time is added to latency
+        separately.
+        """
         chosen, rate = self.levels[level], self.rates[member]
         if kind == "memory":
             return chosen.memory_mb
         compute = chosen.macs / rate * 1e3 if rate else 0.0
         return compute if kind == "latency" else compute * (self.fleet.member[member].watts or 0.0)
 
-    def limit(self, kind: Kind, member: int) -> float | None:
-        """What a member may take."""
+    def limit(self, kind: CostKind, member: int) -> float | None:
+        """A member's limit of one kind."""
         one = self.fleet.member[member]
         if kind == "latency" and one.latency_ms is not None:
             return one.latency_ms - network_ms(self.fleet.network, self.levels[0].features)
         return getattr(one, _FIELD[kind])
 
     def check(self) -> None:
-        """Refuse limits that nothing can be computed for.
+        """Refuse limits that cannot be evaluated.
 
         Raises:
             UsageError: a limit on time or energy without a speed, or on energy without a power.
@@ -114,7 +116,7 @@ class Problem:
                 raise UsageError(f"{one.name} has a limit on energy and no watts", cure="add watts = ... to it")
 
     def most(self) -> int:
-        """Sub-models on one member, where they are spread evenly."""
+        """The number of sub-models on the fullest member when they are spread evenly."""
         return math.ceil(len(self.parts) / len(self.fleet.member))
 
     def fits(self, found: Assignment) -> bool:
@@ -129,13 +131,13 @@ class Problem:
 
 
 def network_ms(network: Network, features: int) -> float:
-    """An image down and its features up over one link: both ways' delay and both payloads' serialisation."""
+    """Milliseconds to send an image and return its features over one link: delays and payload transmission."""
     bits = 8 * (network.image_bytes + 2 * features)
     return 2 * network.one_way_ms + bits / (network.mbit_s * 1e6) * 1e3
 
 
 def predict(problem: Problem, found: Assignment) -> dict[str, Predicted]:
-    """What one image costs on each member, by the stated model: MACs over a measured rate, and the stated network."""
+    """Predicted cost of one image on each member: MACs over a measured rate, plus the stated network."""
     predicted = {}
     for index, member in enumerate(problem.fleet.member):
         mine = [problem.levels[a] for a, owner in zip(found.levels, found.members, strict=True) if owner == index]
@@ -192,11 +194,11 @@ def _place(problem: Problem, levels: Sequence[int]) -> tuple[dict[int, int], lis
     return members, unplaced
 
 
-def _room(problem: Problem, left: dict[Kind, float | None], member: int, level: int) -> bool:
+def _room(problem: Problem, left: dict[CostKind, float | None], member: int, level: int) -> bool:
     return all(limit is None or problem.cost(kind, member, level) <= limit for kind, limit in left.items())
 
 
-def _left(left: dict[Kind, float | None], kind: Kind) -> float:
+def _left(left: dict[CostKind, float | None], kind: CostKind) -> float:
     remaining = left[kind]
     return math.inf if remaining is None else remaining
 
@@ -216,7 +218,7 @@ def exact(problem: Problem) -> Assignment:
 
 
 def _infeasible(problem: Problem) -> CheckFailed:
-    """Says by how much each limit would have to give way."""
+    """The error that says by how much each limit would have to be relaxed."""
     smallest = problem.levels[0]
     cures, binding = [], []
     for kind in _KINDS:
@@ -241,7 +243,7 @@ def _infeasible(problem: Problem) -> CheckFailed:
     )
 
 
-def _limited(problem: Problem, kind: Kind) -> bool:
+def _limited(problem: Problem, kind: CostKind) -> bool:
     return any(problem.limit(kind, member) is not None for member in range(len(problem.fleet.member)))
 
 
@@ -249,14 +251,14 @@ def _up(factor: float) -> str:
     return f"{math.ceil(factor * 100 - 1e-6) / 100:.2f}"
 
 
-def _examples(problem: Problem, kind: Kind, factor: float) -> str:
-    said = []
+def _examples(problem: Problem, kind: CostKind, factor: float) -> str:
+    needs = []
     for index, member in enumerate(problem.fleet.member):
         limit = problem.limit(kind, index)
         if limit is not None:
             rest = (getattr(member, _FIELD[kind]) or 0.0) - limit
-            said.append(f"{member.name}: {limit * factor + rest:.3g} {_UNIT[kind]}")
-    return ", ".join(said[:3]) + (", ..." if said[3:] else "")
+            needs.append(f"{member.name}: {limit * factor + rest:.3g} {_UNIT[kind]}")
+    return ", ".join(needs[:3]) + (", ..." if needs[3:] else "")
 
 
 class _Program:
@@ -283,7 +285,7 @@ class _Program:
         row[-1] = of_t
         self.rows.append((row, low, high))
 
-    def _limit(self, kind: Kind, scaled: bool) -> None:
+    def _limit(self, kind: CostKind, scaled: bool) -> None:
         for j in range(self.shape[1]):
             limit = self.problem.limit(kind, j)
             if limit is None:
@@ -317,8 +319,8 @@ class _Program:
             row[np.ravel_multi_index(where, self.shape)] = value(*where)
         return row
 
-    def least_factor(self, kinds: Sequence[Kind]) -> float | None:
-        """The smallest factor on some kinds' limits with which everything fits, None where no factor helps."""
+    def least_factor(self, kinds: Sequence[CostKind]) -> float | None:
+        """The smallest factor on some kinds' limits with which everything fits; None where none suffices."""
         for kind in _KINDS:
             self._limit(kind, scaled=kind in kinds)
         objective = np.zeros(self.size)
@@ -358,7 +360,7 @@ class _Program:
         return self._read(found.x)
 
     def _seconds(self, member: int, level: int) -> float:
-        """Time on a member; where no speed is known, all are taken as equal."""
+        """Compute time on a member; where no speed is known, all members count as equally fast."""
         known = [rate for rate in self.problem.rates if rate]
         rate = self.problem.rates[member] or (sum(known) / len(known) if known else 1e9)
         return self.problem.levels[level].macs / rate

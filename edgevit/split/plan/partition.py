@@ -1,4 +1,4 @@
-"""Which classes go together in one sub-model."""
+"""Partitions the classes among sub-models."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edgevit.core.fusion import softmax
 from edgevit.errors import UnknownName, UsageError
 
-Rule = Literal["balanced", "together", "apart"]
+PartitionRule = Literal["balanced", "together", "apart"]
 Parts = tuple[tuple[int, ...], ...]
 
 
@@ -30,14 +30,14 @@ def confusion(labels: NDArray[np.int64], logits: NDArray[np.float32]) -> NDArray
     )
 
 
-def by_confusion(matrix: NDArray[np.float64], parts: int, rule: Rule, seed: int) -> Parts:
+def by_confusion(matrix: NDArray[np.float64], parts: int, rule: PartitionRule, seed: int) -> Parts:
     """Balanced parts in which confused classes stand together, or apart.
 
     Starts from `balanced` and swaps pairs of classes while that raises (lowers) the confusion inside the parts.
 
     Args:
         matrix: from `confusion`.
-        parts: how many.
+        parts: number of parts.
         rule: ``together`` or ``apart``.
         seed: of the start.
     """
@@ -96,7 +96,7 @@ def _index(name: str, labels: tuple[str, ...]) -> int:
 
 
 def copied(parts: Parts, copies: int) -> Parts:
-    """Every class in several sub-models: part i also takes the classes of the parts that follow it.
+    """Add redundancy: part i also takes the classes of the parts that follow it, so that each class is in several.
 
     Raises:
         UsageError: more copies than parts.

@@ -1,4 +1,4 @@
-"""What a split will be, before any training: classes, members, shares, sizes and predicted latency."""
+"""Plans a split before any training: classes, members, shares, sizes and predicted latency."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ from edgevit.split.train.subset import Subset, fit_head
 from edgevit.split.train.teacher import load_original
 
 _BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.0, "int8-dynamic": 1.0, "w8": 1.0, "w4": 0.5}
+"""Bytes of one weight by precision, for the predicted size of a bundle."""
 
 
 @dataclass(frozen=True)
 class Draft:
-    """What a dry run tells.
+    """Result of a dry run: everything that is decided before training.
 
     Attributes:
         parts: classes of each sub-model.
@@ -50,16 +51,16 @@ class Draft:
     labels: tuple[str, ...]
 
 
-class Source:
-    """What is split: options, the loaded model, and where intermediate results are kept.
+class SplitSource:
+    """The inputs of a split: options, the loaded model, and the store of intermediate results.
 
     Attributes:
-        options: how.
-        loaded: the original.
-        original: how a job loads it again.
-        store: of all results.
-        tell: is told about each step.
-        skip: is told about pictures that are left out because they cannot be read.
+        options: see `SplitOptions`.
+        loaded: the original model.
+        original: how a job loads the original again.
+        store: folder of all jobs' results.
+        tell: progress callback, called for each step.
+        skip: called with each picture that is left out because it cannot be read.
     """
 
     def __init__(self, options: SplitOptions, progress: Progress, skip: Skip) -> None:
@@ -75,12 +76,12 @@ class Source:
 
     @cached_property
     def pool_job(self) -> PoolJob:
-        """The first job."""
+        """The first job of a split: collect the pictures and the original model's answers to them."""
         return pool_job(self.options, self.original, self.store)
 
     @cached_property
     def pool(self) -> tuple[Pool, Labelled]:
-        """Views and held-out pictures, from the store where they are there."""
+        """Augmented views and held-out pictures, from the store where they exist."""
         with here() as executor:
             folder = run_jobs([self.pool_job], executor, self.tell)[0]
         for name, error in skipped_pictures(folder):
@@ -88,8 +89,8 @@ class Source:
         return read_pool(folder)
 
 
-def make_draft(source: Source, base: Path) -> Draft:
-    """Decide everything that is decided before training.
+def make_draft(source: SplitSource, base: Path) -> Draft:
+    """Decide everything that can be decided before training.
 
     Args:
         source: the model and the options.
@@ -113,7 +114,7 @@ def make_draft(source: Source, base: Path) -> Draft:
     return Draft(parts, found, problem, predict(problem, found), facts, source.loaded.labels)
 
 
-def _facts(source: Source) -> ModelFacts:
+def _facts(source: SplitSource) -> ModelFacts:
     loaded: LoadedModel = source.loaded
     cost = measure_cost(loaded.module, loaded.preprocessing.size)
     return ModelFacts(
@@ -125,8 +126,11 @@ def _facts(source: Source) -> ModelFacts:
     )
 
 
-def _level(source: Source, keep: Fraction, classes: int) -> Level:
-    """Cut without looking at importance: only the sizes count."""
+def _level(source: SplitSource, keep: Fraction, classes: int) -> Level:
+    """Size of a sub-model at this share.
+
+    Units are cut arbitrarily: only the cost is wanted.
+    """
     module = copy.deepcopy(source.loaded.module)
     structure = structure_of(module)
     narrow(module, counts(structure, keep, original=structure.sizes()))
@@ -137,7 +141,7 @@ def _level(source: Source, keep: Fraction, classes: int) -> Level:
     return Level(keep, cost.parameters, cost.macs, weights, cost.activation_bytes, width)
 
 
-def _parts(source: Source) -> Parts:
+def _parts(source: SplitSource) -> Parts:
     options, labels = source.options, source.loaded.labels
     if options.groups:
         return given(options.groups, labels)
@@ -151,7 +155,7 @@ def _parts(source: Source) -> Parts:
 
 
 def speed(member: Member, facts: ModelFacts, base: Path) -> float | None:
-    """A member's multiply-accumulates a second: as stated, or from a profile of the whole model on it.
+    """A member's multiply-accumulates per second: as stated, or from a profile of the whole model on it.
 
     Raises:
         BadFile: the profile cannot be read, or is of another model.

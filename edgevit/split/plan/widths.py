@@ -1,4 +1,4 @@
-"""How many units of each group a pruning level keeps.
+"""The number of units of each group that a pruning level keeps.
 
 One share scales every width, as in ED-ViT: with ``h`` heads and ``s`` of their widths pruned it is ``(h-s)/h``.
 That the paper scales all widths alike is our inference; it reproduces its headline figures within 1 %.
@@ -15,10 +15,11 @@ from edgevit.errors import UsageError
 DIVISOR = 4
 """Channels and neurons are kept in multiples of this, which is what vector units like."""
 _LEAST = {"residual": 8, "attention": 2, "hidden": 4}
+"""The fewest units of a group that a cut leaves, by pruning stage."""
 
 
 def parse_keep(text: str) -> Fraction:
-    """``1/3`` or ``0.25`` as a share.
+    """Parse ``1/3`` or ``0.25`` as a share.
 
     Raises:
         UsageError: not a share above 0 and at most 1.
@@ -35,7 +36,7 @@ def parse_keep(text: str) -> Fraction:
 
 
 def rounded(size: int, keep: Fraction, least: int) -> int:
-    """A share of a width in multiples of `DIVISOR`; a small width in single units."""
+    """A share of a width rounded to multiples of `DIVISOR`; a small width to single units."""
     step = DIVISOR if size >= 4 * DIVISOR else 1
     return min(size, max(min(least, size), step * round(size * keep / step)))
 
@@ -43,7 +44,7 @@ def rounded(size: int, keep: Fraction, least: int) -> int:
 def counts(
     structure: Structure, keep: Fraction, *, original: Mapping[str, int], marginal: Mapping[str, float] | None = None
 ) -> dict[str, int]:
-    """Units to keep by group, relative to the original widths.
+    """The number of units to keep in each group, relative to the original widths.
 
     Heads of one layer stay equally wide. Where the share of a head's width is not a whole number, some layers keep
     one unit more than others, so that the layers together keep the share: those with the largest remainder, then

@@ -1,1 +1,1 @@
-"""Training a split: the teacher's answers, pruned sub-models, the fusion head."""
+"""Trains a split: the teacher's answers, pruned sub-models, the fusion head."""

@@ -1,4 +1,4 @@
-"""Fine-tune a sub-model: cross-entropy on its own classes and others, and distillation from the original.
+"""Fine-tunes a sub-model: cross-entropy on its own classes and "others", and distillation from the original.
 
 An auxiliary head learns all of the original's classes from the same features, and is thrown away. The task of a
 sub-model says nothing of how foreign classes differ; its features must, for the fusion head to know them when their
@@ -25,7 +25,9 @@ from edgevit.split.train.subset import Subset
 from edgevit.split.train.torch_device import device_of
 
 _WARMUP_STEPS = 20
+"""Steps over which the learning rate rises linearly to its highest value."""
 _TEMPERATURE = 2.0
+"""Softmax temperature of distillation; the loss is multiplied by its square, so that gradients keep their size."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +54,13 @@ class Schedule:
 
 
 def classifier_of(model: Any) -> nn.Module:
-    """What makes logits of a timm model's features."""
+    """The module of a timm model that turns features into logits."""
     found: nn.Module = model.head.fc if hasattr(model.head, "fc") else model.head
     return found
 
 
 def auxiliary_head(model: Any, total: int) -> nn.Linear:
-    """A head for all classes, of zeros, where the model is."""
+    """A zero-initialised linear head for all classes, on the model's device."""
     head = nn.Linear(model.head_hidden_size, total)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
@@ -93,11 +95,11 @@ def fit(
         auxiliary: from `auxiliary_head`, trained too.
         pool: views of the training pictures with the original's answers.
         subset: the task.
-        schedule: how.
+        schedule: epochs, learning rate and loss weights.
         seed: of everything drawn.
         optimizer: from `make_optimizer`, with the state of epoch ``start``.
         start: epochs already done.
-        after_epoch: is told how many epochs are done; may save a checkpoint, and may raise to stop.
+        after_epoch: called with how many epochs are done; may save a checkpoint, and may raise to stop.
     """
     labels, count = pool.pictures.labels, len(pool.pictures)
     batch = min(schedule.batch, count)
@@ -150,5 +152,5 @@ def _distilled(logits: Tensor, wanted: Tensor) -> Tensor:
 
 @torch.no_grad()
 def features(model: Any, batches: Iterable[Tensor]) -> Tensor:
-    """What the classifier sees: [N, features], on the CPU."""
+    """The classifier's input for every picture: [N, features], on the CPU."""
     return torch.cat([model.forward_head(model.forward_features(one), pre_logits=True).cpu() for one in batches])

@@ -1,4 +1,4 @@
-"""Train the fusion head: features of all sub-models concatenated, members dropped at random.
+"""Trains the fusion head: features of all sub-models concatenated, members dropped at random.
 
 Dropping whole members while training is what lets a fleet lose one: the head has then seen such inputs. ED-ViT's
 hidden layer has a shrink factor on the concatenated width; ours is half of it and at least 512, which a
@@ -21,15 +21,19 @@ from edgevit.core.fusion import Floats, FusionHead
 from edgevit.split.train.fine_tune import classifier_of
 
 _LEAST_HIDDEN = 512
+"""Smallest width of the hidden layer, see the module."""
 _EPOCHS = 30
+"""Passes over the features, with a cosine schedule."""
 _BATCH = 256
+"""Rows of features in one step."""
 _RATE = 2e-3
+"""Highest learning rate, of AdamW."""
 _WHOLE_SHARE = 0.25
 """Of the training rows, those that are seen with every member present."""
 
 
 def own_head(module: Any) -> tuple[Floats, Floats]:
-    """A sub-model's classifier as one affine map of its features, whatever normalisation it holds."""
+    """A sub-model's classifier as one affine map of its features, any normalisation included."""
     width = module.head_hidden_size
     classifier = classifier_of(module)
     with torch.no_grad():
@@ -61,7 +65,7 @@ def train_head(
         total: number of classes.
         drop: probability that a member is missing, in three rows of four.
         seed: of initialisation, order and drops.
-        advance: is told about every epoch.
+        advance: called after each epoch.
     """
     generator = torch.Generator().manual_seed(seed)
     given = torch.from_numpy(np.concatenate(features, 1))
@@ -79,7 +83,7 @@ def train_head(
             share = (epoch * batches + step) / (_EPOCHS * batches)
             for group in optimizer.param_groups:
                 group["lr"] = _RATE * 0.5 * (1 + math.cos(math.pi * share))
-            there = _there(len(rows), torch.tensor(members), drop, generator)
+            there = _presence(len(rows), torch.tensor(members), drop, generator)
             masked = given[rows] * there.repeat_interleave(widths, 1)
             logits = layers[1](functional.gelu(layers[0](torch.cat([masked, there], 1)), approximate="tanh"))
             loss = functional.cross_entropy(logits, wanted[rows], label_smoothing=0.05)
@@ -99,8 +103,8 @@ def train_head(
     )
 
 
-def _there(rows: int, members: Tensor, drop: float, generator: torch.Generator) -> Tensor:
-    """[rows, sub-models] of 0 and 1; at least one member is present in every row."""
+def _presence(rows: int, members: Tensor, drop: float, generator: torch.Generator) -> Tensor:
+    """Presence mask [rows, sub-models] of 0 and 1; at least one member is present in every row."""
     count = int(members.max()) + 1
     some = torch.rand(rows, 1, generator=generator) >= _WHOLE_SHARE
     present = ~((torch.rand(rows, count, generator=generator) < drop) & some)

@@ -1,4 +1,4 @@
-"""How much a model's answers depend on each unit: KL divergence by leaving it out, or diagonal Fisher information.
+"""Importance of units: KL divergence when they are left out, or diagonal Fisher information.
 
 Both score ``KL(p || p without c)`` on pictures of one class subset (ED-ViT's criterion). ``kl`` runs the model once
 for every block of units; ``fisher`` is its second-order approximation from one backward pass a draw:
@@ -15,19 +15,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgevit.compress.width.structure import Group, Tap
+from edgevit.compress.width.structure import Group, WidthTap
 
 if TYPE_CHECKING:
     from torch import nn
 
 Score = Literal["fisher", "kl", "random"]
 _DRAWS = 3
+"""Backward passes for each batch of pictures, each with classes newly drawn from the model's answers."""
 _BATCH = 64
+"""Pictures in one forward and backward pass; bounds memory."""
 
 
 @contextmanager
 def masked(model: nn.Module, groups: list[Group], masks: Mapping[str, Tensor]) -> Iterator[None]:
-    """While the block lasts, every group's units are multiplied by its mask.
+    """Context manager: within it, every group's units are multiplied by its mask.
 
     Args:
         model: whose forward pass is masked.
@@ -49,15 +51,15 @@ def masked(model: nn.Module, groups: list[Group], masks: Mapping[str, Tensor]) -
             handle.remove()
 
 
-def _on_output(tap: Tap, mask: Tensor, size: int) -> Any:
+def _on_output(tap: WidthTap, mask: Tensor, size: int) -> Any:
     return lambda module, given, output: _apply(output, tap, mask, size)
 
 
-def _on_input(tap: Tap, mask: Tensor, size: int) -> Any:
+def _on_input(tap: WidthTap, mask: Tensor, size: int) -> Any:
     return lambda module, given: (_apply(given[0], tap, mask, size), *given[1:])
 
 
-def _apply(values: Tensor, tap: Tap, mask: Tensor, size: int) -> Tensor:
+def _apply(values: Tensor, tap: WidthTap, mask: Tensor, size: int) -> Tensor:
     axis = tap.axis % values.dim()
     width = values.shape[axis]
     if mask.dim() == 1:
@@ -75,7 +77,7 @@ def _apply(values: Tensor, tap: Tap, mask: Tensor, size: int) -> Tensor:
 def importance(
     model: nn.Module, groups: list[Group], images: Tensor, score: Score, *, seed: int = 0, block: int = 1
 ) -> dict[str, Tensor]:
-    """The importance of every unit of some groups.
+    """The importance of every unit of some groups for a subset of classes.
 
     Args:
         model: in eval mode, gives logits [B, classes].

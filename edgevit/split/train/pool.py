@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
 Advance = Callable[[int], None]
 _BATCH, _PART = 64, 256
+"""Pictures in one forward pass of the original, and at most in one batch of `Labelled.batches`."""
 _NOISE = 0.05
+"""Standard deviation of the noise, on normalised pixels."""
 _SKIPPED = "skipped.json"
 _MOST_SKIPPED = 0.1
 """Share of the training pictures that may be unreadable, as in `edgevit quantize`."""
@@ -54,20 +56,20 @@ class Labelled:
         return len(self.labels)
 
     def part(self, which: NDArray[Any]) -> Labelled:
-        """Some of them."""
+        """The pictures and classes at the indices, or under the mask, ``which``."""
         return Labelled(self.images[which], self.labels[which])
 
     def batches(self, rule: Preprocessing) -> Iterator[Tensor]:
-        """All of them, in order."""
+        """All batches of normalised pictures, in order."""
         return (self.batch(part, rule) for part in _in_parts(len(self)))
 
     def batch(self, which: NDArray[Any], rule: Preprocessing) -> Tensor:
-        """Normalised: [B, 3, H, W] float32."""
+        """The pictures at some indices, normalised: [B, 3, H, W] float32."""
         pixels = torch.from_numpy(np.ascontiguousarray(self.images[which]))
         return normalised(pixels.to(self.device), rule)
 
     def on(self, device: torch.device) -> Labelled:
-        """The same with batches elsewhere."""
+        """The same pictures, with batches on another device."""
         return replace(self, device=device)
 
 
@@ -76,7 +78,7 @@ def _in_parts(count: int) -> list[NDArray[Any]]:
 
 
 def normalised(pixels: Tensor, rule: Preprocessing) -> Tensor:
-    """[B, H, W, 3] uint8 to [B, 3, H, W] float32."""
+    """Normalise pictures: [B, H, W, 3] uint8 to [B, 3, H, W] float32."""
     mean, std = (torch.tensor(values, device=pixels.device).reshape(1, 3, 1, 1) for values in (rule.mean, rule.std))
     return (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
 
@@ -94,8 +96,8 @@ def read_labelled(
         dataset: ``digits:train``, ``digits:train:8`` or a folder with one sub-folder a class.
         labels: the model's.
         rule: resize and crop.
-        advance: is told about every picture.
-        skip: is told about pictures that are left out because they cannot be read.
+        advance: called for each picture.
+        skip: called for pictures that are left out because they cannot be read.
 
     Raises:
         UsageError: no such split.
@@ -134,7 +136,7 @@ def read_labelled(
 
 
 def divide(pictures: Labelled, share: float, seed: int) -> tuple[Labelled, Labelled]:
-    """Training and held-out pictures, class by class.
+    """Split into training and held-out pictures, class by class.
 
     Raises:
         CheckFailed: a class has fewer than two pictures.
@@ -153,10 +155,10 @@ def divide(pictures: Labelled, share: float, seed: int) -> tuple[Labelled, Label
 
 @dataclass(frozen=True)
 class Pool:
-    """Views of the training pictures.
+    """Augmented views of the training pictures, with the original model's answers.
 
     Attributes:
-        pictures: the plain ones, N of them.
+        pictures: the plain pictures, N of them.
         maps: [views, N, 2, 3] float32, affine maps as `torch.nn.functional.affine_grid` takes them.
         answers: [views, N, classes] float32, the original model's logits.
         rule: the model's normalisation.
@@ -173,23 +175,26 @@ class Pool:
         return len(self.maps)
 
     def batches(self, view: int) -> Iterator[Tensor]:
-        """One view of every picture, in order."""
+        """All batches of one view of every picture, in order."""
         return (self.batch(np.full(len(part), view), part) for part in _in_parts(len(self.pictures)))
 
     def batch(self, view: NDArray[Any], which: NDArray[Any]) -> Tensor:
-        """[B, 3, H, W] normalised float32."""
+        """One view of the pictures at some indices, normalised: [B, 3, H, W] float32."""
         plain = self.pictures.batch(which, self.rule)
         maps = torch.from_numpy(self.maps[view, which]).to(plain.device)
         grid = functional.affine_grid(maps, list(plain.shape), align_corners=False)
         return functional.grid_sample(plain, grid, padding_mode="border", align_corners=False)
 
     def on(self, device: torch.device) -> Pool:
-        """The same with batches elsewhere."""
+        """The same pool, with batches on another device."""
         return replace(self, pictures=self.pictures.on(device))
 
 
 def random_maps(views: int, count: int, seed: int, flip: bool) -> NDArray[np.float32]:
-    """Turns by 12 degrees, scales by 10 %, shifts by 8 %, and mirrors where asked; view 0 is the plain picture."""
+    """Random affine maps: rotation by 12 degrees, scale by 10 %, shift by 8 %, mirroring on request.
+
+    View 0 is the plain picture.
+    """
     rng = np.random.default_rng(seed)
     turn, scale, across, down = (rng.uniform(-1, 1, (views, count)) for _ in range(4))
     mirror = np.where(flip & (rng.uniform(size=(views, count)) < 0.5), -1.0, 1.0)
@@ -207,7 +212,7 @@ def random_maps(views: int, count: int, seed: int, flip: bool) -> NDArray[np.flo
 def make_pool(
     model: nn.Module, pictures: Labelled, rule: Preprocessing, *, views: int, seed: int, flip: bool, advance: Advance
 ) -> Pool:
-    """Ask the original model about every view."""
+    """Compute the original model's answers to every view."""
     maps = random_maps(views, len(pictures), seed, flip)
     pool = Pool(pictures, maps, np.zeros((0, 0, 0), np.float32), rule).on(device_of(model))
     answers = []
@@ -247,7 +252,7 @@ def save_pool(pool: Pool, held: Labelled, folder: Path, skipped: Sequence[tuple[
 
 
 def skipped_pictures(folder: Path) -> list[tuple[str, BadFile]]:
-    """The pictures that a pool was made without, and why."""
+    """The pictures that were left out of a pool, each with the reason."""
     return [
         (name, BadFile(message, where=where, cure=cure))
         for name, message, where, cure in json.loads((folder / _SKIPPED).read_text())
@@ -255,7 +260,7 @@ def skipped_pictures(folder: Path) -> list[tuple[str, BadFile]]:
 
 
 def read_pool(folder: Path) -> tuple[Pool, Labelled]:
-    """What `save_pool` wrote."""
+    """The training pool and the held-out pictures that `save_pool` wrote, arrays memory-mapped."""
 
     def array(name: str) -> NDArray[Any]:
         return np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
@@ -269,5 +274,5 @@ def read_pool(folder: Path) -> tuple[Pool, Labelled]:
 
 
 def noisy(images: Tensor, generator: torch.Generator) -> Tensor:
-    """A little noise that the original model did not see."""
+    """Add a little noise that the original model did not see."""
     return images + _NOISE * torch.randn(images.shape, generator=generator, device=images.device)

@@ -1,4 +1,4 @@
-"""The first job of a split: read the pictures and ask the original about every view."""
+"""The first job of a split: read the pictures and compute the original's answers to every view."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edgevit.split.train.torch_device import CPU, on
 
 @dataclass(frozen=True)
 class PoolJob:
-    """Read the data sets and ask the original about every view; fields as in `SplitOptions`."""
+    """The job that reads the data sets and computes the original's answers; fields as in `SplitOptions`."""
 
     title: str
     store: str
@@ -41,7 +41,7 @@ class PoolJob:
         return f"pool-{sha256_value(values)[:32]}"
 
     def make(self, out: Path, scratch: Scratch) -> None:
-        """Write the arrays."""
+        """Write the pool's arrays into ``out``, reporting progress through ``scratch``."""
         loaded = self.original.load()
         done = 0
 
@@ -80,7 +80,7 @@ class PoolJob:
 
 
 def data_digest(dataset: str) -> str:
-    """Names, sizes and times of a folder's files; a drawn set is its name."""
+    """Digest of a folder's file names, sizes and times; a generated data set is identified by its name."""
     if dataset.startswith("digits:"):
         return dataset
     root = Path(dataset)
@@ -91,7 +91,7 @@ def data_digest(dataset: str) -> str:
 
 
 def pool_job(options: SplitOptions, original: Original, store: Path) -> PoolJob:
-    """The job that every sub-model waits for.
+    """The pool job that every sub-model waits for.
 
     Raises:
         BadFile: there is no such folder.

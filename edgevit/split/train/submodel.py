@@ -1,4 +1,4 @@
-"""One sub-model from the original: pruned in three stages for its classes, fine-tuned after each, and saved."""
+"""The job of one sub-model: prune the original in three stages for its classes, fine-tune after each, save."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 
 from edgevit.compress.width.cut import cut, narrow, structure_of
 from edgevit.compress.width.rotate import can_rotate, rotate
-from edgevit.compress.width.structure import STAGES, Group, Stage
+from edgevit.compress.width.structure import STAGES, Group, WidthStage
 from edgevit.core.digest import sha256_value
 from edgevit.models.load import LoadedModel
 from edgevit.split.jobs import Scratch
@@ -32,25 +32,28 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _SCORED = 256
+"""Pictures of a sub-model's classes that importance is computed on."""
 _KL_BLOCK = 8
+"""Units left out together for the ``kl`` score: one forward pass each."""
 _CHECKPOINT = "checkpoint.safetensors"
 _FUSED_VIEWS = 6
+"""Views whose features are saved for the fusion head, at most."""
 _NARROW_HEAD = 16
-"""Below so many channels a head, torch's fused attention takes longer on a CPU than the products one by one."""
+"""Below this number of channels a head, torch's fused attention takes longer on a CPU than the products one by one."""
 
 
 @dataclass(frozen=True)
 class SubModelJob:
-    """Prune and train one sub-model.
+    """The job that prunes and trains one sub-model.
 
     Attributes:
-        title: its name.
+        title: the sub-model's name.
         store: of results.
         original: the model that is split.
         pool: key of the pool of views in the store.
         classes: of the sub-model.
         keep: share of every width, as text.
-        score: importance.
+        score: the importance score, see `edgevit.split.train.importance`.
         between: epochs after the first and second stage.
         last: the schedule after the third.
         seed: of everything drawn.
@@ -91,7 +94,7 @@ class SubModelJob:
 
 
 class _Training:
-    """The three stages with a checkpoint after every epoch."""
+    """The three pruning stages, with a checkpoint after every epoch."""
 
     def __init__(self, job: SubModelJob, loaded: LoadedModel, pool: Pool, subset: Subset, scratch: Scratch) -> None:
         self.job, self.pool, self.subset, self.scratch = job, pool, subset, scratch
@@ -100,7 +103,7 @@ class _Training:
         self.total = 2 * job.between + job.last.epochs
 
     def run(self) -> nn.Module:
-        """The finished sub-model, in eval mode."""
+        """Carry out the remaining stages; returns the finished sub-model in eval mode."""
         stage, epoch, state = self._resume()
         if state is None:
             fit_head(self.model, self.subset)
@@ -134,7 +137,7 @@ class _Training:
             after_epoch=partial(self._save, stage, auxiliary, optimizer),
         )
 
-    def _prune(self, stage: Stage) -> None:
+    def _prune(self, stage: WidthStage) -> None:
         self.scratch.tell(f"pruning {stage}", 0, 0)
         self.model.eval().requires_grad_(False)
         if can_rotate(self.model):
@@ -213,12 +216,12 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) 
 
 
 def best(scores: Tensor, count: int) -> list[int]:
-    """Indices of the largest scores, ascending; of equal ones the first."""
+    """Indices of the largest scores, ascending; ties go to the lower index."""
     return sorted(torch.argsort(scores, descending=True, stable=True)[:count].tolist())
 
 
 def _marginal(groups: list[Group], scores: Mapping[str, Tensor], keep: str) -> dict[str, float]:
-    """By layer of heads, what the unit at the edge of its share is worth."""
+    """By layer of heads, the importance of the unit at the boundary of its share."""
     found: dict[str, float] = {}
     for group in groups:
         if group.layer:

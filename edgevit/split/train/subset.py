@@ -1,4 +1,4 @@
-"""A sub-model's task: its own classes and "others", as labels, soft answers and a draw of pictures."""
+"""A sub-model's task: its own classes and "others", as labels, soft targets and a sampling of pictures."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from torch import Tensor, nn
 OTHERS = 0
 """Index of the output that stands for every class of the other sub-models."""
 _OTHERS_SHARE = 0.3
+"""Share of "others" in an epoch's pictures, at least; more where they would be rarer than a single class."""
 
 
 @dataclass(frozen=True)
 class Subset:
-    """The classes of one sub-model.
+    """The classes of one sub-model, and the task of telling them apart from all others.
 
     Attributes:
         classes: indices in the original model's outputs, ascending.
@@ -29,17 +30,17 @@ class Subset:
 
     @property
     def whole(self) -> bool:
-        """Whether no class is left for "others"."""
+        """Whether the subset has all classes, so that no "others" exists."""
         return len(self.classes) == self.total
 
     def relabelled(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
-        """[N] class indices of the original to indices of the sub-model's outputs: 0 for others, then its own."""
+        """Class indices [N] of the original as output indices of the sub-model: 0 for others, then its own."""
         table = np.full(self.total, OTHERS)
         table[list(self.classes)] = np.arange(1, len(self.classes) + 1)
         return table[labels]
 
     def soft(self, logits: Tensor, temperature: float) -> Tensor:
-        """The original's answers [B, total] as probabilities of the sub-model's outputs [B, 1 + own]."""
+        """The original's logits [B, total] as probabilities of the sub-model's outputs [B, 1 + own]."""
         shares = torch.softmax(logits / temperature, 1)
         own = shares[:, list(self.classes)]
         return torch.cat([(1 - own.sum(1, keepdim=True)).clamp_min(0), own], 1)
@@ -56,7 +57,7 @@ class Subset:
 
 
 def fit_head(model: nn.Module, subset: Subset) -> None:
-    """Replace the classifier: "others" starts as the mean of the foreign classes' rows, the own classes keep theirs."""
+    """Replace the classifier: "others" starts as the mean of the other classes' rows, own classes keep theirs."""
     from edgevit.models.load import classifier_name
 
     name = classifier_name(model)

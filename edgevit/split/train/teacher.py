@@ -1,4 +1,4 @@
-"""The model that is split: how it is loaded again wherever a job runs, and what stands for it in a job's key."""
+"""The model that is split: how jobs load it again, and its digest for their keys."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edgevit.models.load import LoadedModel, load_model
 
 @dataclass(frozen=True)
 class Original:
-    """How the original model is loaded; as for `edgevit.models.load.load_model`.
+    """The arguments that load the original model; as for `edgevit.models.load.load_model`.
 
     ``digest`` is of its weights and architecture as loaded.
     """
@@ -22,7 +22,7 @@ class Original:
     digest: str
 
     def load(self) -> LoadedModel:
-        """The model itself."""
+        """Load the original model with its weights, head size and labels."""
         return load_model(
             self.name,
             weights=self.weights,
@@ -32,7 +32,7 @@ class Original:
 
 
 def model_digest(loaded: LoadedModel) -> str:
-    """Of a model's weights and buffers."""
+    """Digest of a model's weights and buffers."""
     digest = hashlib.sha256(f"{loaded.spec.source} {loaded.preprocessing} {loaded.labels}".encode())
     for name, value in loaded.module.state_dict().items():
         digest.update(f"{name} {tuple(value.shape)}".encode() + value.contiguous().numpy().tobytes())

@@ -1,4 +1,4 @@
-"""What sub-models are trained on: the CPU, or a GPU for the time that a block of code lasts.
+"""The torch device that sub-models are trained on: the CPU, or a GPU for the duration of a block.
 
 Models live on the CPU and are cut there; only what takes long is moved. The same seed gives the same bytes on one kind
 of processor, and other rounding on another.
@@ -22,7 +22,7 @@ CPU = "cpu"
 
 
 def check_name(device: str) -> None:
-    """Refuse what is no name of a processor.
+    """Refuse a string that names no torch device.
 
     Args:
         device: ``cpu``, ``cuda`` or ``cuda:1``.
@@ -35,7 +35,7 @@ def check_name(device: str) -> None:
 
 
 def require(device: str) -> None:
-    """Refuse a processor that is not there.
+    """Refuse a torch device that this machine does not have.
 
     Raises:
         UsageError: it is no name of one.
@@ -55,7 +55,7 @@ def require(device: str) -> None:
 
 @contextmanager
 def on(device: str, model: nn.Module) -> Iterator[None]:
-    """While the block lasts, a model is on a processor.
+    """Context manager: within it, a model is on a device.
 
     Raises:
         EnvironmentIncomplete: this machine's torch does not see it, or its memory does not suffice.
@@ -77,7 +77,7 @@ def on(device: str, model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _repeatable() -> Iterator[None]:
-    """Convolutions whose sums are always taken in the same order."""
+    """Context manager: deterministic convolutions, whose sums are always taken in the same order."""
     before = torch.backends.cudnn.deterministic
     torch.backends.cudnn.deterministic = True
     try:
@@ -87,5 +87,5 @@ def _repeatable() -> Iterator[None]:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where a model is now."""
+    """The torch device that a model is on."""
     return next(model.parameters()).device
