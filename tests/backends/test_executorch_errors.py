@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from edgevit.backends.executorch.backend import cause, in_words
 from edgevit.backends.process.job import ExchangeFiles, RunFacts, RunJob
-from edgevit.backends.process.jobs import Limits, run_job
+from edgevit.backends.process.jobs import ProcessLimits, run_job
 from edgevit.errors import ConversionFailed
 from tests.graph.test_rewrites import Wrap
 
@@ -39,7 +39,7 @@ def test_the_operator_that_cannot_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         ConversionFailed, match="the operator constant_pad_nd says: Padding values must be non-negative"
     ):
-        run_job(job, RunFacts, tmp_path, tmp_path / "log", Limits())
+        run_job(job, RunFacts, tmp_path, tmp_path / "log", ProcessLimits())
 
 
 def test_no_cause_is_made_up() -> None:
