@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from edgevit.backends.process.job import JobResult
 from edgevit.backends.process.jobs import _ran_out_of_disk
 from edgevit.cli import app
 from edgevit.core.disk import explained_disk_errors
@@ -45,7 +46,7 @@ def test_a_worker_that_crashed(tmp_path: Path) -> None:
     assert _ran_out_of_disk(None, tmp_path, log)
     log.write_text("Segmentation fault\n")
     assert not _ran_out_of_disk(None, tmp_path, log)
-    assert _ran_out_of_disk({"ok": False, "disk_full": True}, tmp_path, tmp_path / "no log")
+    assert _ran_out_of_disk(JobResult(error="full", disk_full=True), tmp_path, tmp_path / "no log")
 
 
 def test_the_command_line_ends_with_status_5(

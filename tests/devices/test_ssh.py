@@ -379,7 +379,7 @@ def test_an_upload_that_is_broken_off_leaves_nothing(server: Server, tmp_path: P
     with large.open("wb") as file:
         file.truncate(4 << 30)  # sparse: it takes no disk here, and long enough to be interrupted
     code = (
-        "import sys; from pathlib import Path; from edgevit.devices import ssh, folder; from edgevit.devices.base import Reach\n"
+        "import sys; from pathlib import Path; from edgevit.devices.kinds import ssh; from edgevit.devices.shell import folder; from edgevit.devices.base import Reach\n"
         "folder.sha256_file = lambda path: '0' * 64\n"
         f"there = ssh.SSHTransport(ssh.parse_address({server.uri!r}), Reach(ssh_config=Path({str(server.config)!r})))\n"
         f"there.put(Path({str(large)!r}))\n"

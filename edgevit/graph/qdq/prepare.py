@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -99,4 +99,5 @@ def prepare_quantized(
         BadFile: the recipe is for another graph.
     """
     core = quantized_core(program, recipe)
-    return finished(core, replace(interface, half=False), _rewrites_after_quantization(chosen, form), taps)
+    full = interface.model_copy(update={"half": False})
+    return finished(core, full, _rewrites_after_quantization(chosen, form), taps)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edgevit.compress.width.cut import narrow, structure_of
 from edgevit.core.files import cache_folder
-from edgevit.data.folders import Skip
+from edgevit.data.folders import Skip, ignore
 from edgevit.errors import BadFile, UsageError
 from edgevit.graph.cost import measure_cost
 from edgevit.models.load import LoadedModel
@@ -63,7 +63,7 @@ class SplitSource:
         skip: called with each picture that is left out because it cannot be read.
     """
 
-    def __init__(self, options: SplitOptions, progress: Progress, skip: Skip) -> None:
+    def __init__(self, options: SplitOptions, progress: Progress, skip: Skip = ignore) -> None:
         options.check()
         self.skip = skip
         progress("loading the model", 0, 0)
