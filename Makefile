@@ -8,15 +8,20 @@ DOCS := .venv-docs
 # What is installed is compiled when it is first imported, and kept, whatever the shell says.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: demo test matrix lint sweep docs clean
+.PHONY: demo test system matrix lint sweep docs clean
 
 demo: $(READY)
 	$(BIN)/python tools/demo.py
 
+# What a change breaks first.
 test: $(READY)
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
-# Every combination that `make test` leaves out.
+# Emulated devices, browsers, real servers and networks; installs Debian packages where it may.
+system: $(READY)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "system and not matrix"
+
+# Every combination that `make test` and `make system` leave out.
 matrix: $(READY)
 	$(BIN)/python -m pytest -n auto --dist worksteal -m matrix
 

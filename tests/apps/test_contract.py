@@ -13,6 +13,8 @@ from tests.apps.rules import cases, write_cases
 from tests.apps.toolboxes import APPS, compile_kotlin, node_modules
 from tests.conftest import Exported
 
+pytestmark = pytest.mark.system
+
 HERE = Path(__file__).parent
 ANDROID = APPS / "android/app/src"
 KOTLIN = [ANDROID / f"main/java/dev/edgevit/app/{name}.kt" for name in ("Contract", "Prepare")]

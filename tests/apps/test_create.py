@@ -20,6 +20,8 @@ from tests.apps.toolboxes import APPS
 from tests.conftest import Exported, cli, cli_json
 from tests.devices.services import ROOT
 
+pytestmark = pytest.mark.system
+
 
 def digest(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

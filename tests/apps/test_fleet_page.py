@@ -20,6 +20,8 @@ from tests.apps.pages import browser, page
 from tests.fleet.lab import free_port
 from tests.fleet.test_commands import pictures  # noqa: F401  # a fixture
 
+pytestmark = pytest.mark.system
+
 
 @contextmanager
 def shown(app: Path, *arguments: object) -> Iterator[tuple[str, subprocess.Popen[str]]]:

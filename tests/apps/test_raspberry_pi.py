@@ -36,6 +36,8 @@ from tests.devices.test_emulated import able  # noqa: F401  # a fixture
 from tests.fleet.lab import ROOT, free_port
 from tests.fleet.test_emulated_member import install_for_pi
 
+pytestmark = pytest.mark.system
+
 
 @pytest.fixture
 def app(exported: Exported, tmp_path: Path) -> Path:

@@ -23,6 +23,8 @@ from tests.apps.toolboxes import node_modules, npm
 from tests.conftest import Exported, cli_json
 from tests.devices.services import ROOT
 
+pytestmark = pytest.mark.system
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 

@@ -18,6 +18,8 @@ from tests.conftest import Exported
 from tests.devices.fake_adbd import FakePhone, Said
 from tools.lab.emulated import adb, adb_environment, install
 
+pytestmark = pytest.mark.system
+
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[dict[str, str]]:

@@ -27,6 +27,8 @@ from edgevit.profiling.measure import profile
 from tests.conftest import Exported
 from tests.devices.chromium import SOFTWARE_GPU, Browser, profile_in_browser
 
+pytestmark = pytest.mark.system
+
 SHORT = ("--seconds", "1.5", "--allow-noisy", "--json", "--install-runtime")
 
 

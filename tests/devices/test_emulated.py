@@ -23,6 +23,8 @@ from edgevit.schema.profile import Profile
 from tests.conftest import Exported
 from tools.lab.emulated import emulated_adbd, emulated_pi, install, register_binfmt
 
+pytestmark = pytest.mark.system
+
 SHORT = Settings(
     threads=1, runs=10, seconds=1, least_seconds=0.2, warmup_limit_s=3, warmup_window_s=0.2, energy_s=1, per_op=True,
     operator_runs=2,

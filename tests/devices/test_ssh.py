@@ -24,6 +24,8 @@ from tests.conftest import Exported, cli, cli_json
 from tests.devices.fakes import plant
 from tests.devices.services import Server, client_config, eventually, sshd
 
+pytestmark = pytest.mark.system
+
 QUICK = Settings(threads=1, runs=30, seconds=2, least_seconds=0.3, warmup_window_s=0.1, warmup_limit_s=5)
 
 

@@ -10,12 +10,15 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.conftest import cli
 from tests.devices.test_emulated import able  # noqa: F401  # a fixture
 from tests.fleet.lab import ROOT, free_port
 from tests.fleet.test_commands import pictures, serving  # noqa: F401  # a fixture among them
 from tools.lab.emulated import emulated_pi
+
+pytestmark = pytest.mark.system
 
 NEEDS = (
     "numpy",

@@ -18,6 +18,8 @@ from edgevit.fleet.config import Security
 from edgevit.fleet.outcomes import Answer
 from tests.fleet.lab import DEADLINE, fleetlab, lab
 
+pytestmark = pytest.mark.system
+
 MOST_SLOWED = 5
 
 

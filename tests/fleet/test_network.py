@@ -11,6 +11,8 @@ import pytest
 
 from tests.fleet.lab import ROOT, netlab
 
+pytestmark = pytest.mark.system
+
 
 @pytest.mark.skipif(bool(netlab.missing()), reason=netlab.missing())
 def test_a_lost_member_slows_few_requests_touches_no_other_and_is_used_again(tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ from edgevit.schema.plan import read_fleet, read_plan
 from tests.conftest import cli
 from tests.fleet.lab import Lab, fleetlab, lab
 
+pytestmark = pytest.mark.system
+
 PATIENCE = 2.5
 
 
