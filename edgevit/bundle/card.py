@@ -49,7 +49,7 @@ def write_card(folder: Path, manifest: Manifest) -> None:
     if verdict and verdict.status == "passed":
         lines.append(
             f"- Verdict: passed on {verdict.probes} probes in {verdict.runtime}; error {verdict.error:.1e} of the "
-            f"output's range (limit {verdict.tolerance:g}), discrimination {verdict.discrimination:.3g}"
+            f"output's range (limit {verdict.tolerance:.2g}), discrimination {verdict.discrimination:.3g}"
         )
     elif verdict:
         lines.append(f"- Verdict: {verdict.status.replace('_', ' ')}: {'; '.join(verdict.reasons)}")

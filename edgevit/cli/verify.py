@@ -286,7 +286,7 @@ def _row(path: Path, verdict: VerdictInfo) -> list[str | Text]:
         str(path),
         coloured(verdict.status.replace("_", " "), colour),
         number(verdict.error, ".1e"),
-        number(verdict.tolerance, "g"),
+        number(verdict.tolerance, ".2g"),
         number(verdict.discrimination, ".3g"),
         {True: "equal", False: "differs", None: "–"}[verdict.top1_equal],
         verdict.runtime,

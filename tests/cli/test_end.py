@@ -24,3 +24,8 @@ def test_beside_the_engine_it_ends_at_once(module: str, arguments: list[str], co
     assert done.returncode == code, done.stderr
     assert version("edgevit") in done.stdout if code == 0 else "no-such-command" in done.stderr
     assert ("last steps" in done.stdout) is (module == "json")
+
+
+def test_the_package_is_a_program() -> None:
+    done = subprocess.run([sys.executable, "-m", "edgevit", "--version"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stdout.strip()
