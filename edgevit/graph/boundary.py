@@ -28,6 +28,8 @@ def example_input(interface: Interface) -> torch.Tensor:
 class Wrapped(nn.Module):
     """The whole deployed function, traceable by `torch.export`."""
 
+    # LiteRT writes a module's qualified class into tensor names: a file must not change because a folder was renamed.
+    __module__ = "edgevit.graph.wrap"
     scale: torch.Tensor
     shift: torch.Tensor
 

@@ -13,6 +13,7 @@ import torch
 from edgevit.backends.base import backend_of, backends, find_backend
 from edgevit.bundle.read import read_bundle
 from edgevit.errors import UnknownName
+from edgevit.graph.boundary import Wrapped
 from edgevit.schema.manifest import parse_manifest
 from tests.conftest import FORMATS, REPRODUCIBLE
 
@@ -75,6 +76,9 @@ def test_no_file_names_the_machine_that_made_it(exported: Exported) -> None:
         data = next(path for path in bundle.iterdir() if path.suffix in (".onnx", ".tflite", ".pte")).read_bytes()
         assert str(Path(torch.__file__).parents[1]).encode() not in data
         assert str(Path(__file__).parents[2]).encode() not in data
+        assert (
+            Wrapped.__qualname__.encode() not in data or b"edgevit.graph.wrap.Wrapped" in data
+        )  # whatever its file is
 
 
 def test_tflite_metadata_names_labels_and_image(exported: Exported) -> None:
