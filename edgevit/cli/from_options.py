@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from functools import wraps
+from functools import cache, wraps
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -12,10 +12,13 @@ import typer
 
 from edgevit.core.options import OptionField, option_fields
 
+_fields = cache(option_fields)
+"""A dozen fields are looked up one by one while the command line starts."""
+
 
 def typer_option(options: type, name: str) -> Any:
     """What Typer is told of one field, for a command that takes only some of a class's fields."""
-    return _told(next(one for one in option_fields(options) if one.name == name))
+    return _told(next(one for one in _fields(options) if one.name == name))
 
 
 def from_options(options: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -27,7 +30,7 @@ def from_options(options: type) -> Callable[[Callable[..., None]], Callable[...,
     Returns:
         A decorator. The command has the class's fields as its options, followed by the function's own keywords.
     """
-    offered = option_fields(options)
+    offered = _fields(options)
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         @wraps(function)

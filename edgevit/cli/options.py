@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 from edgevit.cli.from_options import typer_option
 from edgevit.pipeline.options import ExportOptions
-
-
-class PrecisionName(StrEnum):
-    """The values of ``--precision`` for an export."""
-
-    FP32 = "fp32"
-    FP16 = "fp16"
-    INT8 = "int8"
-    INT8_DYNAMIC = "int8-dynamic"
-    W8 = "w8"
-    W4 = "w4"
-
 
 WeightsOption = Annotated[str, typer_option(ExportOptions, "weights")]
 ClassesOption = Annotated[int | None, typer_option(ExportOptions, "num_classes")]

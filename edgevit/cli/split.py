@@ -10,8 +10,9 @@ import typer
 
 from edgevit.cli._skipped import Skipped
 from edgevit.cli.console import Json, Quiet, examples, print_json, print_table, quantity, size_text, stderr, stdout
-from edgevit.cli.options import ClassesOption, LabelsOption, PrecisionName, WeightsOption
+from edgevit.cli.options import ClassesOption, LabelsOption, WeightsOption
 from edgevit.errors import UsageError
+from edgevit.schema.choices import Precision
 
 if TYPE_CHECKING:
     from edgevit.schema.plan import Fleet, Plan, Predicted
@@ -86,7 +87,7 @@ def split(
     target: Annotated[
         str | None, typer.Option("--target", "-t", help="Format of the bundles; by default what each device prefers.")
     ] = None,
-    precision: Annotated[PrecisionName, typer.Option("--precision", "-p", help="Of the bundles.")] = PrecisionName.FP32,
+    precision: Annotated[Precision, typer.Option("--precision", "-p", help="Of the bundles.")] = "fp32",
     score: Annotated[Score, typer.Option("--score", help="Importance: one backward pass, or exact.")] = Score.FISHER,
     epochs: Annotated[int, typer.Option("--epochs", min=0, help="Of fine-tuning, after the last stage.")] = 30,
     between: Annotated[int, typer.Option("--between", min=0, help="Epochs after each stage before it.")] = 2,
@@ -154,7 +155,7 @@ def split(
         flip=flip,
         drop=drop,
         target=target,
-        precision=precision.value,
+        precision=precision,
         seed=seed,
         jobs=jobs,
         threads=threads,

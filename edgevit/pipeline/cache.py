@@ -33,7 +33,7 @@ def entries() -> list[CacheEntry]:
     """All cached bundles, the latest first."""
     root = cache_folder() / _BUNDLES
     found = [
-        CacheEntry(path.name, path, sum(f.stat().st_size for f in path.rglob("*") if f.is_file()), path.stat().st_mtime)
+        CacheEntry(path.name, path, _size(path), path.stat().st_mtime)
         for path in (root.iterdir() if root.is_dir() else [])
         if _KEY.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
     ]
